@@ -1,0 +1,1 @@
+"""Token stores on disk and the batches made from them."""

@@ -1,0 +1,1 @@
+"""Data sets by domain: what files mean, and what a token stands for."""
