@@ -1,0 +1,195 @@
+"""Token stores to training batches. Knows no tokenizer and no domain: the manifest says all it needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import lightning
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from seqpope.data.shards import SCORED, Manifest, Split, TokenStore
+from seqpope.data.windows import window_inputs
+from seqpope.errors import SeqpopeError
+
+
+@dataclass
+class DataConfig:
+    """What a training batch is made of.
+
+    Args:
+        length: Tokens in a training window; longer documents are cropped at a random time step.
+        batch_size: Windows in a batch.
+        transpose: Semitones of random transposition, [lowest, highest]; a document's share of it is cut to what
+            keeps its pitches inside the vocabulary. [0, 0] is none.
+        token_dropout: Share of input tokens replaced by padding in training, a regulariser for small corpora.
+    """
+
+    length: int = 2048
+    batch_size: int = 4
+    transpose: tuple[int, int] = (0, 0)
+    token_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        low, high = self.transpose
+        self.transpose = (int(low), int(high))
+        if self.length < 2 or self.batch_size < 1:
+            raise SeqpopeError(
+                "data.length must be at least 2 and data.batch_size at least 1, "
+                f"they are {self.length} and {self.batch_size}"
+            )
+        if not low <= 0 <= high:
+            raise SeqpopeError(
+                f"data.transpose must be a range around 0 such as [-5, 6], it is {list(self.transpose)}"
+            )
+        if not 0 <= self.token_dropout < 1:
+            raise SeqpopeError(f"data.token_dropout must be in [0, 1), it is {self.token_dropout}")
+
+
+class Batch(NamedTuple):
+    """`ids` and `targets` (B, L) int64, `scored` (B, L) bool; padding is never scored."""
+
+    ids: torch.Tensor
+    targets: torch.Tensor
+    scored: torch.Tensor
+
+
+class TrainingBatches(Dataset[Batch]):
+    """Batch number `step` of a run, a pure function of (seed, step): that is what makes resuming exact.
+
+    Each pass over the documents is a fresh permutation of them; crops and transpositions are drawn anew for
+    every batch.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        manifest: Manifest,
+        config: DataConfig,
+        seed: int,
+        *,
+        fixed_length: bool = False,
+        crop_multiple: int = 1,
+    ) -> None:
+        if len(split) == 0 or len(split.tokens) == 0:
+            raise SeqpopeError(f"the training split of {manifest.dataset} is empty: prepare the data again")
+        if config.transpose != (0, 0) and manifest.shift_range is None:
+            raise SeqpopeError(
+                f"{manifest.dataset} cannot be transposed: set data.transpose to [0, 0], it is "
+                f"{list(config.transpose)}"
+            )
+        self.split, self.manifest, self.config, self.seed = split, manifest, config, seed
+        self.fixed_length = fixed_length
+        self.crop_multiple = math.lcm(manifest.alignment, crop_multiple)
+        self.documents = np.flatnonzero(np.diff(split.starts) > 0)
+
+    def __getitem__(self, step: int) -> Batch:
+        random = np.random.default_rng([self.seed, 1, step])
+        rows = [self._window(int(document), random) for document in self._documents_of(step)]
+        longest = max(len(targets) for _, targets, _ in rows)
+        # One shape for compiled models, else as short as the batch allows.
+        length = self.config.length if self.fixed_length else longest
+        shape = (len(rows), length)
+        ids = np.full(shape, self.manifest.padding_id, np.int64)
+        targets = np.full(shape, self.manifest.padding_id, np.int64)
+        scored = np.zeros(shape, bool)
+        for row, (inputs, outputs, flags) in enumerate(rows):
+            ids[row, : len(inputs)] = inputs
+            targets[row, : len(outputs)] = outputs
+            scored[row, : len(flags)] = flags
+        if self.config.token_dropout:
+            dropped = random.random(shape) < self.config.token_dropout
+            ids[dropped] = self.manifest.padding_id
+        return Batch(torch.from_numpy(ids), torch.from_numpy(targets), torch.from_numpy(scored))
+
+    def _documents_of(self, step: int) -> np.ndarray:
+        size, count = self.config.batch_size, len(self.documents)
+        places = np.arange(step * size, (step + 1) * size)
+        orders = {
+            int(epoch): np.random.default_rng([self.seed, 0, int(epoch)]).permutation(count)
+            for epoch in np.unique(places // count)
+        }
+        return self.documents[[orders[int(p // count)][p % count] for p in places]]
+
+    def _window(
+        self, document: int, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        first, last = int(self.split.starts[document]), int(self.split.starts[document + 1])
+        start = first
+        if last - first > self.config.length:
+            steps = -(-(last - first - self.config.length) // self.crop_multiple)
+            start += int(random.integers(0, steps + 1)) * self.crop_multiple
+        end = min(start + self.config.length, last)
+        inputs = window_inputs(self.split, start, end, document, self.manifest.padding_id)
+        targets = self.split.tokens[start:end].astype(np.int64)
+        if self.config.transpose != (0, 0) and self.manifest.shift_range is not None:
+            shift = self._shift(document, random)
+            low, high = self.manifest.shift_range
+            for ids in (inputs, targets):
+                ids[(ids >= low) & (ids <= high)] += shift
+        return inputs, targets, (self.split.flags[start:end] & SCORED).astype(bool)
+
+    def _shift(self, document: int, random: np.random.Generator) -> int:
+        assert self.manifest.shift_range is not None
+        low, high = self.manifest.shift_range
+        ids = self.split.document(document)
+        movable = ids[(ids >= low) & (ids <= high)].astype(np.int64)
+        if len(movable) == 0:
+            return 0
+        lowest = max(self.config.transpose[0], low - int(movable.min()))
+        highest = min(self.config.transpose[1], high - int(movable.max()))
+        return int(random.integers(lowest, highest + 1))
+
+
+class _Steps(Sampler[int]):
+    """Step numbers from `start` to `stop` - 1; a resumed run starts where it was."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.start, self.stop = start, stop
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.stop))
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+
+class TokenDataModule(lightning.LightningDataModule):
+    """Training batches of a token store for Lightning."""
+
+    def __init__(
+        self,
+        store: TokenStore,
+        config: DataConfig,
+        *,
+        seed: int,
+        steps: int,
+        start_step: int = 0,
+        fixed_length: bool = False,
+        crop_multiple: int = 1,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.batches = TrainingBatches(
+            store.split("train"),
+            store.manifest,
+            config,
+            seed,
+            fixed_length=fixed_length,
+            crop_multiple=crop_multiple,
+        )
+        self.steps, self.start_step, self.workers = steps, start_step, workers
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=_Steps(self.start_step, self.steps),
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=None,
+        )

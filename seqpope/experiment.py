@@ -1,0 +1,408 @@
+"""The verb `train`: twins and seeds, each in a run folder of its own, resumable, tested once.
+
+runs/NAME/                        an experiment
+    config.yaml                   everything needed to run it again
+    pope-seed0/  rope-seed0/      runs
+        config.yaml  versions.json
+        logs/                     CSV and TensorBoard, a version each time the run was started
+        last.ckpt                 for resuming: weights, optimiser, schedule
+        best.safetensors          weights at the best validation step
+        result.json               NLL of the test split at that step: the run is finished
+    report.md  report.json  loss.png  position.png
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import torch
+import yaml
+
+from seqpope.checkpoint import BEST, CheckpointInfo, save_checkpoint
+from seqpope.data.datamodule import Batch, DataConfig, TokenDataModule
+from seqpope.data.shards import TokenStore
+from seqpope.errors import SeqpopeError
+from seqpope.files import write_text
+from seqpope.model.config import ModelConfig
+from seqpope.model.positions import find_position
+from seqpope.model.transformer import Transformer
+from seqpope.provenance import provenance
+from seqpope.training import OptimizerConfig, SequenceModule
+
+
+@dataclass
+class TrainConfig:
+    """One experiment: an encoding, its baseline twin, and how both are trained.
+
+    Args:
+        domain: What is modelled.
+        dataset: Prepared data set (chorales, jsb).
+        position: Position encoding of the model (pope, rope).
+        baseline: Encoding of the twin trained beside it under the same seeds; none trains no twin.
+        seed: First seed.
+        seeds: Number of seeds; run i of each encoding has seed + i.
+        device: Where to train; auto is a GPU if there is one.
+        precision: auto is bf16-mixed on a GPU and fp32 on a CPU. Validation and test are always fp32.
+        compile: Compile the training step (torch.compile); auto compiles on a GPU.
+        model: Shape and regularisation.
+        data: Batches and augmentation.
+        optimizer: AdamW and its schedule.
+        eval_every: Steps between validations; weights are saved at each.
+        eval_length: Tokens in a validation or test window.
+        eval_stride: Tokens that each window after a piece's first one scores.
+        data_folder: Where prepared data lies, a folder a data set.
+        out: Folder of experiments.
+        name: Name of this experiment's folder; data set and time if empty.
+    """
+
+    domain: Literal["music"] = "music"
+    dataset: str = "chorales"
+    position: str = "pope"
+    baseline: str = "rope"
+    seed: int = 0
+    seeds: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16-mixed"] = "auto"
+    compile: Literal["auto", "yes", "no"] = "auto"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    eval_every: int = 100
+    eval_length: int = 2048
+    eval_stride: int = 1024
+    data_folder: Path = Path("data")
+    out: Path = Path("runs")
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        find_position(self.position)
+        if self.baseline != "none":
+            find_position(self.baseline)
+        if self.seeds < 1 or self.seed < 0:
+            raise SeqpopeError(f"seeds must be at least 1 and seed at least 0: {self.seeds}, {self.seed}")
+        if self.eval_every < 1 or not 1 <= self.eval_stride <= self.eval_length:
+            raise SeqpopeError(
+                "expected eval_every >= 1 and 1 <= eval_stride <= eval_length, they are "
+                f"{self.eval_every}, {self.eval_stride}, {self.eval_length}"
+            )
+        self.data_folder, self.out = Path(self.data_folder), Path(self.out)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as written to config.yaml and read back by --config."""
+        raw = asdict(self)
+        raw["data_folder"], raw["out"] = str(self.data_folder), str(self.out)
+        raw["model"]["periods"] = list(self.model.periods)
+        raw["data"]["transpose"] = list(self.data.transpose)
+        return raw
+
+
+class Interrupted(SeqpopeError):
+    """The user stopped a run; it was saved first."""
+
+
+def choose_device(device: str) -> str:
+    """Resolve "auto".
+
+    Raises:
+        SeqpopeError: cuda is asked for and there is none.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SeqpopeError("--device cuda was asked for, but torch sees no GPU: use --device cpu or auto")
+    return device
+
+
+class RunKeeper(lightning.Callback):
+    """Validates, keeps the best weights and the latest state, reports progress, and stops when asked to."""
+
+    def __init__(self, folder: Path, info: CheckpointInfo, config: TrainConfig, title: str) -> None:
+        self.folder, self.info, self.config, self.title = folder, info, config, title
+        self.best, self.best_step = math.inf, -1
+        self.seconds = 0.0  # training time over all starts of the run, validations left out
+        self.stop = False
+        self._tick = self._shown = time.perf_counter()
+        self._tokens = 0
+        self._first_step = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_step": self.best_step, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        self.seconds = state_dict["seconds"]
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._tick = self._shown = self._started = time.perf_counter()
+        self._first_step = trainer.global_step
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        # Between two steps, where the state is whole: never in the middle of an optimiser step.
+        if self.stop:
+            self._save_last(trainer)
+            raise Interrupted(
+                f"stopped at step {trainer.global_step}; go on with "
+                f"`seqpope train --resume {self.folder.parent}`"
+            )
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, SequenceModule)
+        step, total = trainer.global_step, self.config.optimizer.steps
+        self._tokens += batch.ids.numel()
+        log_now = step % max(1, min(50, total // 50)) == 0 or step == total
+        if log_now:
+            loss = float(outputs["loss"])
+            if not math.isfinite(loss):
+                raise SeqpopeError(
+                    f"the loss is {loss} at step {step}: lower optimizer.learning_rate or lengthen "
+                    "optimizer.warmup_steps; the best weights so far are kept"
+                )
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            self._log(trainer, step, {"train_nats_per_token": loss, "learning_rate": rate})
+        now = time.perf_counter()
+        self.seconds += now - self._tick
+        if step % self.config.eval_every == 0 or step == total:
+            self._validate(trainer, pl_module, step)
+        elif log_now and now - self._shown > 10:
+            self._show(step, f"train {loss:.4f}")
+        self._tick = time.perf_counter()
+
+    def _validate(self, trainer: lightning.Trainer, module: SequenceModule, step: int) -> None:
+        nats = module.validation_nats()
+        better = nats < self.best
+        if better:
+            self.best, self.best_step = nats, step
+            self.info.trained |= {"step": step, "validation_nats_per_token": nats}
+            save_checkpoint(self.folder / BEST, module.evaluated_model, self.info)
+        self._log(trainer, step, {"validation_nats_per_token": nats})
+        self._save_last(trainer)
+        self._show(step, f"validation {nats:.4f}" + (" (best)" if better else ""))
+
+    def _save_last(self, trainer: lightning.Trainer) -> None:
+        fresh = self.folder / ".last.ckpt.part"
+        try:
+            trainer.save_checkpoint(fresh)
+            fresh.replace(self.folder / "last.ckpt")
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    @staticmethod
+    def _log(trainer: lightning.Trainer, step: int, values: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=step)
+            logger.save()
+
+    def _show(self, step: int, what: str) -> None:
+        self._shown = time.perf_counter()
+        elapsed = max(1e-9, self._shown - self._started)  # validations included: it is what is left to wait
+        done = step - self._first_step
+        left = (self.config.optimizer.steps - step) * elapsed / max(1, done)
+        print(
+            f"{self.title}  step {step}/{self.config.optimizer.steps}  {what}  {done / elapsed:.1f} steps/s  "
+            f"{self._tokens / elapsed / 1000:.1f}k tokens/s  {clock(left)} left",
+            flush=True,
+        )
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextmanager
+def stop_on_signal(keeper: RunKeeper) -> Iterator[None]:
+    """The first Ctrl-C or TERM lets the current step finish and saves; a second one stops at once."""
+
+    def handle(number: int, frame: Any) -> None:
+        if keeper.stop:
+            raise KeyboardInterrupt
+        keeper.stop = True
+        print("stopping after this step (once more to stop at once)", file=sys.stderr, flush=True)
+
+    previous = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, handle)
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        pass
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def train_run(config: TrainConfig, folder: Path, title: str) -> Path:
+    """Train one model into `folder`, from its last state if it has one; return the best weights' path.
+
+    Raises:
+        SeqpopeError: the data or the configuration cannot be used, the batch does not fit the device's memory,
+            or the loss is no longer finite.
+        Interrupted: Ctrl-C or TERM; the state is saved.
+    """
+    store = TokenStore(config.data_folder / config.dataset)
+    device = choose_device(config.device)
+    precision = {"fp32": "32-true", "bf16-mixed": "bf16-mixed"}.get(
+        config.precision, "bf16-mixed" if device == "cuda" else "32-true"
+    )
+    compiled = config.compile == "yes" or (config.compile == "auto" and device == "cuda")
+    manifest = store.manifest
+    # Both twins start from the same draws: an encoding draws what is its own last.
+    torch.manual_seed(config.seed)
+    model = Transformer(manifest.vocabulary_size, config.position, config.model)
+    info = CheckpointInfo(
+        domain=manifest.domain,
+        dataset=manifest.dataset,
+        position=config.position,
+        vocabulary_size=manifest.vocabulary_size,
+        padding_id=manifest.padding_id,
+        length=config.data.length,
+        model=config.as_dict()["model"],
+        tokenizer=manifest.tokenizer,
+        fingerprint=manifest.fingerprint,
+        trained={"seed": config.seed, "precision": precision, "data": manifest.content},
+    )
+    last = folder / "last.ckpt"
+    start_step = 0
+    if last.is_file():
+        try:
+            start_step = int(
+                torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+            )
+        except Exception as error:
+            raise SeqpopeError(
+                f"{last} cannot be read ({error}): delete it to train this run from the start"
+            ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False))
+    write_text(folder / "versions.json", json.dumps(provenance(device), indent=1) + "\n")
+    module = SequenceModule(
+        model,
+        config.optimizer,
+        seed=config.seed,
+        padding_id=manifest.padding_id,
+        validation=store.split("validation"),
+        eval_length=config.eval_length,
+        eval_stride=config.eval_stride,
+        compile_model=compiled,
+    )
+    keeper = RunKeeper(folder, info, config, title)
+    if start_step >= config.optimizer.steps:
+        return folder / BEST
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+    csv = CSVLogger(folder, name="logs")
+    trainer = lightning.Trainer(
+        accelerator="gpu" if device == "cuda" else "cpu",
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        max_steps=config.optimizer.steps,
+        max_epochs=-1,
+        gradient_clip_val=config.optimizer.gradient_clip or None,
+        logger=[csv, TensorBoardLogger(folder, name="logs", version=csv.version)],
+        callbacks=[keeper],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    data = TokenDataModule(
+        store,
+        config.data,
+        seed=config.seed,
+        steps=config.optimizer.steps,
+        start_step=start_step,
+        fixed_length=compiled,
+        crop_multiple=math.lcm(1, *config.model.periods),
+        workers=1 if device == "cuda" else 0,
+    )
+    parameters = sum(p.numel() for p in model.parameters())
+    begun = f"from step {start_step}" if start_step else "from scratch"
+    print(
+        f"{title}  {parameters / 1e6:.2f}M parameters, {config.optimizer.steps} steps of {config.data.batch_size} x "
+        f"{config.data.length} tokens, {precision} on {device}, {begun}",
+        flush=True,
+    )
+    try:
+        with stop_on_signal(keeper):
+            trainer.fit(module, data, ckpt_path=last if start_step else None, weights_only=True)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _too_large(config) from error
+    except RuntimeError as error:
+        if "alloc" in str(error) and "memory" in str(error):
+            raise _too_large(config) from error
+        raise
+    return folder / BEST
+
+
+def _too_large(config: TrainConfig) -> SeqpopeError:
+    return SeqpopeError(
+        f"a batch of {config.data.batch_size} x {config.data.length} tokens does not fit the memory: lower "
+        "data.batch_size or data.length (--data.batch_size N), or the model's width or layers"
+    )
+
+
+def train(config: TrainConfig, *, resume: Path | None = None, say: Callable[[str], None] = print) -> Path:
+    """Train the encoding and its baseline under every seed, test each once, write the report.
+
+    Runs that are finished are kept as they are, those begun are resumed.
+
+    Args:
+        resume: the folder of an experiment begun earlier, whose configuration is `config`.
+
+    Returns:
+        The experiment's folder.
+    """
+    from seqpope.evaluate import evaluate_run
+    from seqpope.report import write_report
+
+    folder = resume or config.out / (
+        config.name or f"{config.dataset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    )
+    if resume is None and folder.exists() and any(folder.iterdir()):
+        raise SeqpopeError(
+            f"{folder} exists already: go on with it by --resume {folder}, or choose another --name"
+        )
+    TokenStore(config.data_folder / config.dataset)  # nothing is made if the data is not there
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False))
+    positions = [config.position] + [p for p in (config.baseline,) if p not in ("none", config.position)]
+    runs = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        for position in positions:
+            run = folder / f"{position}-seed{seed}"
+            runs.append(run)
+            if (run / "result.json").is_file():
+                say(f"{position} seed {seed}  finished before, kept")
+                continue
+            title = f"{position} seed {seed}"
+            train_run(replace(config, position=position, baseline="none", seed=seed, seeds=1), run, title)
+            result = evaluate_run(run, config.data_folder, split="test", device=config.device)
+            say(
+                f"{title}  test {result['nats_per_token']:.4f} nats/token at step {result['trained']['step']}"
+            )
+    write_report(runs, folder)
+    say((folder / "report.md").read_text())
+    return folder

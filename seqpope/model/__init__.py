@@ -1,0 +1,1 @@
+"""The decoder-only transformer, its position encodings and its key-value cache."""

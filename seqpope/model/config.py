@@ -1,0 +1,64 @@
+"""Shape and regularisation of the transformer; the position encoding is named beside it, not in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from seqpope.errors import SeqpopeError
+
+
+@dataclass
+class ModelConfig:
+    """Decoder-only transformer.
+
+    Args:
+        width: Width of the residual stream (C).
+        layers: Number of blocks.
+        heads: Number of attention heads; width / heads is the head dimension (D).
+        mlp_ratio: Hidden width of the MLP over width.
+        dropout: Dropout on embeddings and on what each sublayer adds to the residual stream.
+        attention_dropout: Dropout on attention weights. Slow on a CPU.
+        base: Wavelength base of the position encodings.
+        delta_init: PoPE only. Where the phase biases start: zero extrapolates to longer sequences, uniform on
+            [-2 pi, 0] is what the paper's music and genome recipes use.
+        delta_bound: PoPE only. periodic leaves delta free, since cos(x + delta) is 2 pi-periodic anyway; clamp
+            is the paper's clamp to [-2 pi, 0], whose gradient is zero outside, so that deltas started at 0
+            freeze as soon as they step over it.
+        periods: Periods of extra embeddings of the position in its document modulo each period, in tokens
+            (chorales: 4 is the voice, 16 the beat, 64 the bar). None by default, as in the paper.
+    """
+
+    width: int = 256
+    layers: int = 6
+    heads: int = 8
+    mlp_ratio: float = 4.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    base: float = 10000.0
+    delta_init: Literal["zero", "uniform"] = "zero"
+    delta_bound: Literal["periodic", "clamp"] = "periodic"
+    periods: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.periods = tuple(self.periods)
+        for name in ("width", "layers", "heads"):
+            if getattr(self, name) < 1:
+                raise SeqpopeError(f"model.{name} must be at least 1, it is {getattr(self, name)}")
+        if self.width % self.heads:
+            raise SeqpopeError(
+                f"model.width must be a multiple of model.heads, {self.width} is no multiple of {self.heads}"
+            )
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SeqpopeError(f"model.{name} must be in [0, 1), it is {getattr(self, name)}")
+        if self.base <= 1 or self.mlp_ratio <= 0 or any(period < 2 for period in self.periods):
+            raise SeqpopeError(
+                "model.base must be above 1, model.mlp_ratio above 0, model.periods at least 2: "
+                f"they are {self.base}, {self.mlp_ratio}, {list(self.periods)}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """D, the width of one head."""
+        return self.width // self.heads

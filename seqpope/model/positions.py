@@ -1,0 +1,103 @@
+"""Position encodings: one class and one entry in POSITIONS each; nothing else names an encoding.
+
+An encoding attends: it is given queries, keys and values as projected, knows where they stand, and returns
+the attention's output. What it learns of positions are its parameters.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from seqpope.errors import SeqpopeError
+from seqpope.kernels import pope_attention, rope_attention
+from seqpope.model.config import ModelConfig
+
+
+class PositionEncoding(nn.Module):
+    """What every encoding offers."""
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int = 0, dropout_p: float = 0.0
+    ) -> Tensor:
+        """Causal attention of queries at query_offset + 0..Lq-1 to keys at 0..Lk-1.
+
+        Args:
+            q: (B, H, Lq, D) as projected.
+            k: (B, H, Lk, D) as projected; the key-value cache stores just this.
+            v: (B, H, Lk, D).
+
+        Returns:
+            (B, H, Lq, D).
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define attend")
+
+    def reset_parameters(self) -> None:
+        """Draw what the encoding learns. The transformer calls this last, so that twins share all other draws."""
+
+
+class RoPE(PositionEncoding):
+    """Rotary position embedding (arXiv 2104.09864): what and where in one angle. The baseline."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.head_dim % 2:
+            raise SeqpopeError(
+                f"RoPE rotates pairs: model.width / model.heads must be even, it is {config.head_dim}"
+            )
+        self.base = config.base
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int = 0, dropout_p: float = 0.0
+    ) -> Tensor:
+        return rope_attention(q, k, v, base=self.base, query_offset=query_offset, dropout_p=dropout_p)
+
+
+class PoPE(PositionEncoding):
+    """Polar coordinate position embedding (arXiv 2509.10534): magnitudes say what, phases say where.
+
+    `delta` (H, D) shifts the phase of each frequency in each head. The paper bounds it to [-2 pi, 0] by a
+    clamp. A clamp has no gradient outside its range, and with delta started at 0 an independent replication
+    (github PrashRangarajan/mapformer) found about 80% of the deltas stuck there. Since the score depends on
+    delta through a cosine alone, leaving delta free describes the same functions without a dead zone:
+    that is delta_bound "periodic", the default; "clamp" is the paper's.
+
+    Started at 0 every key's phase is its position alone, and models carried music to eight times their
+    training length; started uniformly on [-2 pi, 0], as in the paper's music and genome recipes, they are a
+    little better inside it and collapse beyond.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.base, self.bound, self.init = config.base, config.delta_bound, config.delta_init
+        self.delta = nn.Parameter(torch.zeros(config.heads, config.head_dim))
+
+    def reset_parameters(self) -> None:
+        if self.init == "uniform":
+            nn.init.uniform_(self.delta, -2 * math.pi, 0.0)
+
+    def bounded_delta(self) -> Tensor:
+        """The phase biases as the score sees them, (H, D) radians."""
+        return self.delta.clamp(-2 * math.pi, 0.0) if self.bound == "clamp" else self.delta
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int = 0, dropout_p: float = 0.0
+    ) -> Tensor:
+        delta = self.bounded_delta()
+        return pope_attention(q, k, v, delta, base=self.base, query_offset=query_offset, dropout_p=dropout_p)
+
+
+POSITIONS: dict[str, type[PositionEncoding]] = {"pope": PoPE, "rope": RoPE}
+
+
+def find_position(name: str) -> type[PositionEncoding]:
+    """Look an encoding up by name.
+
+    Raises:
+        SeqpopeError: there is none of that name; the message lists those there are.
+    """
+    if name not in POSITIONS:
+        raise SeqpopeError(f"unknown position encoding {name!r}: expected one of {', '.join(POSITIONS)}")
+    return POSITIONS[name]

@@ -1,0 +1,110 @@
+"""A decoder-only transformer: pre-norm, RMSNorm, GELU MLP, tied embedding. Only attention knows positions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqpope.model.cache import KeyValueCache
+from seqpope.model.config import ModelConfig
+from seqpope.model.positions import PositionEncoding, find_position
+
+
+class Attention(nn.Module):
+    """Multi-head causal self-attention; the position encoding does the attending."""
+
+    def __init__(self, config: ModelConfig, position: str, layer: int) -> None:
+        super().__init__()
+        self.heads, self.layer, self.dropout = config.heads, layer, config.attention_dropout
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.out = nn.Linear(config.width, config.width, bias=False)
+        self.position = find_position(position)(config)
+
+    def forward(self, x: Tensor, cache: KeyValueCache | None) -> Tensor:
+        batch, length, width = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        offset = 0
+        if cache is not None:
+            offset = cache.length
+            k, v = cache.extend(self.layer, k, v)  # (B, H, offset + L, D)
+        y = self.position.attend(
+            q, k, v, query_offset=offset, dropout_p=self.dropout if self.training else 0.0
+        )  # (B, H, L, D)
+        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: ModelConfig, position: str, layer: int) -> None:
+        super().__init__()
+        hidden = int(config.mlp_ratio * config.width)
+        self.norm_attention = nn.RMSNorm(config.width)
+        self.attention = Attention(config, position, layer)
+        self.norm_mlp = nn.RMSNorm(config.width)
+        self.mlp_in = nn.Linear(config.width, hidden, bias=False)
+        self.mlp_out = nn.Linear(hidden, config.width, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, cache: KeyValueCache | None) -> Tensor:
+        x = x + self.dropout(self.attention(self.norm_attention(x), cache))
+        return x + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x)))))
+
+
+class Transformer(nn.Module):
+    """Token ids to next-token logits.
+
+    Two transformers of one config that differ in `position` are twins: identical in all else, down to the
+    initial weights that they share under one seed.
+    """
+
+    def __init__(self, vocabulary_size: int, position: str, config: ModelConfig) -> None:
+        super().__init__()
+        self.config, self.position, self.vocabulary_size = config, position, vocabulary_size
+        self.embedding = nn.Embedding(vocabulary_size, config.width)
+        self.period_embeddings = nn.ModuleList(nn.Embedding(p, config.width) for p in config.periods)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, position, layer) for layer in range(config.layers))
+        self.norm = nn.RMSNorm(config.width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal(0, 0.02), divided by sqrt(2 layers) where a sublayer writes to the residual stream (GPT-2).
+
+        What belongs to a position encoding is drawn last, so that twins share every other weight.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("attention.out.weight", "mlp_out.weight")):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers))
+        for module in self.modules():
+            if isinstance(module, PositionEncoding):
+                module.reset_parameters()
+
+    def forward(self, ids: Tensor, cache: KeyValueCache | None = None, *, last_only: bool = False) -> Tensor:
+        """Logits of the token after each of `ids`.
+
+        Args:
+            ids: (B, L) token ids; they stand behind what the cache holds.
+            cache: keys and values of earlier calls; L positions are added to it.
+            last_only: return the logits after the last token alone, (B, 1, V).
+
+        Returns:
+            (B, L, V).
+        """
+        x = self.embedding(ids)  # (B, L, C)
+        start = 0 if cache is None else cache.length
+        for period, embedding in zip(self.config.periods, self.period_embeddings, strict=True):
+            x = x + embedding(torch.arange(start, start + ids.shape[1], device=ids.device) % period)
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, cache)
+        if cache is not None:
+            cache.advance(ids.shape[1])
+        x = self.norm(x[:, -1:] if last_only else x)
+        return F.linear(x, self.embedding.weight)

@@ -1,0 +1,91 @@
+"""Negative log-likelihood: the one formula for training, validation and every report.
+
+Nats per token are cross-entropies of fp32 logits; sums are fp64; padding is never a target; sum, count,
+and divide once at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqpope.data.shards import Split
+from seqpope.data.windows import Window, plan_windows, window_inputs
+
+
+def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-probability of each target in nats: logits (..., V), targets (...) -> (...) fp32."""
+    flat = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none")
+    return flat.view(targets.shape)
+
+
+def mean_nats(logits: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
+    """Mean nats over the scored targets of a batch: the training loss. `scored` (B, L) bool."""
+    return (token_nats(logits, targets) * scored).sum() / scored.sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class ScoringBatch:
+    """Windows read together: `ids` and `targets` (B, L) int64, padded at the right to the longest."""
+
+    windows: list[Window]
+    ids: Tensor
+    targets: Tensor
+
+
+def scoring_batches(
+    split: Split, padding_id: int, *, length: int, stride: int, batch_tokens: int = 16384
+) -> Iterator[ScoringBatch]:
+    """Every window of the plan once, windows of like length together, about `batch_tokens` a batch."""
+    windows = sorted(plan_windows(split, length, stride), key=lambda w: w.start - w.end)
+    while windows:
+        longest = windows[0].end - windows[0].start
+        count = max(1, batch_tokens // longest)
+        chosen, windows = windows[:count], windows[count:]
+        ids = np.full((len(chosen), longest), padding_id, np.int64)
+        targets = np.full((len(chosen), longest), padding_id, np.int64)
+        for row, window in enumerate(chosen):
+            size = window.end - window.start
+            ids[row, :size] = window_inputs(split, window.start, window.end, window.document, padding_id)
+            targets[row, :size] = split.tokens[window.start : window.end]
+        yield ScoringBatch(chosen, torch.from_numpy(ids), torch.from_numpy(targets))
+
+
+@torch.inference_mode()
+def score_split(
+    forward: Callable[[Tensor], Tensor],
+    split: Split,
+    padding_id: int,
+    *,
+    length: int,
+    stride: int,
+    device: torch.device | str = "cpu",
+    batch_tokens: int = 16384,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Nats of every token of a split, each scored once.
+
+    Args:
+        forward: token ids (B, L) -> logits (B, L, V).
+        length: tokens in a window.
+        stride: tokens that each window after a document's first one scores.
+        progress: called with tokens done and tokens in all.
+
+    Returns:
+        (N,) fp64, in the order of split.tokens.
+    """
+    nats = np.full(len(split.tokens), np.nan)
+    done = 0
+    for batch in scoring_batches(split, padding_id, length=length, stride=stride, batch_tokens=batch_tokens):
+        scores = token_nats(forward(batch.ids.to(device)), batch.targets.to(device)).double().cpu().numpy()
+        for row, window in zip(scores, batch.windows, strict=True):
+            nats[window.score : window.end] = row[window.score - window.start : window.end - window.start]
+            done += window.end - window.score
+        if progress is not None:
+            progress(done, len(split.tokens))
+    return nats
