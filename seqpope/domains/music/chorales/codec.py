@@ -264,8 +264,8 @@ def read_musicxml(path: Path, *, parts_wanted: int | None = None) -> Chorale:
     number of parts.
 
     Raises:
-        CodecError: the file cannot be read, has other parts than wanted, holds no notes, more than four sound together, or a note starts
-            or ends between sixteenths.
+        CodecError: the file cannot be read, has other parts than wanted or no notes, more than four notes
+            sound together, or a note starts or ends between sixteenths.
     """
     from music21 import converter, meter, stream
 

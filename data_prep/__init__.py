@@ -1,0 +1,1 @@
+"""Raw data -> token stores: one runnable module a data set, and downloading."""

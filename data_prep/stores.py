@@ -1,0 +1,182 @@
+"""What preparing a data set of chorales has in common: one at a time, only when needed, pieces -> store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqpope.data.baselines import count_baseline
+from seqpope.data.shards import SCORED, SPLITS, Manifest, Split, StoreError, TokenStore, pack, write_store
+from seqpope.domains.music.chorales.codec import Chorale
+from seqpope.domains.music.chorales.corpus import shares_opening, shares_variant
+from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
+from seqpope.errors import SeqpopeError
+
+PREPARATION = 1  # raised when flags or the choice of pieces change, so that older stores are made again
+STRATA = ["changed", "novel tune", "novel tune in any variant"]
+CHANGED, NOVEL_TUNE, NOVEL_VARIANT = (1 << (bit + 1) for bit in range(len(STRATA)))
+BASELINES: dict[str, dict[str, Any]] = {
+    "unigram": {},
+    "per-voice bigram": {"period": 4, "lags": (4,)},
+    "voice, previous pitch, step mod 4": {"period": 16, "lags": (4,)},
+    "voice, previous pitch, step mod 4, token before": {"period": 16, "lags": (4, 1)},
+}
+
+
+@contextlib.contextmanager
+def locked(folder: Path, progress: Callable[[str], None] = print) -> Iterator[None]:
+    """Hold a lock beside `folder`, so that of two processes preparing it the second waits for the first.
+
+    Without fcntl (Windows) there is no lock; the store is still put in place whole.
+
+    Raises:
+        SeqpopeError: nothing can be written beside the folder.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    folder = Path(folder)
+    path = folder.parent / f".{folder.name}.lock"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "w")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise SeqpopeError(f"nothing can be written to {folder.parent} ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            progress(f"another process is preparing {folder}: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def finished(folder: Path, dataset: str, source_sha256: str | None = None) -> Manifest | None:
+    """Manifest of a complete store in `folder` that preparing would make again, else None."""
+    try:
+        store = TokenStore(folder)
+        for name in SPLITS:
+            store.split(name)
+    except StoreError:
+        return None
+    manifest = store.manifest
+    same = (
+        manifest.dataset == dataset
+        and manifest.fingerprint == ChoraleTokenizer().fingerprint
+        and manifest.provenance.get("preparation") == PREPARATION
+        and (source_sha256 is None or manifest.provenance.get("sha256") == source_sha256)
+    )
+    return manifest if same else None
+
+
+def changed_tokens(ids: np.ndarray, voices: int = 4) -> np.ndarray:
+    """Which tokens (length,) differ from the one `voices` before; those of the first step count as such."""
+    changed = np.ones(len(ids), bool)
+    changed[voices:] = ids[voices:] != ids[:-voices]
+    return changed
+
+
+def pack_chorales(splits: dict[str, list[Chorale]]) -> dict[str, Split]:
+    """Tokens and flags of the pieces of each split.
+
+    Raises:
+        SeqpopeError: a pitch is outside the vocabulary.
+    """
+    tokenizer = ChoraleTokenizer()
+    opening, variant = shares_opening(splits), shares_variant(splits)
+    packed = {}
+    for name, pieces in splits.items():
+        documents = [tokenizer.encode(chorale) for chorale in pieces]
+        flags = []
+        for ids, by_opening, by_variant in zip(documents, opening[name], variant[name], strict=True):
+            flag = np.full(len(ids), SCORED, np.uint8)
+            flag[changed_tokens(ids)] |= CHANGED
+            if not by_opening:
+                flag |= NOVEL_TUNE
+            if not by_variant and not by_opening:
+                flag |= NOVEL_VARIANT
+            flags.append(flag)
+        packed[name] = pack(documents, flags, [chorale.name for chorale in pieces], np.uint8)
+    return packed
+
+
+def write_chorales(
+    folder: Path,
+    dataset: str,
+    splits: dict[str, list[Chorale]],
+    provenance: dict[str, Any],
+    progress: Callable[[str], None] = print,
+) -> Manifest:
+    """Write the token store of chorales to `folder`, with strata and baselines, and return its manifest.
+
+    Raises:
+        SeqpopeError: a pitch is outside the vocabulary, or the store cannot be written.
+    """
+    began = time.monotonic()
+    tokenizer = ChoraleTokenizer()
+    packed = pack_chorales(splits)
+    sharing = {
+        f"pieces that share {what} with another split": {
+            name: f"{sum(shared)} of {len(shared)}" for name, shared in rule(splits).items()
+        }
+        for what, rule in (("an opening", shares_opening), ("a variant of a tune", shares_variant))
+    }
+    manifest = Manifest(
+        domain="music",
+        dataset=dataset,
+        tokenizer=tokenizer.specification,
+        fingerprint=tokenizer.fingerprint,
+        vocabulary_size=tokenizer.vocabulary_size,
+        padding_id=tokenizer.padding_id,
+        alignment=tokenizer.alignment,
+        units=dict(tokenizer.units),
+        strata=list(STRATA),
+        shift_range=tokenizer.shift_range,
+        baselines={
+            name: count_baseline(packed, tokenizer.vocabulary_size, tokenizer.padding_id, **context)
+            for name, context in BASELINES.items()
+        },
+        provenance={**provenance, "preparation": PREPARATION, **sharing},
+    )
+    try:
+        write_store(folder, manifest, packed)
+    except OSError as error:
+        raise SeqpopeError(
+            f"the store {folder} cannot be written ({error.strerror or error}): "
+            "it needs a few megabytes of room and a folder that may be replaced"
+        ) from error
+    counts = ", ".join(
+        f"{name} {described['documents']} pieces {described['tokens']} tokens"
+        for name, described in manifest.splits.items()
+    )
+    progress(f"{folder}: {counts} ({os.path.basename(folder)} written in {time.monotonic() - began:.1f} s)")
+    for name, figures in manifest.baselines.items():
+        progress(f"  {name}: {figures['test']:.4f} nats/token on test")
+    return manifest
+
+
+def run(prepare: Callable[..., Manifest], default: Path, description: str, takes_source: bool) -> int:
+    """Command line of one preparing module: --out, --force and, where the data has to come, --source."""
+    import argparse
+    import sys
+
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, default=default, help="folder of the token store")
+    parser.add_argument("--force", action="store_true", help="prepare again what is already there")
+    if takes_source:
+        parser.add_argument("--source", type=Path, help="a copy of the raw file, instead of downloading it")
+    given = vars(parser.parse_args())
+    try:
+        prepare(given["out"], source=given.get("source"), force=given["force"])
+    except SeqpopeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
