@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -52,8 +53,9 @@ def prepare(
             f"the chorales come with music21 and take no source, {source} was given: leave it out, "
             "or prepare the data set jsb from it"
         )
+    split_sha256 = hashlib.sha256(json.dumps(load_split(), sort_keys=True).encode()).hexdigest()
     with locked(folder, progress):
-        if not force and (manifest := finished(folder, "chorales")) is not None:
+        if not force and (manifest := finished(folder, "chorales", split_sha256)) is not None:
             progress(f"{folder} is already prepared (--force prepares it again)")
             return manifest
         chorales, skipped, version = _parse(progress)
@@ -61,6 +63,7 @@ def prepare(
         provenance = {
             "source": f"the Bach files of music21 {version}'s corpus",
             "music21": version,
+            "sha256": split_sha256,  # of the split: the music has no one file
             "split made from music21": load_split()["music21"],
             "licence": "music21's corpus comes with music21 (BSD-3-Clause); some of its encodings bar commercial "
             "use, as its corpus/license.txt and the files themselves say; the music is in the public domain",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from seqpope.data.baselines import count_baseline
 from seqpope.data.shards import SCORED, SPLITS, Manifest, Split, StoreError, TokenStore, pack, write_store
 from seqpope.domains.music.chorales.codec import Chorale
-from seqpope.domains.music.chorales.corpus import shares_opening, shares_variant
+from seqpope.domains.music.chorales.corpus import shares_opening, shares_tune
 from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
 from seqpope.errors import SeqpopeError
 
@@ -84,14 +83,15 @@ def changed_tokens(ids: np.ndarray, voices: int = 4) -> np.ndarray:
     return changed
 
 
-def pack_chorales(splits: dict[str, list[Chorale]]) -> dict[str, Split]:
-    """Tokens and flags of the pieces of each split.
+def pack_chorales(
+    splits: dict[str, list[Chorale]], opening: dict[str, list[bool]], variant: dict[str, list[bool]]
+) -> dict[str, Split]:
+    """Tokens and flags of the pieces of each split, given which pieces share a tune with another split.
 
     Raises:
         SeqpopeError: a pitch is outside the vocabulary.
     """
     tokenizer = ChoraleTokenizer()
-    opening, variant = shares_opening(splits), shares_variant(splits)
     packed = {}
     for name, pieces in splits.items():
         documents = [tokenizer.encode(chorale) for chorale in pieces]
@@ -122,12 +122,13 @@ def write_chorales(
     """
     began = time.monotonic()
     tokenizer = ChoraleTokenizer()
-    packed = pack_chorales(splits)
+    opening, variant = shares_opening(splits), shares_tune(splits)
+    packed = pack_chorales(splits, opening, variant)
     sharing = {
         f"pieces that share {what} with another split": {
-            name: f"{sum(shared)} of {len(shared)}" for name, shared in rule(splits).items()
+            name: f"{sum(shared)} of {len(shared)}" for name, shared in by_split.items()
         }
-        for what, rule in (("an opening", shares_opening), ("a variant of a tune", shares_variant))
+        for what, by_split in (("their opening", opening), ("a variant of a tune", variant))
     }
     manifest = Manifest(
         domain="music",
@@ -157,7 +158,7 @@ def write_chorales(
         f"{name} {described['documents']} pieces {described['tokens']} tokens"
         for name, described in manifest.splits.items()
     )
-    progress(f"{folder}: {counts} ({os.path.basename(folder)} written in {time.monotonic() - began:.1f} s)")
+    progress(f"{folder}: {counts}, in {time.monotonic() - began:.1f} s")
     for name, figures in manifest.baselines.items():
         progress(f"  {name}: {figures['test']:.4f} nats/token on test")
     return manifest

@@ -29,8 +29,12 @@ SPLIT_FILE = "split.json"
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 
 OPENING_STEPS = 64  # four bars of 4/4
-OPENING_INTERVALS = 8  # about a line of verse
-SHARED_CHORDS = 10  # successive different chords: unrelated settings of a tune share up to eight by chance
+# Chosen on music21's chorales so that groups stay tunes: with fewer, chance joins most pieces into one group.
+OPENING_INTERVALS = 8
+SHARED_INTERVALS = 16
+SHARED_CHORDS = 10
+ALIGNED_BEATS, ALIGNED_SHARE = 32, 0.6
+REST = 999  # far from every interval
 
 
 class CorpusError(SeqpopeError):
@@ -126,71 +130,91 @@ def opening(chorale: Chorale) -> Hashable | None:
     sounding = soprano[soprano != SILENCE]
     if len(soprano) < OPENING_STEPS or not len(sounding):
         return None
-    return tuple(np.where(soprano == SILENCE, 999, soprano - sounding[0]).tolist())
+    return tuple(np.where(soprano == SILENCE, REST, soprano - sounding[0]).tolist())
 
 
-def opening_variants(chorale: Chorale) -> list[Hashable]:
-    """Descriptions of the soprano's opening; two pieces that share any are settings of one tune, most likely.
+def tune_marks(chorale: Chorale) -> set[Hashable]:
+    """Marks of a setting that another has too, most likely, only if it sets the same tune.
 
-    Each is the first eight intervals of the soprano: of all its notes; of its notes on the beat, so that
-    passing notes between do not matter; of its notes on the beat where they change, so that neither does a
-    doubled length. Rests are left out, so that a pickup's notation does not matter, and intervals are the
-    same in any key. None of a kind where the soprano has too few notes.
+    All are the same in any key, and rests are left out, so that a pickup's notation does not matter. The
+    soprano is taken in three ways: all its notes; its notes on the beat, so that passing notes between do
+    not matter; its changes on the beat, so that neither does a doubled length. Of each way, the first eight
+    intervals are a mark, and so are any sixteen in a row. Any ten successive different chords are one too.
     """
     soprano = chorale.pitches[:, 0].astype(int)
     every, beats = soprano[soprano != SILENCE], soprano[::4][soprano[::4] != SILENCE]
-    kinds = {"notes": _changes(every), "beats": beats, "changes on the beat": _changes(beats)}
-    return [
-        (kind, *np.diff(notes)[:OPENING_INTERVALS].tolist())
-        for kind, notes in kinds.items()
-        if len(notes) > OPENING_INTERVALS
-    ]
-
-
-def chord_runs(chorale: Chorale, length: int = SHARED_CHORDS) -> set[Hashable]:
-    """All runs of `length` successive different chords, the same in any key and rhythm."""
+    marks: set[Hashable] = set()
+    for kind, notes in enumerate((_changes(every), beats, _changes(beats))):
+        intervals = np.diff(notes).tolist()
+        if len(intervals) >= OPENING_INTERVALS:
+            marks.add((kind, "opening", *intervals[:OPENING_INTERVALS]))
+        for start in range(len(intervals) - SHARED_INTERVALS + 1):
+            marks.add((kind, *intervals[start : start + SHARED_INTERVALS]))
     chords = _changes(chorale.pitches.astype(int))
-    runs: set[Hashable] = set()
-    for start in range(len(chords) - length + 1):
-        run = chords[start : start + length]
+    for start in range(len(chords) - SHARED_CHORDS + 1):
+        run = chords[start : start + SHARED_CHORDS]
         if (run != SILENCE).any():
-            runs.add(np.where(run == SILENCE, 999, run - run.max()).astype(np.int16).tobytes())
-    return runs
+            marks.add(np.where(run == SILENCE, REST, run - run.max()).astype(np.int16).tobytes())
+    return marks
+
+
+def aligned_openings(chorales: Sequence[Chorale], slack: int = 4) -> np.ndarray:
+    """How much of the sopranos' first 32 beats agrees, (pieces, pieces) in 0..1.
+
+    The best over transpositions of up to an octave and shifts of up to `slack` beats: finds a tune that is
+    varied in its first notes or begins with another pickup.
+    """
+    width = ALIGNED_BEATS + 2 * slack
+    grid = np.full((len(chorales), width), REST)
+    for row, chorale in zip(grid, chorales, strict=True):
+        beats = chorale.pitches[: 4 * ALIGNED_BEATS : 4, 0]
+        row[slack : slack + len(beats)] = np.where(beats == SILENCE, REST, beats)
+    agreeing = np.zeros((len(chorales), len(chorales)), int)
+    for shift in range(-slack, slack + 1):
+        shifted = np.full_like(grid, -REST)  # far from every pitch and from REST: agrees with nothing
+        into, out = slice(max(0, shift), width + min(0, shift)), slice(max(0, -shift), width - max(0, shift))
+        shifted[:, into] = np.where(grid[:, out] == REST, -REST, grid[:, out])
+        for index, row in enumerate(shifted):
+            difference = grid - row
+            for interval in range(-12, 13):
+                np.maximum(agreeing[index], (difference == interval).sum(1), out=agreeing[index])
+    return agreeing / ALIGNED_BEATS
+
+
+def related(chorales: Sequence[Chorale]) -> np.ndarray:
+    """Which pieces set the same tune, most likely: (pieces, pieces) bool, symmetric, false on the diagonal.
+
+    Two pieces are related if they share a mark of `tune_marks`, or if their openings agree by three fifths
+    (on music21's chorales different tunes reach about a half). Now and then two tunes that begin alike are
+    taken for one, which costs a split nothing; a tune in another metre may be missed.
+    """
+    matrix = aligned_openings(chorales) >= ALIGNED_SHARE
+    matrix |= matrix.T
+    having: dict[Hashable, list[int]] = defaultdict(list)
+    for index, chorale in enumerate(chorales):
+        for mark in tune_marks(chorale):
+            having[mark].append(index)
+    for indices in having.values():
+        if len(indices) > 1:
+            matrix[np.ix_(indices, indices)] = True
+    np.fill_diagonal(matrix, False)
+    return matrix
 
 
 def tune_groups(chorales: Sequence[Chorale]) -> list[list[int]]:
-    """Indices of `chorales` in groups: pieces share a group if they share an opening or ten chords in a row.
-
-    Sharing is carried on (union-find): if a shares with b and b with c, all three are one group. Groups and
-    their members are in order of first index.
-    """
-    parent = list(range(len(chorales)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    seen: dict[Hashable, int] = {}
-    for index, chorale in enumerate(chorales):
-        for key in [*opening_variants(chorale), *chord_runs(chorale)]:
-            one, other = sorted((root(seen.setdefault(key, index)), root(index)))
-            parent[other] = one
-    groups = defaultdict(list)
-    for index in range(len(chorales)):
-        groups[root(index)].append(index)
-    return list(groups.values())
-
-
-def shared_tunes(
-    splits: dict[str, list[Chorale]], describe: Callable[[Chorale], Iterable[Hashable]]
-) -> dict[str, list[bool]]:
-    """For each piece whether a description of it also describes a piece of another split."""
-    described = {name: [set(describe(chorale)) for chorale in pieces] for name, pieces in splits.items()}
-    whole = {name: set().union(*keys) for name, keys in described.items()}
-    elsewhere = {name: set().union(*(whole[other] for other in splits if other != name)) for name in splits}
-    return {name: [bool(keys & elsewhere[name]) for keys in described[name]] for name in splits}
+    """Indices of `chorales` in groups: the connected components of `related`, in order of first index."""
+    matrix = related(chorales)
+    groups, left = [], set(range(len(chorales)))
+    while left:
+        group, waiting = set(), [min(left)]
+        while waiting:
+            index = waiting.pop()
+            if index not in group:
+                group.add(index)
+                waiting += np.flatnonzero(matrix[index]).tolist()
+        left -= group
+        groups.append(sorted(group))
+    return groups
 
 
 def shares_opening(splits: dict[str, list[Chorale]]) -> dict[str, list[bool]]:
@@ -198,16 +222,22 @@ def shares_opening(splits: dict[str, list[Chorale]]) -> dict[str, list[bool]]:
 
     JSB's official split: 21 of the 77 test pieces.
     """
-    return shared_tunes(splits, lambda chorale: [key for key in [opening(chorale)] if key is not None])
+    openings = {name: [opening(chorale) for chorale in pieces] for name, pieces in splits.items()}
+    elsewhere = {
+        name: {key for other in splits if other != name for key in openings[other]} - {None} for name in splits
+    }
+    return {name: [key in elsewhere[name] for key in openings[name]] for name in splits}
 
 
-def shares_variant(splits: dict[str, list[Chorale]]) -> dict[str, list[bool]]:
-    """For each piece whether any of its `opening_variants` or `chord_runs` is in another split.
+def shares_tune(splits: dict[str, list[Chorale]]) -> dict[str, list[bool]]:
+    """For each piece whether a piece of another split is `related` to it.
 
-    The rule of `tune_groups`, and much stricter than `shares_opening`: it also finds a tune in another
-    rhythm or ornamented otherwise, and now and then another tune that begins alike.
+    Much stricter than `shares_opening`: a tune in another rhythm or ornamented otherwise is found too.
     """
-    return shared_tunes(splits, lambda chorale: [*opening_variants(chorale), *chord_runs(chorale)])
+    chorales = [chorale for pieces in splits.values() for chorale in pieces]
+    label = np.repeat(np.arange(len(splits)), [len(pieces) for pieces in splits.values()])
+    shared = (related(chorales) & (label[:, None] != label)).any(axis=1)
+    return {name: shared[label == number].tolist() for number, name in enumerate(splits)}
 
 
 # ---------------------------------------------------------------- the split
