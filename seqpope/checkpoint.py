@@ -52,9 +52,7 @@ def save_checkpoint(
     """Write weights and header beside `path`, then rename."""
     from safetensors.torch import save
 
-    state = {
-        name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()
-    }
+    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(path, save(state, metadata={"seqpope": json.dumps(asdict(info))}))
 
 

@@ -6,6 +6,7 @@ first token is treated, precision, seed, step, data and tokenizer fingerprints, 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +78,7 @@ def summarize(
         },
         "by_position": [
             {"from": int(low), "to": int(high), **mean(scored & (place >= low) & (place < high))}
-            for low, high in zip(edges[:-1], edges[1:], strict=True)
+            for low, high in itertools.pairwise(edges)
         ],
         "documents": documents,
     }

@@ -21,90 +21,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 import torch
 import yaml
 
 from seqpope.checkpoint import BEST, CheckpointInfo, save_checkpoint
-from seqpope.data.datamodule import Batch, DataConfig, TokenDataModule
+from seqpope.config import TrainConfig
+from seqpope.data.datamodule import Batch, TokenDataModule
 from seqpope.data.shards import TokenStore
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_text
-from seqpope.model.config import ModelConfig
 from seqpope.model.positions import find_position
 from seqpope.model.transformer import Transformer
 from seqpope.provenance import provenance
-from seqpope.training import OptimizerConfig, SequenceModule
-
-
-@dataclass
-class TrainConfig:
-    """One experiment: an encoding, its baseline twin, and how both are trained.
-
-    Args:
-        domain: What is modelled.
-        dataset: Prepared data set (chorales, jsb).
-        position: Position encoding of the model (pope, rope).
-        baseline: Encoding of the twin trained beside it under the same seeds; none trains no twin.
-        seed: First seed.
-        seeds: Number of seeds; run i of each encoding has seed + i.
-        device: Where to train; auto is a GPU if there is one.
-        precision: auto is bf16-mixed on a GPU and fp32 on a CPU. Validation and test are always fp32.
-        compile: Compile the training step (torch.compile); auto compiles on a GPU.
-        model: Shape and regularisation.
-        data: Batches and augmentation.
-        optimizer: AdamW and its schedule.
-        eval_every: Steps between validations; weights are saved at each.
-        eval_length: Tokens in a validation or test window.
-        eval_stride: Tokens that each window after a piece's first one scores.
-        data_folder: Where prepared data lies, a folder a data set.
-        out: Folder of experiments.
-        name: Name of this experiment's folder; data set and time if empty.
-    """
-
-    domain: Literal["music"] = "music"
-    dataset: str = "chorales"
-    position: str = "pope"
-    baseline: str = "rope"
-    seed: int = 0
-    seeds: int = 1
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16-mixed"] = "auto"
-    compile: Literal["auto", "yes", "no"] = "auto"
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    eval_every: int = 100
-    eval_length: int = 2048
-    eval_stride: int = 1024
-    data_folder: Path = Path("data")
-    out: Path = Path("runs")
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        find_position(self.position)
-        if self.baseline != "none":
-            find_position(self.baseline)
-        if self.seeds < 1 or self.seed < 0:
-            raise SeqpopeError(f"seeds must be at least 1 and seed at least 0: {self.seeds}, {self.seed}")
-        if self.eval_every < 1 or not 1 <= self.eval_stride <= self.eval_length:
-            raise SeqpopeError(
-                "expected eval_every >= 1 and 1 <= eval_stride <= eval_length, they are "
-                f"{self.eval_every}, {self.eval_stride}, {self.eval_length}"
-            )
-        self.data_folder, self.out = Path(self.data_folder), Path(self.out)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, as written to config.yaml and read back by --config."""
-        raw = asdict(self)
-        raw["data_folder"], raw["out"] = str(self.data_folder), str(self.out)
-        raw["model"]["periods"] = list(self.model.periods)
-        raw["data"]["transpose"] = list(self.data.transpose)
-        return raw
+from seqpope.training import SequenceModule
 
 
 class Interrupted(SeqpopeError):
@@ -154,8 +88,7 @@ class RunKeeper(lightning.Callback):
         if self.stop:
             self._save_last(trainer)
             raise Interrupted(
-                f"stopped at step {trainer.global_step}; go on with "
-                f"`seqpope train --resume {self.folder.parent}`"
+                f"stopped at step {trainer.global_step}; go on with `seqpope train --resume {self.folder.parent}`"
             )
 
     def on_train_batch_end(
@@ -269,6 +202,8 @@ def train_run(config: TrainConfig, folder: Path, title: str) -> Path:
     )
     compiled = config.compile == "yes" or (config.compile == "auto" and device == "cuda")
     manifest = store.manifest
+    if compiled:
+        torch._dynamo.reset()  # a process trains many models; each gets a fresh set of compiled code
     # Both twins start from the same draws: an encoding draws what is its own last.
     torch.manual_seed(config.seed)
     model = Transformer(manifest.vocabulary_size, config.position, config.model)
@@ -288,9 +223,7 @@ def train_run(config: TrainConfig, folder: Path, title: str) -> Path:
     start_step = 0
     if last.is_file():
         try:
-            start_step = int(
-                torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-            )
+            start_step = int(torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"])
         except Exception as error:
             raise SeqpopeError(
                 f"{last} cannot be read ({error}): delete it to train this run from the start"
@@ -334,15 +267,14 @@ def train_run(config: TrainConfig, folder: Path, title: str) -> Path:
         seed=config.seed,
         steps=config.optimizer.steps,
         start_step=start_step,
-        fixed_length=compiled,
-        crop_multiple=math.lcm(1, *config.model.periods),
+        length_multiple=128 if compiled else 1,
         workers=1 if device == "cuda" else 0,
     )
     parameters = sum(p.numel() for p in model.parameters())
     begun = f"from step {start_step}" if start_step else "from scratch"
     print(
-        f"{title}  {parameters / 1e6:.2f}M parameters, {config.optimizer.steps} steps of {config.data.batch_size} x "
-        f"{config.data.length} tokens, {precision} on {device}, {begun}",
+        f"{title}  {parameters / 1e6:.2f}M parameters, {config.optimizer.steps} steps of "
+        f"{config.data.batch_size} x {config.data.length} tokens, {precision} on {device}, {begun}",
         flush=True,
     )
     try:
@@ -378,9 +310,9 @@ def train(config: TrainConfig, *, resume: Path | None = None, say: Callable[[str
     from seqpope.evaluate import evaluate_run
     from seqpope.report import write_report
 
-    folder = resume or config.out / (
-        config.name or f"{config.dataset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    )
+    for position in {config.position, config.baseline} - {"none"}:
+        find_position(position)
+    folder = resume or config.out / (config.name or f"{config.dataset}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     if resume is None and folder.exists() and any(folder.iterdir()):
         raise SeqpopeError(
             f"{folder} exists already: go on with it by --resume {folder}, or choose another --name"
@@ -400,9 +332,7 @@ def train(config: TrainConfig, *, resume: Path | None = None, say: Callable[[str
             title = f"{position} seed {seed}"
             train_run(replace(config, position=position, baseline="none", seed=seed, seeds=1), run, title)
             result = evaluate_run(run, config.data_folder, split="test", device=config.device)
-            say(
-                f"{title}  test {result['nats_per_token']:.4f} nats/token at step {result['trained']['step']}"
-            )
+            say(f"{title}  test {result['nats_per_token']:.4f} nats/token at step {result['trained']['step']}")
     write_report(runs, folder)
     say((folder / "report.md").read_text())
     return folder

@@ -2,82 +2,84 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+import copy
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from seqpope.config import OptimizerConfig
 from seqpope.data.datamodule import Batch
 from seqpope.data.shards import Split
-from seqpope.errors import SeqpopeError
 from seqpope.model.transformer import Transformer
 from seqpope.nll import mean_nats, score_split
 
 
-@dataclass
-class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay.
-
-    Args:
-        steps: Optimiser steps in all; the rate reaches its minimum at the last one.
-        learning_rate: Highest learning rate.
-        min_learning_rate: Learning rate at the last step.
-        warmup_steps: Steps of linear rise from 0.
-        weight_decay: Decay of matrices; norms and PoPE's delta are not decayed.
-        beta1: AdamW's decay of the gradient's mean.
-        beta2: AdamW's decay of the gradient's mean square.
-        gradient_clip: Largest norm of the gradient; 0 does not clip.
-        average_decay: Decay of an exponential moving average of the weights, which is then what is validated,
-            tested and saved; 0 averages nothing.
-    """
-
-    steps: int = 3000
-    learning_rate: float = 6e-4
-    min_learning_rate: float = 6e-5
-    warmup_steps: int = 10
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.99
-    gradient_clip: float = 1.0
-    average_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or not self.warmup_steps >= 0:
-            raise SeqpopeError(
-                "optimizer.steps must be at least 1 and optimizer.warmup_steps at least 0, "
-                f"they are {self.steps} and {self.warmup_steps}"
-            )
-        if not self.learning_rate > 0 or not 0 <= self.min_learning_rate <= self.learning_rate:
-            raise SeqpopeError(
-                "expected 0 <= optimizer.min_learning_rate <= optimizer.learning_rate, learning_rate above 0; "
-                f"they are {self.min_learning_rate} and {self.learning_rate}"
-            )
-        for name in ("beta1", "beta2", "average_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise SeqpopeError(f"optimizer.{name} must be in [0, 1), it is {getattr(self, name)}")
-        if self.gradient_clip < 0 or self.weight_decay < 0:
-            raise SeqpopeError("optimizer.gradient_clip and optimizer.weight_decay must not be negative")
-
-    def rate_at(self, step: int) -> float:
-        """Learning rate of optimiser step `step`, counted from 0."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.steps - 1 - self.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-        return self.min_learning_rate + (self.learning_rate - self.min_learning_rate) * cosine
-
-
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices are decayed. Vectors are not, nor is delta: it is two-dimensional, but an angle, not a matrix."""
-    decayed, free = [], []
+    decayed: list[torch.nn.Parameter] = []
+    free: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.dim() >= 2 and not name.endswith("delta")
         (decayed if is_matrix else free).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+class Together(torch.optim.Optimizer):
+    """Several optimisers of different parameters as one: Muon takes matrices alone."""
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        self.optimizers = optimizers
+        super().__init__([p for o in optimizers for g in o.param_groups for p in g["params"]], {})
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        # The very same dicts, so that a schedule that sets a rate here sets it there.
+        self.param_groups = [group for o in self.optimizers for group in o.param_groups]
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        loss = None if closure is None else closure()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self._share_groups()
+
+
+def make_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW for everything, or Muon for the matrices of the blocks and AdamW for the rest."""
+    betas = (config.beta1, config.beta2)
+    if config.name == "adamw":
+        groups = parameter_groups(model, config.weight_decay)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas)
+    matrices = [
+        p
+        for name, p in model.named_parameters()
+        if p.dim() == 2 and not name.endswith(("delta", "embedding.weight"))
+    ]
+    chosen = {id(p) for p in matrices}
+    groups = parameter_groups(model, config.weight_decay)
+    for group in groups:
+        group["params"] = [p for p in group["params"] if id(p) not in chosen]
+    # match_rms_adamw: the same learning rate and decay serve both.
+    muon = torch.optim.Muon(
+        matrices,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return Together([muon, torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas)])
 
 
 class SequenceModule(lightning.LightningModule):
@@ -101,40 +103,44 @@ class SequenceModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.average: AveragedModel | None = None
-        if optimizer.average_decay:
-            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(optimizer.average_decay))
+        self.average = copy.deepcopy(model).requires_grad_(False) if optimizer.average_decay else None
         self.optimizer_config, self.seed, self.padding_id = optimizer, seed, padding_id
         self.validation, self.eval_length, self.eval_stride = validation, eval_length, eval_stride
+        self.compiled = compile_model
         # Kept out of the module tree, so that names in the state dict stay those of the plain model.
         self._train_forward = (torch.compile(model) if compile_model else model,)
 
     @property
     def evaluated_model(self) -> Transformer:
         """The model that is validated and saved: the averaged one where averaging is on."""
-        return self.average.module if self.average is not None else self.model  # type: ignore[return-value]
+        return self.model if self.average is None else self.average
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         torch.manual_seed(self.seed * 1_000_003 + self.global_step)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self.compiled:
+            torch._dynamo.mark_dynamic(batch.ids, 1)  # one graph for all lengths
         logits = self._train_forward[0](batch.ids)
         return mean_nats(logits, batch.targets, batch.scored)
 
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
         super().optimizer_step(*arguments, **keywords)
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self._update_average()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # torch's AveragedModel reads a counter from the GPU at every step; here the step is at hand. The decay
+        # warms up, so that the random start is soon forgotten.
+        assert self.average is not None
+        step = self.global_step
+        decay = min(self.optimizer_config.average_decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
 
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config
-        groups = parameter_groups(self.model, config.weight_decay)
-        optimizer = torch.optim.AdamW(
-            groups,
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            fused=self.device.type == "cuda",
-        )
+        optimizer = make_optimizer(self.model, config)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: config.rate_at(step) / config.learning_rate
         )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import lightning
@@ -12,42 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from seqpope.config import DataConfig
 from seqpope.data.shards import SCORED, Manifest, Split, TokenStore
 from seqpope.data.windows import window_inputs
 from seqpope.errors import SeqpopeError
-
-
-@dataclass
-class DataConfig:
-    """What a training batch is made of.
-
-    Args:
-        length: Tokens in a training window; longer documents are cropped at a random time step.
-        batch_size: Windows in a batch.
-        transpose: Semitones of random transposition, [lowest, highest]; a document's share of it is cut to what
-            keeps its pitches inside the vocabulary. [0, 0] is none.
-        token_dropout: Share of input tokens replaced by padding in training, a regulariser for small corpora.
-    """
-
-    length: int = 2048
-    batch_size: int = 4
-    transpose: tuple[int, int] = (0, 0)
-    token_dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        low, high = self.transpose
-        self.transpose = (int(low), int(high))
-        if self.length < 2 or self.batch_size < 1:
-            raise SeqpopeError(
-                "data.length must be at least 2 and data.batch_size at least 1, "
-                f"they are {self.length} and {self.batch_size}"
-            )
-        if not low <= 0 <= high:
-            raise SeqpopeError(
-                f"data.transpose must be a range around 0 such as [-5, 6], it is {list(self.transpose)}"
-            )
-        if not 0 <= self.token_dropout < 1:
-            raise SeqpopeError(f"data.token_dropout must be in [0, 1), it is {self.token_dropout}")
 
 
 class Batch(NamedTuple):
@@ -72,8 +38,7 @@ class TrainingBatches(Dataset[Batch]):
         config: DataConfig,
         seed: int,
         *,
-        fixed_length: bool = False,
-        crop_multiple: int = 1,
+        length_multiple: int = 1,
     ) -> None:
         if len(split) == 0 or len(split.tokens) == 0:
             raise SeqpopeError(f"the training split of {manifest.dataset} is empty: prepare the data again")
@@ -83,16 +48,15 @@ class TrainingBatches(Dataset[Batch]):
                 f"{list(config.transpose)}"
             )
         self.split, self.manifest, self.config, self.seed = split, manifest, config, seed
-        self.fixed_length = fixed_length
-        self.crop_multiple = math.lcm(manifest.alignment, crop_multiple)
+        self.length_multiple = length_multiple
         self.documents = np.flatnonzero(np.diff(split.starts) > 0)
 
     def __getitem__(self, step: int) -> Batch:
         random = np.random.default_rng([self.seed, 1, step])
         rows = [self._window(int(document), random) for document in self._documents_of(step)]
         longest = max(len(targets) for _, targets, _ in rows)
-        # One shape for compiled models, else as short as the batch allows.
-        length = self.config.length if self.fixed_length else longest
+        # As short as the batch allows, but not every length: compiled models prefer round ones.
+        length = -(-longest // self.length_multiple) * self.length_multiple
         shape = (len(rows), length)
         ids = np.full(shape, self.manifest.padding_id, np.int64)
         targets = np.full(shape, self.manifest.padding_id, np.int64)
@@ -115,14 +79,12 @@ class TrainingBatches(Dataset[Batch]):
         }
         return self.documents[[orders[int(p // count)][p % count] for p in places]]
 
-    def _window(
-        self, document: int, random: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _window(self, document: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         first, last = int(self.split.starts[document]), int(self.split.starts[document + 1])
         start = first
         if last - first > self.config.length:
-            steps = -(-(last - first - self.config.length) // self.crop_multiple)
-            start += int(random.integers(0, steps + 1)) * self.crop_multiple
+            steps = -(-(last - first - self.config.length) // self.manifest.alignment)
+            start += int(random.integers(0, steps + 1)) * self.manifest.alignment
         end = min(start + self.config.length, last)
         inputs = window_inputs(self.split, start, end, document, self.manifest.padding_id)
         targets = self.split.tokens[start:end].astype(np.int64)
@@ -169,8 +131,7 @@ class TokenDataModule(lightning.LightningDataModule):
         seed: int,
         steps: int,
         start_step: int = 0,
-        fixed_length: bool = False,
-        crop_multiple: int = 1,
+        length_multiple: int = 1,
         workers: int = 0,
     ) -> None:
         super().__init__()
@@ -179,8 +140,7 @@ class TokenDataModule(lightning.LightningDataModule):
             store.manifest,
             config,
             seed,
-            fixed_length=fixed_length,
-            crop_multiple=crop_multiple,
+            length_multiple=length_multiple,
         )
         self.steps, self.start_step, self.workers = steps, start_step, workers
 

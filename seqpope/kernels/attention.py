@@ -55,9 +55,7 @@ def pope_attention(
         if dropout_p:
             raise ValueError("the reference backend has no dropout: pass dropout_p=0")
         scores = reference.pope_scores(q, k, delta, base=base, query_offset=query_offset)
-        out = reference.softmax_attention(
-            scores, v, causal=causal, query_offset=query_offset, softmax_scale=scale
-        )
+        out = reference.softmax_attention(scores, v, causal=causal, query_offset=query_offset, softmax_scale=scale)
         return out.to(v.dtype)
     if backend not in ("auto", "cartesian"):
         raise ValueError(f"backend must be auto, cartesian or reference, it is {backend!r}")
@@ -97,9 +95,7 @@ def rope_attention(
         if dropout_p:
             raise ValueError("the reference backend has no dropout: pass dropout_p=0")
         scores = reference.rope_scores(q, k, base=base, query_offset=query_offset)
-        out = reference.softmax_attention(
-            scores, v, causal=causal, query_offset=query_offset, softmax_scale=scale
-        )
+        out = reference.softmax_attention(scores, v, causal=causal, query_offset=query_offset, softmax_scale=scale)
         return out.to(v.dtype)
     if backend not in ("auto", "cartesian"):
         raise ValueError(f"backend must be auto, cartesian or reference, it is {backend!r}")
@@ -135,15 +131,19 @@ def _attend(
     queries, keys, width = q.shape[-2], k.shape[-2], v.shape[-1]
     if q.shape[-1] != width:
         v = F.pad(v, (0, q.shape[-1] - width))
-    mask = None
-    square = query_offset == 0 and queries == keys
-    if causal and not square and queries > 1:
+    mask, is_causal = None, False
+    # Branches, not boolean expressions: under torch.compile lengths may be symbols, SDPA wants a plain bool.
+    if not causal:
+        pass
+    elif queries == 1:
+        k, v = k[..., : query_offset + 1, :], v[..., : query_offset + 1, :]
+    elif query_offset == 0 and queries == keys:
+        is_causal = True
+    else:
         # SDPA's own causal mask is aligned to the first key, which is wrong for queries that start later.
         t = torch.arange(query_offset, query_offset + queries, device=q.device)
         mask = torch.arange(keys, device=q.device)[None, :] <= t[:, None]
-    elif causal and queries == 1 and keys > query_offset + 1:
-        k, v = k[..., : query_offset + 1, :], v[..., : query_offset + 1, :]
     out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=causal and square and queries > 1, scale=scale
+        q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale
     )
     return out[..., :width]

@@ -14,9 +14,7 @@ from torch.nn import functional as F
 from seqpope.kernels.rotation import frequencies
 
 
-def pope_scores(
-    q: Tensor, k: Tensor, delta: Tensor, *, base: float = 10000.0, query_offset: int = 0
-) -> Tensor:
+def pope_scores(q: Tensor, k: Tensor, delta: Tensor, *, base: float = 10000.0, query_offset: int = 0) -> Tensor:
     """PoPE's attention scores before scaling (arXiv 2509.10534, eq. 6).
 
         score(t, s) = sum_c softplus(q_tc) softplus(k_sc) cos((s - t) theta_c + delta_c)

@@ -19,9 +19,7 @@ def frequencies(count: int, base: float) -> Tensor:
     With count = D these are PoPE's (arXiv 2509.10534, eq. 5, with the sign that the definition of RoPE
     and the authors' code have); with count = D / 2 they are RoPE's (arXiv 2104.09864, eq. 15).
     """
-    return torch.pow(
-        torch.tensor(base, dtype=torch.float64), -torch.arange(count, dtype=torch.float64) / count
-    )
+    return torch.pow(torch.tensor(base, dtype=torch.float64), -torch.arange(count, dtype=torch.float64) / count)
 
 
 def rotation_tables(

@@ -25,8 +25,6 @@ class ModelConfig:
         delta_bound: PoPE only. periodic leaves delta free, since cos(x + delta) is 2 pi-periodic anyway; clamp
             is the paper's clamp to [-2 pi, 0], whose gradient is zero outside, so that deltas started at 0
             freeze as soon as they step over it.
-        periods: Periods of extra embeddings of the position in its document modulo each period, in tokens
-            (chorales: 4 is the voice, 16 the beat, 64 the bar). None by default, as in the paper.
     """
 
     width: int = 256
@@ -38,10 +36,8 @@ class ModelConfig:
     base: float = 10000.0
     delta_init: Literal["zero", "uniform"] = "zero"
     delta_bound: Literal["periodic", "clamp"] = "periodic"
-    periods: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        self.periods = tuple(self.periods)
         for name in ("width", "layers", "heads"):
             if getattr(self, name) < 1:
                 raise SeqpopeError(f"model.{name} must be at least 1, it is {getattr(self, name)}")
@@ -52,10 +48,10 @@ class ModelConfig:
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise SeqpopeError(f"model.{name} must be in [0, 1), it is {getattr(self, name)}")
-        if self.base <= 1 or self.mlp_ratio <= 0 or any(period < 2 for period in self.periods):
+        if self.base <= 1 or self.mlp_ratio <= 0:
             raise SeqpopeError(
-                "model.base must be above 1, model.mlp_ratio above 0, model.periods at least 2: "
-                f"they are {self.base}, {self.mlp_ratio}, {list(self.periods)}"
+                "model.base must be above 1 and model.mlp_ratio above 0, "
+                f"they are {self.base} and {self.mlp_ratio}"
             )
 
     @property

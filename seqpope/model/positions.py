@@ -19,9 +19,7 @@ from seqpope.model.config import ModelConfig
 class PositionEncoding(nn.Module):
     """What every encoding offers."""
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int = 0, dropout_p: float = 0.0
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int = 0, dropout_p: float = 0.0) -> Tensor:
         """Causal attention of queries at query_offset + 0..Lq-1 to keys at 0..Lk-1.
 
         Args:
@@ -49,9 +47,7 @@ class RoPE(PositionEncoding):
             )
         self.base = config.base
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int = 0, dropout_p: float = 0.0
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int = 0, dropout_p: float = 0.0) -> Tensor:
         return rope_attention(q, k, v, base=self.base, query_offset=query_offset, dropout_p=dropout_p)
 
 
@@ -82,9 +78,7 @@ class PoPE(PositionEncoding):
         """The phase biases as the score sees them, (H, D) radians."""
         return self.delta.clamp(-2 * math.pi, 0.0) if self.bound == "clamp" else self.delta
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int = 0, dropout_p: float = 0.0
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int = 0, dropout_p: float = 0.0) -> Tensor:
         delta = self.bounded_delta()
         return pope_attention(q, k, v, delta, base=self.base, query_offset=query_offset, dropout_p=dropout_p)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -65,7 +64,6 @@ class Transformer(nn.Module):
         super().__init__()
         self.config, self.position, self.vocabulary_size = config, position, vocabulary_size
         self.embedding = nn.Embedding(vocabulary_size, config.width)
-        self.period_embeddings = nn.ModuleList(nn.Embedding(p, config.width) for p in config.periods)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, position, layer) for layer in range(config.layers))
         self.norm = nn.RMSNorm(config.width)
@@ -97,11 +95,7 @@ class Transformer(nn.Module):
         Returns:
             (B, L, V).
         """
-        x = self.embedding(ids)  # (B, L, C)
-        start = 0 if cache is None else cache.length
-        for period, embedding in zip(self.config.periods, self.period_embeddings, strict=True):
-            x = x + embedding(torch.arange(start, start + ids.shape[1], device=ids.device) % period)
-        x = self.dropout(x)
+        x = self.dropout(self.embedding(ids))  # (B, L, C)
         for block in self.blocks:
             x = block(x, cache)
         if cache is not None:

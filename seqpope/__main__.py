@@ -1,0 +1,5 @@
+"""`python -m seqpope`."""
+
+from seqpope.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,279 @@
+"""The command line: verbs and wiring only. Nothing heavy is imported before a verb runs.
+
+Each verb is a function here; its signature is the schema of its options and its docstring is their help.
+Options may be written with dashes or underscores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import seqpope
+from seqpope.domains.base import DATASETS, DOMAINS, find_dataset
+from seqpope.errors import SeqpopeError
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def prepare(
+    dataset: str,
+    source: Path | None = None,
+    data_folder: Path = Path("data"),
+    force: bool = False,
+) -> None:
+    """Turn a data set into tokens that can be trained on.
+
+    Args:
+        dataset: chorales (comes with music21, no network) or jsb (downloaded, checksum pinned).
+        source: The raw file, if you have it already; nothing is downloaded then.
+        data_folder: Folder of prepared data; a folder of the data set's name is made in it.
+        force: Prepare again even if it is there.
+    """
+    from importlib import import_module
+
+    entry = find_dataset(dataset)
+    import_module(entry.preparation).prepare(data_folder / dataset, source=source, force=force)
+
+
+def train(config: Any, resume: Path | None = None) -> None:
+    """Train an encoding and its baseline twin, test both once, and write the report."""
+    from seqpope.experiment import train as run
+
+    folder = config.data_folder / config.dataset
+    entry = find_dataset(config.dataset)
+    if not (folder / "manifest.json").is_file() and entry.embedded:
+        prepare(config.dataset, data_folder=config.data_folder)
+    run(config, resume=resume)
+
+
+def evaluate(
+    runs: list[Path],
+    split: Literal["validation", "test", "train"] = "test",
+    length: int | None = None,
+    stride: int | None = None,
+    data_folder: Path | None = None,
+    device: Device = "auto",
+) -> None:
+    """Score the best weights of runs on a split, every token once. Each read of the test split is logged.
+
+    Args:
+        runs: Folders of runs or of experiments.
+        split: Which split.
+        length: Tokens in a window; as in training's validation if not given.
+        stride: Tokens that each window after a piece's first one scores.
+        data_folder: Folder of prepared data; the run's own if not given.
+        device: Where to compute.
+    """
+    from seqpope.checkpoint import BEST
+    from seqpope.evaluate import evaluate_run
+
+    found = [run for path in runs for run in ([path] if (path / BEST).exists() else _runs_in(path))]
+    for run in found:
+        result = evaluate_run(run, data_folder, split=split, device=device, length=length, stride=stride)
+        changed = "".join(
+            f", {name}: {value['nats_per_token']:.4f}"
+            for name, value in result["strata"].items()
+            if value["tokens"]
+        )
+        print(
+            f"{run}  {split}  {result['nats_per_token']:.4f} nats/token over {result['tokens_scored']} tokens"
+            f"{changed}"
+        )
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    from seqpope.checkpoint import BEST
+
+    found = sorted(path.parent for path in folder.glob(f"*/{BEST}"))
+    if not found:
+        raise SeqpopeError(f"no trained run in {folder}: expected a run's folder (with {BEST}) or an experiment's")
+    return found
+
+
+def compare(runs: list[Path], out: Path | None = None) -> None:
+    """Put finished runs side by side: means, spread, paired differences and their intervals.
+
+    Args:
+        runs: Folders of runs or of experiments, all on the same data and protocol.
+        out: Folder to write report.md, report.json and the figures to; only print if not given.
+    """
+    from seqpope.report import compare as run
+
+    print(run(runs, out)["markdown"])
+
+
+def generate(
+    out: Path,
+    domain: str = "music",
+    checkpoint: Path | None = None,
+    num: int = 1,
+    bars: int = 16,
+    prompt: Path | None = None,
+    prompt_bars: int = 0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    tempo: float = 80.0,
+    merge_repeats: bool = True,
+    device: Device = "auto",
+) -> None:
+    """Sample music from a model and write it as MIDI, with a JSON file beside it that says how it was made.
+
+    Args:
+        out: A .mid file, or a folder if more than one sample is drawn.
+        domain: What to sample.
+        checkpoint: A .safetensors file, a run's folder or an experiment's; the shipped chorale model if not given.
+        num: How many samples.
+        bars: Length of what is drawn, in bars of 16 sixteenths.
+        prompt: Opening to continue, MIDI or MusicXML in up to four voices; it is part of the output.
+        prompt_bars: Use only so many bars of the prompt; 0 uses all.
+        temperature: Divides the logits; 0 always takes the likeliest token.
+        top_k: Keep the k likeliest tokens; 0 keeps all.
+        top_p: Keep the likeliest tokens that together reach this probability.
+        seed: Sample i is drawn with seed + i, whatever is drawn beside it.
+        tempo: Quarter notes a minute in the MIDI file.
+        merge_repeats: Write a pitch that is repeated from step to step as one held note.
+        device: Where to compute.
+    """
+    from seqpope.generate import generate_chorales
+    from seqpope.sampling import SamplingConfig
+
+    if domain not in DOMAINS:
+        raise SeqpopeError(f"unknown domain {domain!r}: expected one of {', '.join(DOMAINS)}")
+    files = generate_chorales(
+        out,
+        checkpoint=checkpoint,
+        num=num,
+        bars=bars,
+        prompt=prompt,
+        prompt_bars=prompt_bars,
+        config=SamplingConfig(temperature, top_k, top_p),
+        seed=seed,
+        tempo=tempo,
+        merge_repeats=merge_repeats,
+        device=device,
+    )
+    for file, text in files:
+        print(f"{file}  {text}")
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "compare": compare,
+    "generate": generate,
+}
+
+
+def build_parser() -> Any:
+    """The argument parser with all verbs (imports jsonargparse, nothing of torch)."""
+    from jsonargparse import ArgumentParser
+
+    from seqpope.config import TrainConfig
+
+    parser = ArgumentParser(
+        prog="seqpope",
+        description="Symbolic music and genomes with PoPE, against its RoPE twin. Data sets: "
+        + "; ".join(f"{d.name}: {d.title}" for d in DATASETS.values()),
+        version=seqpope.__version__,
+    )
+    verbs = parser.add_subcommands(required=True, metavar="VERB", dest="verb")
+    for name, function in VERBS.items():
+        verb = ArgumentParser(description=(function.__doc__ or "").split("\n\n")[0])
+        if name == "train":
+            verb.add_argument("--config", action="config", help="YAML file or name of a preset to start from.")
+            verb.add_argument("--resume", type=Path | None, help="Folder of an experiment to go on with.")
+            verb.add_class_arguments(TrainConfig, as_positional=False)
+        else:
+            listed = name in ("evaluate", "compare")
+            if listed:  # one word each, where jsonargparse would want a list in brackets
+                verb.add_argument("runs", nargs="+", type=Path, help="Folders of runs or of experiments.")
+            verb.add_function_arguments(
+                function, as_positional=name == "prepare", skip={"runs"} if listed else None
+            )
+        verbs.add_subcommand(name, verb, help=(function.__doc__ or "").split("\n")[0])
+    return parser
+
+
+def _normalize(arguments: Sequence[str]) -> list[str]:
+    """Dashes in option names to underscores; for `train`, the configuration to start from before all else."""
+    words = []
+    for word in arguments:
+        if word.startswith("--"):
+            option, equals, value = word[2:].partition("=")
+            word = "--" + option.replace("-", "_") + equals + value
+        words.append(word)
+    return ["train", *_start_from(words[1:])] if words[:1] == ["train"] else words
+
+
+def _start_from(words: list[str]) -> list[str]:
+    """Put --config first, so that everything else overrides it: a file, a preset, or the data set's preset."""
+    from seqpope.presets import find_config
+
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("--config", "--resume", "--domain", "--dataset"):
+        first.add_argument(option)
+    chosen, rest = first.parse_known_args(words)
+    if chosen.resume is not None:
+        if chosen.config or chosen.dataset or any(w.startswith("--") and w[:8] != "--device" for w in rest):
+            raise SeqpopeError(
+                "--resume goes on with an experiment's own configuration: only --device may be given with it"
+            )
+        file = Path(chosen.resume) / "config.yaml"
+        if not file.is_file():
+            raise SeqpopeError(f"{chosen.resume} is not an experiment's folder: expected config.yaml in it")
+        # The folder is where the user says it is now, not where it was made.
+        return ["--config", str(file), "--resume", chosen.resume, *rest]
+    domain = chosen.domain or "music"
+    if domain not in DOMAINS:
+        raise SeqpopeError(f"unknown domain {domain!r}: expected one of {', '.join(DOMAINS)}")
+    dataset = find_dataset(chosen.dataset or DOMAINS[domain])
+    config = find_config(chosen.config or dataset.preset)
+    named = ["--dataset", chosen.dataset] if chosen.dataset else []
+    return ["--config", str(config), *(["--domain", chosen.domain] if chosen.domain else []), *named, *rest]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit status: 0 done, 1 an error told in words, 2 wrong usage, 130 interrupted."""
+    try:
+        words = _normalize(sys.argv[1:] if arguments is None else arguments)
+        parser = build_parser()
+        if not words:
+            parser.print_help()
+            return 2
+        parsed = parser.parse_args(words)
+        verb = parsed.verb
+        options = parser.instantiate_classes(parsed)[verb]
+        if verb == "train":
+            from seqpope.config import TrainConfig
+
+            values = {k: v for k, v in vars(options).items() if k not in ("config", "resume")}
+            train(TrainConfig(**values), resume=options.resume)
+        else:
+            VERBS[verb](**vars(options))
+        return 0
+    except SeqpopeError as error:
+        print(f"seqpope: {error}", file=sys.stderr)
+        return 130 if type(error).__name__ == "Interrupted" else 1
+    except KeyboardInterrupt:
+        print("seqpope: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        what = "the disk is full: free some space; finished work is kept" if error.errno == errno.ENOSPC else ""
+        print(f"seqpope: {what or error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
