@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -31,10 +32,13 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout this package runs from, with "+changes" where files differ; None elsewhere."""
+    """The commit of the checkout this package runs from, with "+changes" where files differ.
+
+    Without a repository (a copy on a GPU machine) it is what SEQPOPE_COMMIT says, or None.
+    """
     folder = Path(__file__).resolve().parent.parent
     if not (folder / ".git").exists():
-        return None
+        return os.environ.get("SEQPOPE_COMMIT")
 
     def git(*words: str) -> str:
         return subprocess.run(

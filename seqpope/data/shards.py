@@ -192,9 +192,7 @@ class TokenStore:
                 f"split {name!r} of {self.folder} cannot be read ({error}): "
                 f"prepare it again with `seqpope prepare {self.folder.name} --force`"
             ) from error
-        if not (
-            len(tokens) == len(flags) == described["tokens"] and len(starts) == described["documents"] + 1
-        ):
+        if not (len(tokens) == len(flags) == described["tokens"] and len(starts) == described["documents"] + 1):
             raise StoreError(
                 f"split {name!r} of {self.folder} should have {described['tokens']} tokens in "
                 f"{described['documents']} documents, its files hold {len(tokens)} in {len(starts) - 1}: "
