@@ -308,7 +308,6 @@ def train(config: TrainConfig, *, resume: Path | None = None, say: Callable[[str
         The experiment's folder.
     """
     from seqpope.evaluate import evaluate_run
-    from seqpope.report import write_report
 
     for position in {config.position, config.baseline} - {"none"}:
         find_position(position)
@@ -333,6 +332,8 @@ def train(config: TrainConfig, *, resume: Path | None = None, say: Callable[[str
             train_run(replace(config, position=position, baseline="none", seed=seed, seeds=1), run, title)
             result = evaluate_run(run, config.data_folder, split="test", device=config.device)
             say(f"{title}  test {result['nats_per_token']:.4f} nats/token at step {result['trained']['step']}")
+    from seqpope.report import write_report
+
     write_report(runs, folder)
     say((folder / "report.md").read_text())
     return folder
