@@ -1,0 +1,20 @@
+"""Fixtures that are too dear to make twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from seqpope.domains.music.chorales.codec import Chorale
+from seqpope.domains.music.chorales.corpus import music21_chorales
+
+
+@pytest.fixture(scope="session")
+def music21_parsed() -> tuple[list[Chorale], dict[str, str]]:
+    """All chorales of music21 and the files left out with reasons (about 11 s on two processes)."""
+    return music21_chorales()
+
+
+@pytest.fixture(scope="session")
+def chorales(music21_parsed) -> list[Chorale]:
+    """All chorales of music21."""
+    return music21_parsed[0]
