@@ -125,7 +125,12 @@ class RunKeeper(lightning.Callback):
         better = nats < self.best
         if better:
             self.best, self.best_step = nats, step
-            self.info.trained |= {"step": step, "validation_nats_per_token": nats}
+            self.info.trained |= {
+                "step": step,
+                "validation_nats_per_token": nats,
+                "seconds": round(self.seconds, 1),
+                "steps": self.config.optimizer.steps,
+            }
             save_checkpoint(self.folder / BEST, module.evaluated_model, self.info)
         self._log(trainer, step, {"validation_nats_per_token": nats})
         self._save_last(trainer)

@@ -37,8 +37,9 @@ def commit() -> str | None:
     Without a repository (a copy on a GPU machine) it is what SEQPOPE_COMMIT says, or None.
     """
     folder = Path(__file__).resolve().parent.parent
+    elsewhere = os.environ.get("SEQPOPE_COMMIT")
     if not (folder / ".git").exists():
-        return os.environ.get("SEQPOPE_COMMIT")
+        return elsewhere
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -48,7 +49,7 @@ def commit() -> str | None:
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return elsewhere
 
 
 def device_name(device: str) -> str:

@@ -38,7 +38,7 @@ class Together(torch.optim.Optimizer):
         # The very same dicts, so that a schedule that sets a rate here sets it there.
         self.param_groups = [group for o in self.optimizers for group in o.param_groups]
 
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         loss = None if closure is None else closure()
         for optimizer in self.optimizers:
             optimizer.step()
