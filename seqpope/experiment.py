@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import math
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -251,6 +253,7 @@ def train_run(config: TrainConfig, folder: Path, title: str) -> Path:
         return folder / BEST
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+    _quiet_lightning()
     csv = CSVLogger(folder, name="logs")
     trainer = lightning.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
@@ -292,6 +295,13 @@ def train_run(config: TrainConfig, folder: Path, title: str) -> Path:
             raise _too_large(config) from error
         raise
     return folder / BEST
+
+
+def _quiet_lightning() -> None:
+    # What it tells (hardware seen, settings not set, products to try) is in our own lines or of no use.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (".*log_every_n_steps.*", ".*does not have many workers.*", ".*isinstance.treespec.*"):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def _too_large(config: TrainConfig) -> SeqpopeError:

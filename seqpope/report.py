@@ -302,7 +302,8 @@ def _difference_text(difference: dict[str, Any]) -> str:
             text += f" (95% t interval {e.low:+.4f} to {e.high:+.4f}; each: "
             text += ", ".join(f"{d:+.4f}" for d in difference["paired"]) + ")"
         p = difference["over_pieces"]
-        text += f"; over the {p['pieces']} pieces, these seeds given: 95% bootstrap {p['low']:+.4f} to {p['high']:+.4f}. "
+        interval = f"{p['low']:+.4f} to {p['high']:+.4f}"
+        text += f"; over the {p['pieces']} pieces, these seeds given: 95% bootstrap {interval}. "
         if "detectable" in difference:
             text += (
                 f"Smallest difference that so many seeds find four times in five: {difference['detectable']:.4f}. "
