@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import math
+from decimal import Decimal, localcontext
+
+import pytest
+import torch
+
+from seqpope.kernels.rotation import frequencies, rotation_tables
+
+CPU = torch.device("cpu")
+PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
+
+
+def exact_angle(position: int, channel: int, count: int, base: float) -> float:
+    """position * base^(-channel / count), reduced mod 2 pi in 60 digits."""
+    with localcontext() as context:
+        context.prec = 60
+        theta = Decimal(base) ** (-Decimal(channel) / Decimal(count))
+        return float(position * theta % (2 * PI))
+
+
+@pytest.mark.parametrize("base", [10000.0, 500.0])
+@pytest.mark.parametrize("start", [0, 1, 255, 1000, (1 << 17) - 2, 1_000_000])
+@pytest.mark.parametrize("count", [3, 48])
+def test_tables_are_exact_wherever_they_start(start, count, base):
+    cosine, sine = rotation_tables(start, 3, count, base, CPU)
+    assert cosine.shape == sine.shape == (3, count)
+    assert cosine.dtype == sine.dtype == torch.float32
+    for row in range(3):
+        for channel in range(count):
+            angle = exact_angle(start + row, channel, count, base)
+            # Half a unit in the last place of fp32, and next to nothing for the angle itself.
+            assert float(cosine[row, channel]) == pytest.approx(math.cos(angle), abs=6.1e-8)
+            assert float(sine[row, channel]) == pytest.approx(math.sin(angle), abs=6.1e-8)
+
+
+def test_fp32_angles_would_not_pass():
+    """The bound above tells exact angles from fp32 ones; otherwise the test above would prove nothing."""
+    rough = torch.cos(torch.tensor(1_000_001, dtype=torch.float32) * frequencies(48, 10000.0).float())
+    exact = torch.tensor([math.cos(exact_angle(1_000_001, c, 48, 10000.0)) for c in range(48)])
+    assert (rough - exact).abs().max() > 1e-3
+
+
+def test_far_and_near_tables_join():
+    """Tables kept for short positions and those computed on demand are one function."""
+    edge = 1 << 17
+    near = rotation_tables(edge - 4, 4, 6, 10000.0, CPU)
+    across = rotation_tables(edge - 4, 8, 6, 10000.0, CPU)
+    far = rotation_tables(edge, 4, 6, 10000.0, CPU)
+    for n, a, f in zip(near, across, far, strict=True):
+        assert torch.equal(torch.cat((n, f)), a)
+
+
+@pytest.mark.parametrize("start", [5, 300, 1_000_000])
+def test_turning_on_composes(start):
+    """R(start + n) = R(start) R(n): angles add."""
+    cosine, sine = (t.double() for t in rotation_tables(start, 8, 16, 10000.0, CPU))
+    cosine_0, sine_0 = (t.double() for t in rotation_tables(0, 8, 16, 10000.0, CPU))
+    torch.testing.assert_close(cosine, cosine[:1] * cosine_0 - sine[:1] * sine_0, atol=3e-7, rtol=0)
+    torch.testing.assert_close(sine, sine[:1] * cosine_0 + cosine[:1] * sine_0, atol=3e-7, rtol=0)
+
+
+def test_frequencies_fall_from_one_and_never_reach_one_over_base():
+    theta = frequencies(8, 10000.0)
+    assert theta.dtype == torch.float64
+    assert float(theta[0]) == 1.0
+    torch.testing.assert_close(theta[1:] / theta[:-1], torch.full((7,), 10000.0 ** (-1 / 8), dtype=torch.float64))
+    assert float(theta[-1]) > 1 / 10000.0
+
+
+def test_tables_made_in_inference_mode_serve_training():
+    with torch.inference_mode():
+        rotation_tables(0, 7, 5, 1234.5, CPU)
+    weight = torch.ones(7, 5, requires_grad=True)
+    cosine, _ = rotation_tables(0, 7, 5, 1234.5, CPU)
+    (weight * cosine).sum().backward()
+    assert torch.equal(weight.grad, cosine)
