@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from seqpope.model.cache import KeyValueCache
+from seqpope.model.config import ModelConfig
+from seqpope.model.positions import POSITIONS
+from seqpope.model.transformer import Transformer
+
+VOCABULARY = 11
+
+
+def make_model(position, seed=0, **changes):
+    torch.manual_seed(seed)
+    model = Transformer(
+        VOCABULARY, position, ModelConfig(**{"width": 24, "layers": 3, "heads": 2, **changes})
+    ).eval()
+    with torch.no_grad():  # at its start a model hardly attends: make attention sharp enough to matter
+        for block in model.blocks:
+            block.attention.qkv.weight *= 20
+            block.attention.out.weight *= 10
+    return model
+
+
+def make_ids(batch, length, seed=0):
+    return torch.randint(0, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("delta_init", ["zero", "uniform"])
+@pytest.mark.parametrize("sizes", [(17,), (1,) * 17, (5, 1, 1, 7, 2, 1), (16, 1)])
+@pytest.mark.parametrize("position", POSITIONS)
+@torch.no_grad()
+def test_reading_in_pieces_is_reading_at_once(position, sizes, delta_init):
+    model, ids = make_model(position, delta_init=delta_init), make_ids(3, 17)
+    full = model(ids)
+    cache = KeyValueCache(model.config, 3, 20)  # longer than what is read
+    pieces = [model(piece, cache) for piece in ids.split(list(sizes), dim=1)]
+    assert cache.length == 17
+    torch.testing.assert_close(torch.cat(pieces, 1), full, atol=2e-5, rtol=2e-5)
+    # The test has power: the same pieces without their past give something else.
+    if len(sizes) > 1:
+        alone = torch.cat([model(piece) for piece in ids.split(list(sizes), dim=1)], 1)
+        assert (alone - full).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@torch.no_grad()
+def test_last_only_is_the_last(position):
+    model, ids = make_model(position), make_ids(2, 9)
+    torch.testing.assert_close(model(ids, last_only=True), model(ids)[:, -1:])
+
+
+@torch.no_grad()
+def test_a_full_cache_says_so_and_keeps_what_it_has():
+    model, ids = make_model("pope"), make_ids(1, 6)
+    cache = KeyValueCache(model.config, 1, 5)
+    model(ids[:, :4], cache)
+    with pytest.raises(ValueError, match="holds 5 positions, 6 are needed"):
+        model(ids[:, 4:], cache)
+    assert cache.length == 4
+    torch.testing.assert_close(model(ids[:, 4:5], cache), model(ids[:, :5])[:, 4:], atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@torch.no_grad()
+def test_right_padding_and_the_future_change_no_earlier_logit(position):
+    model, ids = make_model(position), make_ids(2, 12)
+    short = model(ids)
+    for filler in (torch.zeros(2, 30, dtype=torch.long), make_ids(2, 30, seed=9)):
+        torch.testing.assert_close(model(torch.cat((ids, filler), 1))[:, :12], short, atol=2e-5, rtol=2e-5)
+    changed = ids.clone()
+    changed[:, 7] = (changed[:, 7] + 1) % VOCABULARY
+    after = model(changed)
+    torch.testing.assert_close(after[:, :7], short[:, :7], atol=2e-5, rtol=2e-5)
+    assert ((after - short)[:, 7:].abs().amax(-1) > 1e-4).all()
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@torch.no_grad()
+def test_rows_of_a_batch_do_not_meet(position):
+    model, ids = make_model(position), make_ids(4, 10)
+    torch.testing.assert_close(model(ids)[2:3], model(ids[2:3]), atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@torch.no_grad()
+def test_order_matters(position):
+    """Only attention knows positions, so it must: the same tokens in another order end in other logits."""
+    model = make_model(position, layers=1)
+    ids = torch.tensor([[1, 2, 3, 4, 5, 6], [3, 1, 5, 2, 4, 6]])
+    last = model(ids)[:, -1]
+    assert (last[0] - last[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("delta_init", ["zero", "uniform"])
+@pytest.mark.parametrize("position", [p for p in POSITIONS if p != "rope"])
+def test_twins_share_every_weight_but_what_positions_learn(position, delta_init):
+    config = ModelConfig(width=16, layers=2, heads=2, delta_init=delta_init)
+    twins = []
+    for name in ("rope", position):
+        torch.manual_seed(3)
+        twins.append(Transformer(VOCABULARY, name, config).state_dict())
+    base, other = twins
+    own = set(other) - set(base)
+    assert all(".attention.position." in name for name in own)
+    assert not any(".attention.position." in name for name in base)
+    assert set(base) <= set(other)
+    for name in base:
+        assert torch.equal(base[name], other[name]), name
+    if position == "pope":
+        assert own == {f"blocks.{layer}.attention.position.delta" for layer in range(2)}
+        deltas = [other[name] for name in sorted(own)]
+        assert all(bool(delta.any()) == (delta_init == "uniform") for delta in deltas)
+        assert delta_init == "zero" or not torch.equal(*deltas)
+
+
+def test_seeds_differ():
+    assert not torch.equal(make_model("pope", 0).embedding.weight, make_model("pope", 1).embedding.weight)
+
+
+@pytest.mark.parametrize(("position", "extra"), [("rope", 0), ("pope", 3 * 24)])
+def test_parameter_count(position, extra):
+    """Embedding (tied with the output), per block 4 C^2 of attention, 2 r C^2 of MLP, 2 norms, and a last norm."""
+    model = make_model(position, mlp_ratio=2.5)
+    expected = VOCABULARY * 24 + 3 * (4 * 24 * 24 + 2 * 24 * 60 + 2 * 24) + 24 + extra
+    assert sum(p.numel() for p in model.parameters()) == expected
+
+
+@torch.no_grad()
+def test_embedding_and_output_are_tied():
+    model = make_model("rope")
+    ids = torch.tensor([[1, 2, 3]])
+    before = model(ids)
+    model.embedding.weight[7] *= 2  # a token that is not read: only the output sees it
+    after = model(ids)
+    torch.testing.assert_close(after[..., 7], 2 * before[..., 7])
+    others = [i for i in range(VOCABULARY) if i != 7]
+    assert torch.equal(after[..., others], before[..., others])
+
+
+def test_initial_spread():
+    torch.manual_seed(0)
+    model = Transformer(500, "pope", ModelConfig(width=128, layers=4, heads=4))
+    residual = 0.02 / math.sqrt(8)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("attention.out.weight", "mlp_out.weight")):
+            assert float(parameter.detach().std()) == pytest.approx(residual, rel=0.05), name
+        elif parameter.dim() == 2 and "delta" not in name:
+            assert float(parameter.detach().std()) == pytest.approx(0.02, rel=0.05), name
+        elif "norm" in name:
+            assert bool((parameter == 1).all()), name
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_every_parameter_gets_a_gradient(position):
+    model = make_model(position).train()
+    model(make_ids(2, 8)).logsumexp(-1).mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_dropout_is_of_training_alone(position):
+    ids = make_ids(2, 8)
+    for kind in ("dropout", "attention_dropout"):
+        model = make_model(position, **{kind: 0.5})
+        quiet = make_model(position)
+        assert torch.equal(model(ids), quiet(ids))
+        model.train()
+        torch.manual_seed(0)
+        first = model(ids)
+        assert (first - quiet(ids)).abs().max() > 1e-3, kind
+        torch.manual_seed(0)
+        assert torch.equal(model(ids), first)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_bf16_autocast_is_near_fp32(position):
+    torch.manual_seed(0)
+    model = Transformer(VOCABULARY, position, ModelConfig(width=32, layers=2, heads=2, delta_init="uniform"))
+    ids = make_ids(2, 64)
+    exact = model(ids)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = model(ids)
+        rough.float().logsumexp(-1).mean().backward()
+    assert rough.dtype == torch.bfloat16
+    assert not torch.equal(rough.float(), exact)
+    assert (rough.float() - exact).norm() / exact.norm() < 0.02
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.dtype == torch.float32, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@torch.no_grad()
+def test_bf16_cache(position):
+    """A cache in half precision is near the full one, and decoding under autocast runs."""
+    model, ids = make_model(position), make_ids(2, 12)
+    full = model(ids)
+    cache = KeyValueCache(model.config, 2, 12, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pieces = torch.cat([model(piece, cache) for piece in ids.split([7, 1, 4], 1)], 1)
+    assert (pieces.float() - full).norm() / full.norm() < 0.1
