@@ -9,7 +9,7 @@ import torch
 
 from seqpope.data.shards import SCORED, Manifest, Split, TokenStore, fingerprint, pack, write_store
 
-# On models this small two threads wait for each other hundreds of times longer than they compute.
+# On models this small two threads wait for each other far longer than they compute.
 torch.set_num_threads(1)
 
 PADDING, SILENCE, LOWEST, HIGHEST = 0, 1, 2, 13

@@ -1,4 +1,4 @@
-"""One thread: on tensors this small, two threads wait for each other hundreds of times longer than they compute."""
+"""One thread: on tensors this small, two threads wait for each other far longer than they compute."""
 
 from __future__ import annotations
 

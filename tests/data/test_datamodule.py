@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from stores import (
+    ALIGNMENT,
+    HIGHEST,
+    LOWEST,
+    PADDING,
+    SILENCE,
+    make_manifest,
+    make_split,
+    make_store,
+)
+
+from seqpope.config import DataConfig
+from seqpope.data.datamodule import TokenDataModule, TrainingBatches
+from seqpope.data.shards import SCORED, pack
+from seqpope.errors import SeqpopeError
+
+LENGTHS = [21, 40, 8, 0, 33, 16]
+FILLED = [0, 1, 2, 4, 5]
+
+
+def numbered_split(lengths):
+    """Token ids that tell their document and place: 100 document + place, from 100 up."""
+    documents = [100 * (i + 1) + np.arange(n) for i, n in enumerate(lengths)]
+    flags = [np.full(n, SCORED, np.uint8) for n in lengths]
+    return pack(documents, flags, [str(i) for i in range(len(lengths))], np.uint16)
+
+
+def make_batches(split=None, seed=0, manifest=None, length_multiple=1, **config):
+    return TrainingBatches(
+        make_split(LENGTHS) if split is None else split,
+        manifest or make_manifest(),
+        DataConfig(**{"length": 16, "batch_size": 3, **config}),
+        seed,
+        length_multiple=length_multiple,
+    )
+
+
+def equal(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+EVERYTHING = {"transpose": (-3, 3), "token_dropout": 0.2}
+
+
+class TestBatchIsAFunctionOfSeedAndStep:
+    def test_same_step_same_batch_in_any_order(self):
+        one, other = make_batches(**EVERYTHING), make_batches(**EVERYTHING)
+        forward = [one[step] for step in range(12)]
+        backward = [other[step] for step in reversed(range(12))][::-1]
+        assert all(equal(a, b) for a, b in zip(forward, backward, strict=True))
+
+    def test_global_randomness_has_no_part(self):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        first = make_batches(**EVERYTHING)[5]
+        torch.manual_seed(1)
+        np.random.seed(1)
+        assert equal(make_batches(**EVERYTHING)[5], first)
+
+    def test_steps_and_seeds_differ(self):
+        split = numbered_split([40] * 6)
+        batches = make_batches(split, seed=0)
+        assert not equal(batches[0], batches[2])
+        assert not equal(batches[0], make_batches(split, seed=1)[0])
+
+    def test_through_the_loader_from_any_start(self, tmp_path):
+        store = make_store(tmp_path)
+        config = DataConfig(length=16, batch_size=3, **EVERYTHING)
+        whole = list(TokenDataModule(store, config, seed=4, steps=9).train_dataloader())
+        tail = list(TokenDataModule(store, config, seed=4, steps=9, start_step=5).train_dataloader())
+        assert len(whole) == 9
+        assert len(tail) == 4
+        assert all(equal(a, b) for a, b in zip(whole[5:], tail, strict=True))
+
+    def test_workers_change_nothing(self, tmp_path):
+        store = make_store(tmp_path)
+        config = DataConfig(length=16, batch_size=3, **EVERYTHING)
+        plain, parallel = (
+            list(TokenDataModule(store, config, seed=4, steps=6, workers=w).train_dataloader()) for w in (0, 2)
+        )
+        assert all(equal(a, b) for a, b in zip(plain, parallel, strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_each_pass_takes_every_document_once(batch_size):
+    batches = make_batches(numbered_split(LENGTHS), batch_size=batch_size)
+    passes = 4
+    seen = []
+    for step in range(-(-passes * len(FILLED) // batch_size)):
+        seen += [int(row[0]) // 100 - 1 for row in batches[step].targets]
+    orders = [seen[i * len(FILLED) : (i + 1) * len(FILLED)] for i in range(passes)]
+    assert all(sorted(order) == FILLED for order in orders)
+    assert len({tuple(order) for order in orders}) > 1  # each pass in an order of its own
+
+
+def test_rows_are_crops_shifted_by_one():
+    split = numbered_split(LENGTHS)
+    batches = make_batches(split, length=16)
+    for step in range(30):
+        batch = batches[step]
+        assert batch.ids.shape == batch.targets.shape == batch.scored.shape
+        assert batch.ids.dtype == batch.targets.dtype == torch.int64
+        assert batch.scored.dtype == torch.bool
+        for ids, targets, scored in zip(*batch, strict=True):
+            count = int((targets != PADDING).sum())
+            document, start = int(targets[0]) // 100 - 1, int(targets[0]) % 100
+            assert start % ALIGNMENT == 0  # crops begin at a time step
+            assert start + count <= LENGTHS[document]
+            assert targets[:count].tolist() == [100 * (document + 1) + start + i for i in range(count)]
+            assert ids[1:count].tolist() == targets[: count - 1].tolist()
+            assert int(ids[0]) == (int(targets[0]) - 1 if start else PADDING)
+            # Padding only at the right, and never scored.
+            assert scored.tolist() == [True] * count + [False] * (len(targets) - count)
+            assert not ids[count:].any()
+            assert count == min(16, LENGTHS[document]) or start + count == LENGTHS[document]
+
+
+def test_crops_reach_both_ends():
+    split = numbered_split([40])
+    batches = make_batches(split, length=16, batch_size=1)
+    rows = [batches[step].targets[0] for step in range(200)]
+    starts = {int(row[0]) % 100 for row in rows}
+    assert starts == set(range(0, 25, ALIGNMENT))
+    assert max(int(row.max()) for row in rows) == 139
+    # 41 tokens do not end on a crop of whole steps: the last one is shorter, but no token is out of reach.
+    batches = make_batches(numbered_split([41]), length=16, batch_size=1)
+    assert max(int(batches[step].targets.max()) for step in range(200)) == 140
+
+
+@pytest.mark.parametrize(("multiple", "expected"), [(1, 16), (5, 20), (8, 16), (128, 128)])
+def test_batches_are_no_longer_than_they_must_be(multiple, expected):
+    batches = make_batches(numbered_split([8, 11, 16]), length=32, length_multiple=multiple)
+    plain = make_batches(numbered_split([8, 11, 16]), length=32)
+    for step in range(5):
+        assert batches[step].targets.shape[1] == expected
+        width = plain[step].targets.shape[1]
+        assert width == 16
+        for rounded, exact in zip(batches[step], plain[step], strict=True):
+            assert torch.equal(rounded[:, :width], exact)
+            assert not rounded[:, width:].any()  # padding id 0, not scored
+
+
+def test_flags_say_what_is_scored():
+    split = make_split([12], unscored=3)
+    batch = make_batches(split, batch_size=1, length=16)[0]
+    assert batch.scored[0].tolist() == [True, True, False] * 4
+
+
+class TestTransposition:
+    def shifts(self, transpose, split, steps=60):
+        plain, moved = make_batches(split), make_batches(split, transpose=transpose)
+        for step in range(steps):
+            yield from zip(zip(*plain[step], strict=True), zip(*moved[step], strict=True), strict=True)
+
+    def test_inputs_and_targets_move_alike_and_padding_and_silence_stay(self):
+        split = make_split([16, 12, 9])  # nothing to crop: with and without transposition the rows are the same
+        seen = set()
+        for (ids, targets, scored), (moved_ids, moved_targets, moved_scored) in self.shifts((-5, 9), split):
+            pitches = targets >= LOWEST
+            shift = moved_targets[pitches] - targets[pitches]
+            assert len(shift.unique()) == 1
+            seen.add(int(shift[0]))
+            for before, after in ((ids, moved_ids), (targets, moved_targets)):
+                still = before < LOWEST
+                assert torch.equal(after[still], before[still])
+                assert torch.equal(after[~still], before[~still] + shift[0])
+            assert torch.equal(scored, moved_scored)
+            assert int(moved_targets.min()) >= PADDING
+            assert int(moved_targets.max()) <= HIGHEST
+        # The scales lie on ids 4..9 of 2..13: two down and four up fit, all are drawn.
+        assert seen == set(range(-2, 5))
+
+    def test_the_range_asked_for_is_the_range_drawn(self):
+        split = make_split([16, 12, 9])
+        seen = {int((moved[1] - plain[1])[plain[1] >= LOWEST][0]) for plain, moved in self.shifts((-1, 2), split)}
+        assert seen == {-1, 0, 1, 2}
+
+    def test_a_crop_moves_as_its_whole_document_may(self):
+        """A crop is never moved to where the rest of its piece could not go, so its shifts tell nothing of it."""
+        document = np.array([LOWEST] + [8] * 39)  # the first token forbids any shift down
+        split = pack([document], [np.ones(40, np.uint8)], ["p"], np.uint8)
+        batches = make_batches(split, batch_size=1, transpose=(-5, 0))
+        assert all(int(batches[step].targets[0, -1]) == 8 for step in range(20))
+
+    def test_silence_alone_cannot_be_moved(self):
+        split = pack([np.full(8, SILENCE)], [np.ones(8, np.uint8)], ["rest"], np.uint8)
+        batch = make_batches(split, batch_size=1, transpose=(-5, 5))[0]
+        assert set(batch.targets.flatten().tolist()) == {SILENCE}
+
+    def test_data_that_cannot_be_transposed(self):
+        with pytest.raises(SeqpopeError, match=r"tiny cannot be transposed: set data.transpose to \[0, 0\]"):
+            make_batches(manifest=make_manifest(shift_range=None), transpose=(-1, 1))
+        make_batches(manifest=make_manifest(shift_range=None))
+
+    @pytest.mark.parametrize("transpose", [(1, 3), (-3, -1), (2, -2)])
+    def test_a_range_without_zero(self, transpose):
+        with pytest.raises(SeqpopeError, match=r"data\.transpose must be a range around 0"):
+            DataConfig(transpose=transpose)
+
+
+def test_token_dropout_touches_inputs_alone():
+    split = numbered_split([16] * 6)
+    plain = make_batches(split, batch_size=6)
+    dropped = make_batches(split, batch_size=6, token_dropout=0.25)
+    places = total = 0
+    for step in range(20):
+        a, b = plain[step], dropped[step]
+        assert torch.equal(a.targets, b.targets)
+        assert torch.equal(a.scored, b.scored)
+        changed = a.ids != b.ids
+        assert not b.ids[changed].any()  # padding replaces them
+        places += int(changed.sum())
+        total += int((a.ids != PADDING).sum())
+    assert places / total == pytest.approx(0.25, abs=0.04)  # four standard errors of 1,900 draws
+
+
+@pytest.mark.parametrize("lengths", [[], [0, 0]])
+def test_empty_split(lengths):
+    with pytest.raises(SeqpopeError, match="training split of tiny is empty: prepare the data again"):
+        make_batches(make_split(lengths))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"length": 1}, "data.length must be at least 2"),
+        ({"batch_size": 0}, "data.batch_size at least 1"),
+        ({"token_dropout": 1.0}, "data.token_dropout must be in"),
+    ],
+)
+def test_settings_that_make_no_batch(changes, message):
+    with pytest.raises(SeqpopeError, match=message):
+        DataConfig(**changes)
