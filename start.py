@@ -76,7 +76,7 @@ def test(words: list[str]) -> None:
 
 def main() -> None:
     """Read the one word that says what to do."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - the very check of that minimum
         raise SystemExit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
     words = sys.argv[1:]
     if words[:1] not in (["demo"], ["test"]):

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import seqpope
 from seqpope.domains.base import DATASETS, DOMAINS, find_dataset
 from seqpope.errors import SeqpopeError
+from seqpope.progress import Progress
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -75,7 +76,10 @@ def evaluate(
 
     found = [run for path in runs for run in ([path] if (path / BEST).exists() else _runs_in(path))]
     for run in found:
-        result = evaluate_run(run, data_folder, split=split, device=device, length=length, stride=stride)
+        shown = Progress(f"{run.name}  {split}", "tokens")
+        result = evaluate_run(
+            run, data_folder, split=split, device=device, length=length, stride=stride, progress=shown
+        )
         changed = "".join(
             f", {name}: {value['nats_per_token']:.4f}"
             for name, value in result["strata"].items()
@@ -159,6 +163,7 @@ def generate(
         tempo=tempo,
         merge_repeats=merge_repeats,
         device=device,
+        progress=Progress("sampling", "tokens a sample"),
     )
     for file, text in files:
         print(f"{file}  {text}")

@@ -23,13 +23,11 @@ class DataConfig:
         batch_size: Windows in a batch.
         transpose: Semitones of random transposition, [lowest, highest]; a document's share of it is cut to what
             keeps its pitches inside the vocabulary. [0, 0] is none.
-        token_dropout: Share of input tokens replaced by padding in training, a regulariser for small corpora.
     """
 
     length: int = 2048
     batch_size: int = 4
     transpose: tuple[int, int] = (0, 0)
-    token_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         low, high = self.transpose
@@ -43,8 +41,6 @@ class DataConfig:
             raise SeqpopeError(
                 f"data.transpose must be a range around 0 such as [-5, 6], it is {list(self.transpose)}"
             )
-        if not 0 <= self.token_dropout < 1:
-            raise SeqpopeError(f"data.token_dropout must be in [0, 1), it is {self.token_dropout}")
 
 
 @dataclass

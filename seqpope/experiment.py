@@ -39,6 +39,7 @@ from seqpope.errors import SeqpopeError
 from seqpope.files import write_text
 from seqpope.model.positions import find_position
 from seqpope.model.transformer import Transformer
+from seqpope.progress import Progress, clock
 from seqpope.provenance import provenance
 from seqpope.training import SequenceModule
 
@@ -162,13 +163,6 @@ class RunKeeper(lightning.Callback):
             f"{self._tokens / elapsed / 1000:.1f}k tokens/s  {clock(left)} left",
             flush=True,
         )
-
-
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss or m:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 @contextmanager
@@ -345,7 +339,8 @@ def train(config: TrainConfig, *, resume: Path | None = None, say: Callable[[str
                 continue
             title = f"{position} seed {seed}"
             train_run(replace(config, position=position, baseline="none", seed=seed, seeds=1), run, title)
-            result = evaluate_run(run, config.data_folder, split="test", device=config.device)
+            shown = Progress(f"{title}  test", "tokens")
+            result = evaluate_run(run, config.data_folder, split="test", device=config.device, progress=shown)
             say(f"{title}  test {result['nats_per_token']:.4f} nats/token at step {result['trained']['step']}")
     from seqpope.report import write_report
 

@@ -426,7 +426,10 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
     analysis = analyse(results)
     text = markdown(results, analysis, differing)
     if out is not None:
-        kept = [{k: v for k, v in r.items() if k not in ("documents", "by_position")} for r in results]
+        # Where a run lay on its machine is nobody's business; its pieces' NLLs stay in its own result.json.
+        kept = [{k: v for k, v in r.items() if k not in ("documents", "by_position", "folder")} for r in results]
+        for result in kept:
+            result["config"] = {k: v for k, v in result["config"].items() if k not in RECIPE_FREE}
         report = {**analysis, "recipes_differ_in": differing, "results": kept}
         write_text(out / "report.json", json.dumps(report, indent=1) + "\n")
         write_text(out / "report.md", text)

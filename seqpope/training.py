@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seqpope.config import OptimizerConfig
 from seqpope.data.datamodule import Batch
-from seqpope.data.shards import Split
+from seqpope.data.shards import SCORED, Split
 from seqpope.model.transformer import Transformer
 from seqpope.nll import mean_nats, score_split
 
@@ -147,7 +147,7 @@ class SequenceModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def validation_nats(self) -> float:
-        """Nats per token over the whole validation split, in fp32 whatever the training precision."""
+        """Nats per scored token of the validation split, in fp32 whatever the training precision."""
         model = self.evaluated_model
         was_training = model.training
         model.eval()
@@ -161,4 +161,4 @@ class SequenceModule(lightning.LightningModule):
                 device=self.device,
             )
         model.train(was_training)
-        return float(nats.mean())
+        return float(nats[(self.validation.flags & SCORED).astype(bool)].mean())

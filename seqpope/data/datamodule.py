@@ -65,9 +65,6 @@ class TrainingBatches(Dataset[Batch]):
             ids[row, : len(inputs)] = inputs
             targets[row, : len(outputs)] = outputs
             scored[row, : len(flags)] = flags
-        if self.config.token_dropout:
-            dropped = random.random(shape) < self.config.token_dropout
-            ids[dropped] = self.manifest.padding_id
         return Batch(torch.from_numpy(ids), torch.from_numpy(targets), torch.from_numpy(scored))
 
     def _documents_of(self, step: int) -> np.ndarray:

@@ -44,7 +44,7 @@ def equal(one, other):
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-EVERYTHING = {"transpose": (-3, 3), "token_dropout": 0.2}
+EVERYTHING = {"transpose": (-3, 3)}
 
 
 class TestBatchIsAFunctionOfSeedAndStep:
@@ -203,22 +203,6 @@ class TestTransposition:
             DataConfig(transpose=transpose)
 
 
-def test_token_dropout_touches_inputs_alone():
-    split = numbered_split([16] * 6)
-    plain = make_batches(split, batch_size=6)
-    dropped = make_batches(split, batch_size=6, token_dropout=0.25)
-    places = total = 0
-    for step in range(20):
-        a, b = plain[step], dropped[step]
-        assert torch.equal(a.targets, b.targets)
-        assert torch.equal(a.scored, b.scored)
-        changed = a.ids != b.ids
-        assert not b.ids[changed].any()  # padding replaces them
-        places += int(changed.sum())
-        total += int((a.ids != PADDING).sum())
-    assert places / total == pytest.approx(0.25, abs=0.04)  # four standard errors of 1,900 draws
-
-
 @pytest.mark.parametrize("lengths", [[], [0, 0]])
 def test_empty_split(lengths):
     with pytest.raises(SeqpopeError, match="training split of tiny is empty: prepare the data again"):
@@ -230,7 +214,6 @@ def test_empty_split(lengths):
     [
         ({"length": 1}, "data.length must be at least 2"),
         ({"batch_size": 0}, "data.batch_size at least 1"),
-        ({"token_dropout": 1.0}, "data.token_dropout must be in"),
     ],
 )
 def test_settings_that_make_no_batch(changes, message):

@@ -1,0 +1,34 @@
+"""Progress of long work on the terminal: how much, how fast, how long still."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Progress:
+    """Called with what is done and what there is in all; writes a line to standard error every few seconds."""
+
+    def __init__(self, title: str, unit: str, every: float = 3.0) -> None:
+        self.title, self.unit, self.every = title, unit, every
+        self.start = self.shown = time.perf_counter()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if now - self.shown < self.every or done == 0:
+            return
+        self.shown = now
+        rate = done / (now - self.start)
+        print(
+            f"{self.title}  {done}/{total} {self.unit}  {rate:.1f} {self.unit}/s  "
+            f"{clock((total - done) / rate)} left",
+            file=sys.stderr,
+            flush=True,
+        )
