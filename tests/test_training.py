@@ -214,11 +214,13 @@ def test_training_is_the_plain_loop(tmp_path, settings, name):
     train_run(config, tmp_path / "run", "t")
     state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["state_dict"]
     model, average = plain_loop(store, config)
+    # Muon's own sums are bf16: there a last digit of fp32 (the order in which the norm is summed) can grow.
+    tolerance = {"atol": 2e-4 if name == "muon" else 2e-5, "rtol": 1e-3}
     assert any(key.startswith("average.") for key in state) == ("average_decay" in settings)
     for key, value in model.items():
-        torch.testing.assert_close(state[f"model.{key}"], value.detach(), atol=2e-5, rtol=1e-3, msg=key)
+        torch.testing.assert_close(state[f"model.{key}"], value.detach(), **tolerance, msg=key)
         if "average_decay" in settings:
-            torch.testing.assert_close(state[f"average.{key}"], average[key], atol=2e-5, rtol=1e-3, msg=key)
+            torch.testing.assert_close(state[f"average.{key}"], average[key], **tolerance, msg=key)
     if "gradient_clip" in settings:  # clipping bites, or nothing was shown
         config.optimizer.gradient_clip = 0.0
         unclipped, _ = plain_loop(store, config)
