@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import integrate, optimize, special, stats
 
 
 @dataclass(frozen=True)
@@ -43,23 +43,33 @@ def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
 def detectable_effect(sd: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float:
     """The smallest true mean difference that a paired two-sided t test on `n` pairs finds with this power.
 
-    Solved on the noncentral t distribution, for differences with standard deviation `sd`.
+    Args:
+        sd: standard deviation of the paired differences; the effect comes in its unit.
 
     Raises:
-        ValueError: n is below 2.
+        ValueError: n is below 2, sd is negative or not finite, or power is not between alpha and 1.
     """
     if n < 2:
         raise ValueError(f"a paired t test needs at least 2 pairs, got {n}")
-    critical = stats.t.ppf(1 - alpha / 2, n - 1)
+    if not 0 <= sd < np.inf:
+        raise ValueError(f"expected a standard deviation of 0 or more, got {sd}")
+    if not 0 < alpha < power < 1:
+        raise ValueError(f"expected 0 < alpha < power < 1, got {alpha} and {power}")
+    chi = stats.chi(n - 1)
+    critical = stats.t.isf(alpha / 2, n - 1) / np.sqrt(n - 1)
+    ends = float(chi.ppf(1e-12)), float(chi.isf(1e-12))
 
-    def missing(noncentrality: float) -> float:
-        found = stats.nct.sf(critical, n - 1, noncentrality) + stats.nct.cdf(-critical, n - 1, noncentrality)
-        return float(found) - power
+    # Integrated over the sample's spread: SciPy's noncentral t is NaN where 2 or 3 pairs put the answer.
+    def missing(shift: float) -> float:
+        def density(s: float) -> float:
+            return float(chi.pdf(s) * (special.ndtr(shift - critical * s) + special.ndtr(-shift - critical * s)))
 
-    high = 2.0
-    while missing(high) < 0:  # far out the noncentral t is not finite: stay as near as possible
-        high *= 1.5
-    return float(optimize.brentq(missing, 1e-6, high)) * sd / np.sqrt(n)
+        return float(integrate.quad(density, *ends, limit=200)[0]) - power
+
+    high = 4.0
+    while missing(high) < 0:
+        high *= 2
+    return float(optimize.brentq(missing, 0, high)) * sd / np.sqrt(n)
 
 
 def bootstrap_difference(
