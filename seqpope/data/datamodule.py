@@ -114,7 +114,8 @@ class _Steps(Sampler[int]):
         return iter(range(self.start, self.stop))
 
     def __len__(self) -> int:
-        return max(0, self.stop - self.start)
+        # Of the whole run: Lightning counts the batches of earlier starts too when it asks which is the last.
+        return self.stop
 
 
 class TokenDataModule(lightning.LightningDataModule):
