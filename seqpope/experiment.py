@@ -83,6 +83,7 @@ class RunKeeper(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._tick = self._shown = self._started = time.perf_counter()
         self._first_step = trainer.global_step
+        listen(self)  # once more: Lightning has meanwhile set a TERM handler that ends without saving
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
@@ -105,7 +106,9 @@ class RunKeeper(lightning.Callback):
         assert isinstance(pl_module, SequenceModule)
         step, total = trainer.global_step, self.config.optimizer.steps
         self._tokens += batch.ids.numel()
-        log_now = step % max(1, min(50, total // 50)) == 0 or step == total
+        validate_now = step % self.config.eval_every == 0 or step == total
+        # Every validated step is logged too, so that a loss that is no number is seen before it is saved.
+        log_now = validate_now or step % max(1, min(50, total // 50)) == 0
         if log_now:
             loss = float(outputs["loss"])
             if not math.isfinite(loss):
@@ -117,7 +120,7 @@ class RunKeeper(lightning.Callback):
             self._log(trainer, step, {"train_nats_per_token": loss, "learning_rate": rate})
         now = time.perf_counter()
         self.seconds += now - self._tick
-        if step % self.config.eval_every == 0 or step == total:
+        if validate_now:
             self._validate(trainer, pl_module, step)
         elif log_now and now - self._shown > 10:
             self._show(step, f"train {loss:.4f}")
@@ -125,6 +128,7 @@ class RunKeeper(lightning.Callback):
 
     def _validate(self, trainer: lightning.Trainer, module: SequenceModule, step: int) -> None:
         nats = module.validation_nats()
+        _refuse_infinite(nats, step)  # a good loss can have a gradient that is not
         better = nats < self.best
         if better:
             self.best, self.best_step = nats, step
@@ -165,9 +169,20 @@ class RunKeeper(lightning.Callback):
         )
 
 
-@contextmanager
-def stop_on_signal(keeper: RunKeeper) -> Iterator[None]:
-    """The first Ctrl-C or TERM lets the current step finish and saves; a second one stops at once."""
+def _refuse_infinite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise SeqpopeError(
+            f"the loss is {loss} at step {step}: lower optimizer.learning_rate or lengthen "
+            "optimizer.warmup_steps; the best weights so far are kept"
+        )
+
+
+def listen(keeper: RunKeeper) -> dict[int, Any]:
+    """The first Ctrl-C or TERM lets the current step finish and saves; a second one stops at once.
+
+    Returns:
+        The handlers there were before.
+    """
 
     def handle(number: int, frame: Any) -> None:
         if keeper.stop:
@@ -175,12 +190,19 @@ def stop_on_signal(keeper: RunKeeper) -> Iterator[None]:
         keeper.stop = True
         print("stopping after this step (once more to stop at once)", file=sys.stderr, flush=True)
 
-    previous = {}
+    previous: dict[int, Any] = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, handle)
     except ValueError:  # not in the main thread: whoever runs us there handles signals
         pass
+    return previous
+
+
+@contextmanager
+def stop_on_signal(keeper: RunKeeper) -> Iterator[None]:
+    """Listen while the block runs."""
+    previous = listen(keeper)
     try:
         yield
     finally:
@@ -288,13 +310,21 @@ def train_run(config: TrainConfig, folder: Path, title: str) -> Path:
         if "alloc" in str(error) and "memory" in str(error):
             raise _too_large(config) from error
         raise
+    except SystemExit as error:  # what Lightning makes of a second Ctrl-C
+        raise KeyboardInterrupt from error
     return folder / BEST
 
 
 def _quiet_lightning() -> None:
     # What it tells (hardware seen, settings not set, products to try) is in our own lines or of no use.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (".*log_every_n_steps.*", ".*does not have many workers.*", ".*isinstance.treespec.*"):
+    messages = (
+        ".*log_every_n_steps.*",
+        ".*does not have many workers.*",
+        ".*isinstance.treespec.*",
+        ".*your dataloader is not resumable.*",  # ours starts at the step that is due
+    )
+    for message in messages:
         warnings.filterwarnings("ignore", message=message)
 
 
