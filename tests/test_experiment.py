@@ -18,8 +18,9 @@ from seqpope.config import DataConfig, OptimizerConfig, TrainConfig
 from seqpope.data.shards import StoreError
 from seqpope.errors import SeqpopeError
 from seqpope.evaluate import evaluate_run
-from seqpope.experiment import Interrupted, RunKeeper, choose_device, clock, train, train_run
+from seqpope.experiment import Interrupted, RunKeeper, choose_device, train, train_run
 from seqpope.model.config import ModelConfig
+from seqpope.progress import clock
 
 STEPS = 12
 
@@ -34,7 +35,7 @@ def make_config(folder, position="pope", steps=STEPS, optimizer=None, **changes)
         "model": ModelConfig(
             width=16, layers=2, heads=2, dropout=0.2, attention_dropout=0.1, delta_init="uniform"
         ),
-        "data": DataConfig(length=16, batch_size=2, transpose=(-2, 3), token_dropout=0.1),
+        "data": DataConfig(length=16, batch_size=2, transpose=(-2, 3)),
         "optimizer": OptimizerConfig(
             **{
                 "steps": steps,
@@ -118,16 +119,17 @@ def assert_same_states(one, other):
         assert same, name
 
 
-class TestExactResume:
-    @pytest.fixture(scope="class", params=["adamw", "muon"])
-    def whole(self, request, tmp_path_factory):
-        """A run that nothing interrupts."""
-        folder = tmp_path_factory.mktemp("whole")
-        make_store(folder)
-        config = make_config(folder, optimizer={"name": request.param})
-        train_run(config, folder / "run", "whole")
-        return config, curve(folder / "run"), states(folder / "run")
+@pytest.fixture(scope="module", params=["adamw", "muon"])
+def whole(request, tmp_path_factory):
+    """A run that nothing interrupts: its configuration, curve and last states."""
+    folder = tmp_path_factory.mktemp("whole")
+    make_store(folder)
+    config = make_config(folder, optimizer={"name": request.param})
+    train_run(config, folder / "run", "whole")
+    return config, curve(folder / "run"), states(folder / "run")
 
+
+class TestExactResume:
     # Early, late (past half), on a validation, right after one, before the first saved state, one step before the
     # end; twice; and once more than twice.
     @pytest.mark.parametrize("stops", [[3], [8], [9], [11], [1], [2, 7], [5, 6, 10]], ids=str)
@@ -170,7 +172,7 @@ class TestExactResume:
         assert len(list((tmp_path / "run" / "logs").iterdir())) == 1
 
 
-def test_without_dropout_of_its_own_seed_a_run_would_differ(tmp_path):
+def test_another_seed_is_another_run(tmp_path):
     """The comparison above can fail: another seed changes curve and weights."""
     make_store(tmp_path)
     for seed in (0, 1):
@@ -359,7 +361,7 @@ class TestErrors:
         assert (run / BEST).is_file() == (number > 4)  # the best weights so far are kept
 
     def test_weights_that_are_no_numbers_are_never_saved(self, tmp_path, monkeypatch):
-        """In a long run not every step is logged; a validation between two logged steps must see it all the same."""
+        """Long runs do not log every step; a validation between two logged steps must see it all the same."""
         make_store(tmp_path)
         good, count = seqpope.training.mean_nats, iter(range(1, 200))
         monkeypatch.setattr(
@@ -376,7 +378,7 @@ class TestErrors:
     def test_other_data_under_the_same_name(self, finished, tmp_path):
         """Weights are tested on the very data they were trained on, or not at all."""
         make_store(tmp_path)
-        with pytest.raises(SeqpopeError, match="is not what .* was trained on"):
+        with pytest.raises(SeqpopeError, match=r"is not what .* was trained on"):
             evaluate_run(finished[0] / "pope-seed0", tmp_path / "data", device="cpu")
 
     def test_a_batch_too_large_for_the_memory(self, tmp_path, monkeypatch):
