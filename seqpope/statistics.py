@@ -27,11 +27,11 @@ def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     """Mean, sample standard deviation and Student t interval.
 
     Raises:
-        ValueError: there is no value.
+        ValueError: there is no value, or one is not finite.
     """
     x = np.asarray(values, np.float64)
-    if len(x) == 0:
-        raise ValueError("an estimate needs at least one value")
+    if len(x) == 0 or not np.isfinite(x).all():
+        raise ValueError(f"an estimate needs at least one value and only finite ones, got {list(values)}")
     mean = float(x.mean())
     if len(x) == 1:
         return Estimate(mean, 1)
@@ -90,11 +90,24 @@ def bootstrap_difference(
 
     Returns:
         The difference on all pieces and the interval's ends. The interval speaks of other pieces of the same
-        kind, not of other seeds.
+        kind, not of other seeds. A piece without scored tokens takes no part.
+
+    Raises:
+        ValueError: the arrays differ in length, or no piece has a scored token.
     """
     difference = np.asarray(nats_a, np.float64) - np.asarray(nats_b, np.float64)
     tokens = np.asarray(tokens, np.float64)
-    chosen = np.random.default_rng(seed).integers(0, len(tokens), (resamples, len(tokens)))
-    ratios = difference[chosen].sum(1) / tokens[chosen].sum(1)
+    if difference.shape != tokens.shape or tokens.ndim != 1:
+        raise ValueError(f"expected nats and tokens of the same pieces, got {difference.shape} and {tokens.shape}")
+    difference, tokens = difference[tokens > 0], tokens[tokens > 0]
+    if len(tokens) == 0:
+        raise ValueError("the bootstrap needs at least one piece with scored tokens")
+    random = np.random.default_rng(seed)
+    ratios = np.empty(resamples)
+    at_once = max(1, 4_000_000 // len(tokens))  # 32 MB of indices: a genome has thousands of documents
+    for start in range(0, resamples, at_once):
+        part = ratios[start : start + at_once]
+        chosen = random.integers(0, len(tokens), (len(part), len(tokens)))
+        part[:] = difference[chosen].sum(1) / tokens[chosen].sum(1)
     low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(difference.sum() / tokens.sum()), float(low), float(high)
