@@ -111,11 +111,7 @@ class RunKeeper(lightning.Callback):
         log_now = validate_now or step % max(1, min(50, total // 50)) == 0
         if log_now:
             loss = float(outputs["loss"])
-            if not math.isfinite(loss):
-                raise SeqpopeError(
-                    f"the loss is {loss} at step {step}: lower optimizer.learning_rate or lengthen "
-                    "optimizer.warmup_steps; the best weights so far are kept"
-                )
+            _refuse_infinite(loss, step)
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             self._log(trainer, step, {"train_nats_per_token": loss, "learning_rate": rate})
         now = time.perf_counter()
