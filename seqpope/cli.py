@@ -228,7 +228,12 @@ def _start_from(words: list[str]) -> list[str]:
         first.add_argument(option)
     chosen, rest = first.parse_known_args(words)
     if chosen.resume is not None:
-        if chosen.config or chosen.dataset or any(w.startswith("--") and w[:8] != "--device" for w in rest):
+        if (
+            chosen.config
+            or chosen.dataset
+            or chosen.domain
+            or any(w.startswith("--") and w[:8] != "--device" for w in rest)
+        ):
             raise SeqpopeError(
                 "--resume goes on with an experiment's own configuration: only --device may be given with it"
             )
@@ -256,7 +261,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         parsed = parser.parse_args(words)
         verb = parsed.verb
-        options = parser.instantiate_classes(parsed)[verb]
+        try:
+            options = parser.instantiate_classes(parsed)[verb]
+        except (TypeError, AttributeError) as error:
+            raise SeqpopeError(
+                f"the configuration cannot be used ({error}): compare it with what --print-config prints"
+            ) from error
         if verb == "train":
             from seqpope.config import TrainConfig
 

@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import errno
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import seqpope
+from seqpope import cli
+from seqpope.errors import SeqpopeError
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """Calls of the verb train: (configuration, folder to resume)."""
+    calls = []
+    monkeypatch.setattr(cli, "train", lambda config, resume=None: calls.append((config, resume)))
+    return calls
+
+
+def configure(parsed, *words):
+    assert cli.main(["train", *map(str, words)]) == 0
+    return parsed.pop()[0]
+
+
+def shown(capsys, *words):
+    """What a call prints that ends by itself, such as --help."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(map(str, words)))
+    assert ended.value.code in (0, None)
+    return capsys.readouterr().out
+
+
+class TestHelp:
+    def test_imports_nothing_heavy_and_is_quick(self):
+        """The imports of --help and of every verb's --help, in one process."""
+        code = f"""
+import sys
+from seqpope.cli import main
+for words in [["--help"], ["--version"]] + [[verb, "--help"] for verb in {list(cli.VERBS)!r}]:
+    try:
+        main(words)
+    except SystemExit as ended:
+        assert not ended.code, words
+heavy = {{"torch", "lightning", "music21", "pretty_midi", "matplotlib", "scipy", "pandas"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0, done.stderr
+        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
+
+    def test_names_every_verb_and_data_set(self, capsys):
+        text = shown(capsys, "--help")
+        for word in (*cli.VERBS, "chorales", "jsb"):
+            assert word in text
+
+    @pytest.mark.parametrize(
+        ("verb", "words"),
+        [
+            ("prepare", ["dataset", "--source", "--data_folder", "--force", "checksum pinned"]),
+            ("train", ["--config", "--resume", "--model.delta_init", "--optimizer.average_decay", "--seeds"]),
+            ("evaluate", ["runs", "--split", "{validation,test,train}", "--stride"]),
+            ("compare", ["runs", "--out"]),
+            ("generate", ["--out", "--prompt_bars", "--temperature", "--top_p", "Quarter notes a minute"]),
+        ],
+    )
+    def test_of_a_verb(self, capsys, verb, words):
+        text = shown(capsys, verb, "--help")
+        for word in words:
+            assert word in text
+
+    def test_every_option_has_its_help(self, capsys):
+        """A field without a line in its docstring would show up bare."""
+        import argparse
+
+        parser = cli.build_parser()
+        [verbs] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        for verb, of_verb in verbs.choices.items():
+            bare = [a.dest for a in of_verb._actions if not a.help and not isinstance(a, argparse._HelpAction)]
+            assert not bare, (verb, bare)
+
+    def test_version(self, capsys):
+        assert shown(capsys, "--version").split() == ["seqpope", seqpope.__version__]
+
+    def test_no_words_print_the_help(self, capsys):
+        assert cli.main([]) == 2
+        assert "generate" in capsys.readouterr().out
+
+    def test_as_a_module(self, tmp_path):
+        done = subprocess.run(
+            [sys.executable, "-m", "seqpope", "train", "--dataset", "nope"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 1
+        assert done.stderr == "seqpope: unknown data set 'nope': expected one of chorales, jsb\n"
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestWrongUsage:
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["train", "--dataset", "nope"], "unknown data set 'nope': expected one of chorales, jsb"),
+            (["train", "--domain", "nope"], "unknown domain 'nope': expected one of music"),
+            (["train", "--config", "nope"], "no configuration 'nope': give a YAML file or one of chorales-cpu"),
+            (["train", "--model.width", "30"], "model.width must be a multiple of model.heads"),
+            (["train", "--data.transpose", "[1, 2]"], "data.transpose must be a range around 0"),
+            (["train", "--optimizer.beta2", "1"], "optimizer.beta2 must be in [0, 1)"),
+            (["train", "--eval_stride", "4096"], "1 <= eval_stride <= eval_length"),
+            (["train", "--seeds", "0"], "seeds must be at least 1"),
+            (
+                ["train", "--resume", "nowhere"],
+                "nowhere is not an experiment's folder: expected config.yaml in it",
+            ),
+            (["prepare", "nope"], "unknown data set 'nope'"),
+            (["evaluate", "nowhere"], "no trained run in nowhere"),
+            (["compare", "nowhere"], "nowhere"),
+            (["generate", "--domain", "nope", "--out", "x.mid"], "unknown domain 'nope': expected one of music"),
+            (["generate", "--out", "x.wav"], "expected a .mid file or a folder, not a .wav file"),
+            (["generate", "--out", "x.mid", "--checkpoint", "nowhere"], "no checkpoint at nowhere"),
+            (["generate", "--out", "x.mid", "--top_p", "0"], "0 < top_p <= 1"),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    )
+    def test_told_in_words(self, capsys, tmp_path, monkeypatch, words, message):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setitem(sys.modules, "data_prep.chorales", None)  # nothing may be prepared
+        (tmp_path / "data" / "chorales").mkdir(parents=True)
+        (tmp_path / "data" / "chorales" / "manifest.json").write_text("{}")
+        assert cli.main(words) == 1
+        captured = capsys.readouterr()
+        assert captured.err.startswith("seqpope: ")
+        assert message in captured.err
+        assert "Traceback" not in captured.err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+    def test_unknown_position(self, capsys, tmp_path):
+        from stores import make_store
+
+        make_store(tmp_path, dataset="chorales")
+        (tmp_path / "data" / "tiny").rename(tmp_path / "data" / "chorales")
+        words = ["--position", "xpos", "--data-folder", tmp_path / "data", "--out", tmp_path / "runs"]
+        assert cli.main(["train", *map(str, words)]) == 1
+        assert "unknown position encoding 'xpos': expected one of pope, rope" in capsys.readouterr().err
+        assert not (tmp_path / "runs").exists()
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["nope"], "invalid choice: 'nope'"),
+            (["train", "--nope", "3"], "unrecognized arguments: --nope"),
+            (["train", "--model.nope", "3"], "unrecognized arguments: --model.nope"),
+            (["train", "--seeds", "many"], "seeds"),
+            (["train", "--device", "abacus"], "abacus"),
+            (["train", "--seeds"], "expected one argument"),
+            (["evaluate"], "runs"),
+            (["evaluate", "x", "--split", "nope"], "nope"),
+            (["generate"], "out"),
+            (["prepare"], "dataset"),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    )
+    def test_refused_by_the_parser(self, capsys, words, message):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "text", ["seedz: 3\n", "model:\n  depth: 3\n", "seeds: many\n", "model: 3\n", "- 1\n", "a: [\n", "\0"]
+    )
+    def test_a_configuration_file_that_makes_no_sense(self, capsys, tmp_path, parsed, text):
+        file = tmp_path / "mine.yaml"
+        file.write_text(text)
+        try:
+            status = cli.main(["train", "--config", str(file)])
+        except SystemExit as ended:
+            status = ended.code
+        assert status in (1, 2)
+        assert capsys.readouterr().err
+        assert parsed == []
+
+
+class TestTrainOptions:
+    def test_data_set_brings_its_preset(self, parsed):
+        assert configure(parsed).dataset == "chorales"
+        assert configure(parsed, "--domain", "music") == configure(parsed, "--config", "chorales-cpu")
+        assert configure(parsed, "--dataset", "jsb") == configure(parsed, "--config", "jsb-paper")
+        assert configure(parsed, "--dataset=jsb") == configure(parsed, "--config=jsb-paper")
+
+    def test_the_data_set_named_beside_a_configuration_is_taken(self, parsed):
+        config = configure(parsed, "--config", "jsb-paper", "--dataset", "chorales")
+        assert config.dataset == "chorales"
+        assert config.optimizer.steps == 3000
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["--config", "jsb-paper", "--seeds", "5", "--model.layers", "2"],
+            ["--seeds", "5", "--config", "jsb-paper", "--model.layers", "2"],
+            ["--seeds", "5", "--model.layers", "2", "--config", "jsb-paper"],
+            ["--seeds=5", "--model.layers=2", "--config=jsb-paper"],
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    )
+    def test_options_beat_the_file_wherever_it_stands(self, parsed, words):
+        config = configure(parsed, *words)
+        expected = configure(parsed, "--config", "jsb-paper")
+        assert (config.seeds, config.model.layers) == (5, 2)
+        config.seeds, config.model.layers = expected.seeds, expected.model.layers
+        assert config == expected
+
+    @pytest.mark.parametrize("name", ["chorales-cpu", "jsb-augmented", "jsb-paper"])
+    def test_printed_configuration_is_read_back(self, capsys, parsed, tmp_path, name):
+        text = shown(
+            capsys, "train", "--config", name, "--seeds", 2, "--data.transpose", "[-1, 2]", "--print-config"
+        )
+        assert {"seeds": 2, "dataset": name.split("-")[0]}.items() <= yaml.safe_load(text).items()
+        file = tmp_path / "printed.yaml"
+        file.write_text(text)
+        assert shown(capsys, "train", "--config", file, "--print-config") == text
+        expected = configure(parsed, "--config", name, "--seeds", 2, "--data.transpose", "[-1, 2]")
+        assert configure(parsed, "--config", file) == expected
+        assert expected.data.transpose == (-1, 2)
+
+    def test_written_configuration_is_read_back(self, parsed, tmp_path):
+        """config.yaml of an experiment is written by as_dict and not by the parser."""
+        config = configure(parsed, "--config", "jsb-augmented", "--name", "x", "--seeds", 3)
+        file = tmp_path / "config.yaml"
+        file.write_text(yaml.safe_dump(config.as_dict(), sort_keys=False))
+        assert configure(parsed, "--config", file) == config
+
+    @pytest.mark.parametrize(
+        ("dashed", "underscored"),
+        [
+            (["--eval-stride", "7"], ["--eval_stride", "7"]),
+            (["--eval-stride=7"], ["--eval_stride=7"]),
+            (["--data.batch-size", "3"], ["--data.batch_size", "3"]),
+            (["--optimizer.average-decay=0.5"], ["--optimizer.average_decay=0.5"]),
+            (["--data-folder=a-b", "--name", "c-d"], ["--data_folder=a-b", "--name", "c-d"]),
+        ],
+    )
+    def test_dashes_are_underscores(self, parsed, dashed, underscored):
+        config = configure(parsed, *dashed)
+        assert config == configure(parsed, *underscored)
+        assert config != configure(parsed)
+
+    def test_values_keep_their_dashes(self, parsed):
+        config = configure(parsed, "--data-folder=a-b", "--name", "c-d", "--out", "e-f")
+        assert (config.data_folder, config.name, config.out) == (Path("a-b"), "c-d", Path("e-f"))
+
+
+class TestResume:
+    @pytest.fixture
+    def folder(self, tmp_path, parsed):
+        config = configure(parsed, "--config", "jsb-paper", "--name", "old", "--seeds", 3, "--out", "elsewhere")
+        folder = tmp_path / "moved"
+        folder.mkdir()
+        (folder / "config.yaml").write_text(yaml.safe_dump(config.as_dict(), sort_keys=False))
+        return folder, config
+
+    @pytest.mark.parametrize(
+        "form", ["--resume {}", "--resume={}", "--resume {} --device auto", "--device=auto --resume {}"]
+    )
+    def test_takes_the_experiment_s_own_configuration(self, parsed, folder, form):
+        assert cli.main(["train", *form.format(folder[0]).split()]) == 0
+        [(config, resume)] = parsed
+        assert config == folder[1]
+        assert resume == folder[0]
+
+    def test_device_may_be_another(self, parsed, folder):
+        assert cli.main(["train", "--resume", str(folder[0]), "--device", "cpu"]) == 0
+        assert parsed[0][0].device == "cpu"
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "--seeds 4",
+            "--seeds=4",
+            "--model.width 32",
+            "--config jsb-paper",
+            "--dataset jsb",
+            "--data-folder x",
+            "--domain music",
+        ],
+    )
+    @pytest.mark.parametrize("first", [True, False])
+    def test_nothing_else_may_be_changed(self, capsys, parsed, folder, words, first):
+        resume = ["--resume", str(folder[0])]
+        given = [*resume, *words.split()] if first else [*words.split(), *resume]
+        assert cli.main(["train", *given]) == 1
+        assert "only --device may be given with it" in capsys.readouterr().err
+        assert parsed == []
+
+
+class TestStatus:
+    @pytest.mark.parametrize(
+        ("error", "status", "message"),
+        [
+            (SeqpopeError("in words"), 1, "seqpope: in words"),
+            (KeyboardInterrupt(), 130, "seqpope: interrupted"),
+            (OSError(errno.ENOSPC, "No space left on device"), 1, "the disk is full: free some space"),
+            (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "Permission denied: 'x'"),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_of_an_error(self, capsys, monkeypatch, error, status, message):
+        def fail(config, resume=None):
+            raise error
+
+        monkeypatch.setattr(cli, "train", fail)
+        assert cli.main(["train"]) == status
+        assert message in capsys.readouterr().err
+
+    def test_of_an_interrupted_run(self, capsys, monkeypatch):
+        from seqpope.experiment import Interrupted
+
+        def stop(config, resume=None):
+            raise Interrupted("stopped at step 3; go on with `seqpope train --resume x`")
+
+        monkeypatch.setattr(cli, "train", stop)
+        assert cli.main(["train"]) == 130
+        assert capsys.readouterr().err == "seqpope: stopped at step 3; go on with `seqpope train --resume x`\n"
+
+    def test_a_bug_is_not_hidden(self, monkeypatch):
+        def fail(config, resume=None):
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(cli, "train", fail)
+        with pytest.raises(ZeroDivisionError):
+            cli.main(["train"])
+
+    def test_a_reader_that_went_away(self):
+        """As in `seqpope train --print-config | head -1`: no traceback."""
+        code = f"{sys.executable} -m seqpope --help | true; echo status ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=60)
+        assert "Traceback" not in done.stderr
