@@ -55,9 +55,10 @@ def generate_chorales(
         SeqpopeError: the checkpoint is none of chorales, the prompt cannot be read, or out is of the wrong kind.
     """
     config = config or SamplingConfig()
-    if num < 1 or bars < 1 or prompt_bars < 0 or seed < 0 or not 10 <= tempo <= 400:
+    if num < 1 or bars < 1 or prompt_bars < 0 or not 0 <= seed <= 2**64 - num or not 10 <= tempo <= 400:
         raise SeqpopeError(
-            "expected num and bars of at least 1, prompt_bars and seed of at least 0 and a tempo from 10 to 400; "
+            "expected num and bars of at least 1, prompt_bars of at least 0, seeds of 64 bits from 0 and a tempo "
+            "from 10 to 400; "
             f"they are {num}, {bars}, {prompt_bars}, {seed} and {tempo}"
         )
     single = out.suffix.lower() in (".mid", ".midi")
