@@ -129,8 +129,10 @@ def evaluate_run(
             "trained on; prepare the same version again"
         )
     default = length is None and stride is None
-    length, stride = length or config["eval_length"], stride or config["eval_stride"]
-    stride = min(stride, length)
+    length = config["eval_length"] if length is None else length
+    stride = min(config["eval_stride"] if stride is None else stride, length)
+    if stride < 1:
+        raise SeqpopeError(f"length and stride must be at least 1, they are {length} and {stride}")
     part = store.split(split)
     made = provenance(device)
     if split == "test":
