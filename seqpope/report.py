@@ -586,7 +586,8 @@ def draw_loss(results: list[dict[str, Any]]) -> bytes | None:
                 shown.append(float(values.min()))
                 highest = max(highest, float(values.max()))
             if validation:
-                axes.plot(list(validation), list(validation.values()), color=colour, linewidth=0.7, alpha=0.6)
+                line = {"linewidth": 0.7, "alpha": 0.6} if len(group) > 1 else {"linewidth": 2}
+                axes.plot(list(validation), list(validation.values()), color=colour, **line)
                 shown.append(min(validation.values()))
                 highest = max(highest, *validation.values())
             best = result["trained"].get("step")
@@ -598,7 +599,7 @@ def draw_loss(results: list[dict[str, Any]]) -> bytes | None:
         if len(group) > 1 and common:
             mean = [np.mean([v[step] for v in validations]) for step in common]
             axes.plot(common, mean, color=colour, linewidth=2)
-        seeds = f"mean of {len(group)} seeds" if len(group) > 1 else "1 seed"
+        seeds = f"mean of {len(group)} seeds, each thin" if len(group) > 1 else "1 seed"
         legend.append(Line2D([], [], color=colour, linewidth=2, label=f"{position}, validation, {seeds}"))
     training = "training, each seed" + (f" (running mean of {width} logged batches)" if width > 1 else "")
     legend.append(Line2D([], [], color=GREY, linewidth=0.8, linestyle="--", label=training))
