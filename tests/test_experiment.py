@@ -21,6 +21,7 @@ from seqpope.evaluate import evaluate_run
 from seqpope.experiment import Interrupted, RunKeeper, choose_device, train, train_run
 from seqpope.model.config import ModelConfig
 from seqpope.progress import clock
+from seqpope.training import SequenceModule
 
 STEPS = 12
 
@@ -182,6 +183,53 @@ def test_another_seed_is_another_run(tmp_path):
         assert_same_states(states(tmp_path / "0"), states(tmp_path / "1"))
 
 
+class TestBestWeights:
+    """Validation that goes up again, as overfitting makes it: 3.0, 1.0, 2.0 at steps 4, 8, 12."""
+
+    @pytest.fixture
+    def config(self, tmp_path, monkeypatch):
+        make_store(tmp_path)
+        values = iter([3.0, 1.0, 2.0])
+        monkeypatch.setattr(SequenceModule, "validation_nats", lambda module: next(values))
+        return make_config(tmp_path)
+
+    @pytest.mark.parametrize("stop_at", [None, 7, 9])
+    def test_are_kept_while_training_goes_on(self, tmp_path, monkeypatch, config, stop_at):
+        run = tmp_path / "run"
+        if stop_at:  # a resumed run knows what was best before
+            with monkeypatch.context() as patch:
+                at_step(patch, stop_at, stop)
+                with pytest.raises(Interrupted):
+                    train_run(config, run, "t")
+        kept = []
+        at_step(monkeypatch, 8, lambda keeper: kept.append((run / BEST).read_bytes()))
+        train_run(config, run, "t")
+        info = read_info(run / BEST)
+        assert (info.trained["step"], info.trained["validation_nats_per_token"]) == (8, 1.0)
+        assert kept in ([], [(run / BEST).read_bytes()])
+        last = states(run)
+        assert (last["best_step"], last["step"]) == (8, STEPS)
+        weights = "average.embedding.weight"
+        assert not torch.equal(last["best.embedding.weight"], last[f"state.{weights}"])
+
+
+def test_twins_of_a_seed_start_from_the_same_weights(tmp_path):
+    make_store(tmp_path)
+    optimizer = {"learning_rate": 1e-30, "min_learning_rate": 0.0}  # stays at its start
+    starts = {}
+    for position, seed in (("pope", 0), ("rope", 0), ("pope", 1)):
+        run = tmp_path / f"{position}{seed}"
+        torch.rand(seed + len(position))  # whatever was drawn before
+        train_run(make_config(tmp_path, position, steps=1, optimizer=optimizer, seed=seed), run, "t")
+        starts[position, seed] = states(run)
+    shared = [name for name in starts["rope", 0] if name.startswith("state.")]
+    assert shared
+    for name in shared:
+        assert torch.equal(starts["pope", 0][name], starts["rope", 0][name]), name
+    embedding = "state.model.embedding.weight"
+    assert not torch.equal(starts["pope", 0][embedding], starts["pope", 1][embedding])
+
+
 class TestSignals:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_first_saves_and_handlers_come_back(self, tmp_path, monkeypatch, capsys, number):
@@ -193,6 +241,20 @@ class TestSignals:
         assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 3
         assert signal.getsignal(number) is before
         assert "once more to stop at once" in capsys.readouterr().err
+
+    def test_a_second_stops_at_once(self, tmp_path, monkeypatch):
+        make_store(tmp_path)
+        before = signal.getsignal(signal.SIGINT)
+
+        def twice(keeper):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        at_step(monkeypatch, 3, twice)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(make_config(tmp_path), tmp_path / "run", "t")
+        assert not (tmp_path / "run" / "last.ckpt").exists()
+        assert signal.getsignal(signal.SIGINT) is before
 
     def test_in_the_last_step_the_run_is_finished(self, tmp_path, monkeypatch):
         make_store(tmp_path)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from stores import PADDING, VOCABULARY, make_split, make_store
 
+import seqpope.training
 from seqpope.config import DataConfig, OptimizerConfig, TrainConfig
 from seqpope.data.datamodule import TrainingBatches
 from seqpope.data.shards import SCORED
@@ -14,7 +15,7 @@ from seqpope.errors import SeqpopeError
 from seqpope.experiment import train_run
 from seqpope.model.config import ModelConfig
 from seqpope.model.transformer import Transformer
-from seqpope.nll import score_split
+from seqpope.nll import mean_nats, score_split
 from seqpope.training import SequenceModule, make_optimizer, parameter_groups
 
 MODEL = {"width": 16, "layers": 2, "heads": 2, "delta_init": "uniform"}
@@ -308,3 +309,20 @@ def test_dropout_of_a_step_is_of_seed_and_step(tmp_path):
     first, again, other = states
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not torch.equal(first["model.embedding.weight"], other["model.embedding.weight"])
+
+
+def test_every_step_of_every_seed_has_dropout_of_its_own(tmp_path, monkeypatch):
+    make_store(tmp_path)
+    draws = []
+
+    def record(*arguments):
+        draws.append(float(torch.rand(1, dtype=torch.float64)))
+        return mean_nats(*arguments)
+
+    monkeypatch.setattr(seqpope.training, "mean_nats", record)
+    for seed in (0, 1):
+        config = make_config(tmp_path)
+        config.seed = seed
+        train_run(config, tmp_path / str(seed), "t")
+    assert len(draws) == 16
+    assert len(set(draws)) == 16
