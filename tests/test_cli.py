@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -344,3 +347,94 @@ class TestStatus:
         code = f"{sys.executable} -m seqpope --help | true; echo status ${{PIPESTATUS[0]}}"
         done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=60)
         assert "Traceback" not in done.stderr
+
+
+class TestInterrupted:
+    """A real process, a real signal."""
+
+    @pytest.fixture
+    def start(self, tmp_path):
+        from stores import make_store
+
+        make_store(tmp_path, dataset="chorales")
+        (tmp_path / "data" / "tiny").rename(tmp_path / "data" / "chorales")
+        settings = {
+            "baseline": "none",
+            "device": "cpu",
+            "name": "x",
+            "model": {"width": 16, "layers": 1, "heads": 2, "dropout": 0.1},
+            "data": {"length": 16, "batch_size": 2},
+            "optimizer": {"steps": 400, "warmup_steps": 5},
+            "eval_every": 20,
+            "eval_length": 16,
+            "eval_stride": 8,
+        }
+        (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings))
+        processes = []
+
+        def run(*words, code=None):
+            process = subprocess.Popen(
+                [sys.executable, *(["-c", code] if code else ["-m", "seqpope"]), *words],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=tmp_path,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            )
+            processes.append(process)
+            return process
+
+        yield run
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+    @staticmethod
+    def wait_for_a_validation(process):
+        for line in process.stdout:
+            if "validation" in line:
+                return
+        raise AssertionError(process.stderr.read())
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_saves_says_how_to_go_on_and_does(self, tmp_path, start, number):
+        process = start("train", "--config", "tiny.yaml")
+        self.wait_for_a_validation(process)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 130, said
+        found = re.search(r"stopped at step (\d+); go on with `seqpope (train --resume runs/x)`", said)
+        assert found, said
+        assert "Traceback" not in said
+        assert 20 <= int(found[1]) < 400
+        run = tmp_path / "runs" / "x" / "pope-seed0"
+        assert not (run / "result.json").exists()
+        if number == signal.SIGINT:
+            process = start(*found[2].split())
+            out, said = process.communicate(timeout=60)
+            assert process.returncode == 0, said
+            assert f"from step {found[1]}" in out
+            assert (run / "result.json").is_file()
+            assert (tmp_path / "runs" / "x" / "report.md").is_file()
+
+    def test_twice_stops_at_once(self, tmp_path, start):
+        """A second Ctrl-C does not wait for the step that is under way."""
+        code = (
+            "import time, seqpope.training as t; from seqpope.cli import main; "
+            "good = t.SequenceModule.training_step; "
+            "t.SequenceModule.training_step = lambda self, batch, i: "
+            "(print('in a step', flush=True), time.sleep(60)) if i == 30 else good(self, batch, i); "
+            "raise SystemExit(main())"
+        )
+        process = start("train", "--config", "tiny.yaml", code=code)
+        for line in process.stdout:
+            if "in a step" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        assert "once more to stop at once" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 130, said
+        assert "seqpope: interrupted" in said
+        assert "Traceback" not in said
+        assert (tmp_path / "runs" / "x" / "pope-seed0" / "last.ckpt").is_file()  # of the last validation
