@@ -437,6 +437,22 @@ class TestErrors:
         assert last["global_step"] == 4
         assert all(bool(torch.isfinite(tensor).all()) for tensor in last["state_dict"].values())
 
+    def test_a_gradient_that_is_no_number_is_seen_at_the_validation(self, tmp_path, monkeypatch):
+        """The loss of a validated step can be good and the weights after it not."""
+        make_store(tmp_path)
+        good, count = seqpope.training.mean_nats, iter(range(1, 100))
+
+        def loss(*arguments):
+            value = good(*arguments)
+            return value + (0 * value).sqrt() if next(count) == 8 else value  # adds 0, whose slope is 0 * inf
+
+        monkeypatch.setattr(seqpope.training, "mean_nats", loss)
+        with pytest.raises(SeqpopeError, match="the loss is nan at step 8"):
+            train_run(make_config(tmp_path), tmp_path / "run", "t")
+        last = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+        assert last["global_step"] == 4
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in last["state_dict"].values())
+
     def test_other_data_under_the_same_name(self, finished, tmp_path):
         """Weights are tested on the very data they were trained on, or not at all."""
         make_store(tmp_path)
