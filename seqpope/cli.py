@@ -163,7 +163,7 @@ def generate(
         tempo=tempo,
         merge_repeats=merge_repeats,
         device=device,
-        progress=Progress("sampling", "tokens a sample"),
+        progress=Progress("sampling", "tokens"),
     )
     for file, text in files:
         print(f"{file}  {text}")
@@ -262,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = parser.parse_args(words)
         verb = parsed.verb
         try:
-            options = parser.instantiate_classes(parsed)[verb]
+            options = parser.instantiate(parsed)[verb]
         except (TypeError, AttributeError) as error:
             raise SeqpopeError(
                 f"the configuration cannot be used ({error}): compare it with what --print-config prints"

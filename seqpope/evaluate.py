@@ -20,9 +20,8 @@ from seqpope.data.shards import SCORED, Split, TokenStore
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_text
 from seqpope.nll import score_split
-from seqpope.provenance import provenance
-
-READS = "test_reads.jsonl"
+from seqpope.provenance import choose_device, provenance
+from seqpope.results import READS, RESULT
 
 
 def summarize(
@@ -41,6 +40,8 @@ def summarize(
         document and those past the window not scored), per document, and by position in the document.
     """
     scored = (split.flags & SCORED).astype(bool)
+    if not scored.any():
+        raise SeqpopeError("the split has no token to score: prepare the data again")
     if np.isnan(nats[scored]).any():
         raise ValueError("a scored token has no NLL: the window plan is wrong")
     place = np.arange(len(nats)) - np.repeat(split.starts[:-1], np.diff(split.starts))
@@ -108,8 +109,6 @@ def evaluate_run(
     Raises:
         SeqpopeError: the run has no weights, or the data is not what it was trained on.
     """
-    from seqpope.experiment import choose_device
-
     config_file = run / "config.yaml"
     if not (run / BEST).is_file() or not config_file.is_file():
         raise CheckpointError(
@@ -164,6 +163,6 @@ def evaluate_run(
         "config": config,
         **made,
     }
-    name = "result.json" if split == "test" and default else f"result-{split}-{length}-{stride}.json"
+    name = RESULT if split == "test" and default else f"result-{split}-{length}-{stride}.json"
     write_text(run / name, json.dumps(result, indent=1) + "\n")
     return result

@@ -40,25 +40,12 @@ from seqpope.files import write_text
 from seqpope.model.positions import find_position
 from seqpope.model.transformer import Transformer
 from seqpope.progress import Progress, clock
-from seqpope.provenance import provenance
+from seqpope.provenance import choose_device, provenance
 from seqpope.training import SequenceModule
 
 
 class Interrupted(SeqpopeError):
     """The user stopped a run; it was saved first."""
-
-
-def choose_device(device: str) -> str:
-    """Resolve "auto".
-
-    Raises:
-        SeqpopeError: cuda is asked for and there is none.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SeqpopeError("--device cuda was asked for, but torch sees no GPU: use --device cpu or auto")
-    return device
 
 
 class RunKeeper(lightning.Callback):
@@ -112,7 +99,7 @@ class RunKeeper(lightning.Callback):
         if log_now:
             loss = float(outputs["loss"])
             _refuse_infinite(loss, step)
-            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            rate = self.config.optimizer.rate_at(step - 1)  # the schedule has moved on by now
             self._log(trainer, step, {"train_nats_per_token": loss, "learning_rate": rate})
         now = time.perf_counter()
         self.seconds += now - self._tick

@@ -13,9 +13,8 @@ from seqpope.checkpoint import check_fingerprint, find_checkpoint, load_checkpoi
 from seqpope.domains.music.chorales.codec import Chorale, read_score, write_midi
 from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
 from seqpope.errors import SeqpopeError
-from seqpope.experiment import choose_device
 from seqpope.files import write_text
-from seqpope.provenance import provenance
+from seqpope.provenance import choose_device, provenance
 from seqpope.sampling import SamplingConfig, sample
 
 SHIPPED = Path(__file__).resolve().parent / "weights" / "chorales.safetensors"

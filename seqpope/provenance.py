@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import seqpope
+from seqpope.errors import SeqpopeError
 
 PACKAGES = ("torch", "triton", "lightning", "numpy", "safetensors", "music21", "pretty_midi")
 
@@ -50,6 +51,21 @@ def commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return elsewhere
+
+
+def choose_device(device: str) -> str:
+    """Resolve "auto".
+
+    Raises:
+        SeqpopeError: cuda is asked for and there is none.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SeqpopeError("--device cuda was asked for, but torch sees no GPU: use --device cpu or auto")
+    return device
 
 
 def device_name(device: str) -> str:

@@ -1,288 +1,31 @@
-"""The verb `compare`, and the report that ends an experiment: tables, intervals, figures.
-
-Numbers come from result.json files alone, so a report can be made again from them at any time.
-"""
+"""The verb `compare`, and the report that ends an experiment: its text, and everything written together."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
-import itertools
 import json
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from seqpope.errors import SeqpopeError
-from seqpope.evaluate import READS
+from seqpope.figures import draw_loss, draw_position
 from seqpope.files import write_bytes, write_text
-from seqpope.statistics import Estimate, bootstrap_difference, detectable_effect, estimate
+from seqpope.results import (
+    READS,
+    RECIPE_FREE,
+    analyse,
+    check_comparable,
+    group_by_position,
+    load_results,
+    precision_of,
+    seed_of,
+)
+from seqpope.statistics import Estimate
 
 # arXiv 2509.10534, table 2: test nats/token by the paper's protocol.
 PUBLISHED = {"jsb": {"pope": 0.4889, "rope": 0.5081}}
 PAPER_WINDOW = 2048
-COLOURS = {"pope": "#0b6e99", "rope": "#d1541f"}
-OTHER_COLOURS = ("#3a7d44", "#7b4fa3", "#b8860b", "#c2477f", "#4d4d4d", "#5b7fb5")
-GREY = "#666666"
-# In these, twins, seeds of a recipe and the machines they ran on may differ.
-RECIPE_FREE = ("position", "baseline", "seed", "seeds", "name", "out", "data_folder", "device")
-
-RESULT = "result.json"
-FIELDS: dict[str, type | tuple[type, ...]] = {  # what a report needs of a result
-    **dict.fromkeys(("position", "dataset", "split", "fingerprint", "content", "device", "date"), str),
-    **dict.fromkeys(("units", "strata", "paper_protocol", "baselines", "protocol"), dict),
-    **dict.fromkeys(("trained", "config", "versions"), dict),
-    **dict.fromkeys(("by_position", "documents"), list),
-    **dict.fromkeys(("tokens_scored", "parameters"), int),
-    "nats_per_token": (int, float),
-    "commit": (str, type(None)),
-}
-
-
-def load_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Read the results of finished runs, each with its folder under "folder", in an order of their own.
-
-    Args:
-        paths: folders of runs, or of experiments, of which all runs are taken.
-
-    Raises:
-        SeqpopeError: a folder holds no run or one that is not finished, or a result cannot be read.
-    """
-    files: dict[Path, Path] = {}  # a run named twice, by whatever path, is one run
-    for path in paths:
-        for file in _finished(Path(path)):
-            files.setdefault(file.resolve(), file)
-    results = [_load(file) for file in files.values()]
-    results.sort(key=lambda r: (r["position"], _seed(r), str(Path(r["folder"]).resolve())))
-    return results
-
-
-def _finished(path: Path) -> list[Path]:
-    """The result files of a run or of all runs of an experiment."""
-    if (path / RESULT).is_file():
-        return [path / RESULT]
-    if not path.is_dir():
-        raise SeqpopeError(f"{path} is no folder: expected that of a run or of an experiment")
-    if (path / "versions.json").is_file():  # a run writes its versions, an experiment does not
-        raise SeqpopeError(
-            f"the run in {path} is not finished ({RESULT} is missing): "
-            f"go on with it by `seqpope train --resume {path.parent}`"
-        )
-    found = sorted(path.glob(f"*/{RESULT}"))
-    begun = sorted(file.parent for file in path.glob("*/versions.json"))
-    unfinished = [run.name for run in begun if not (run / RESULT).is_file()]
-    if unfinished:
-        raise SeqpopeError(
-            f"{path} has runs that are not finished: {', '.join(unfinished)}; go on with them by "
-            f"`seqpope train --resume {path}`, or name the finished runs' own folders"
-        )
-    if not found:
-        raise SeqpopeError(f"no finished run in {path}: expected {RESULT} in it or in the folders below it")
-    return found
-
-
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        result = json.loads(file.read_text())
-        missing = [name for name, kind in FIELDS.items() if not isinstance(result[name], kind)]
-        if missing:
-            raise ValueError(f"{', '.join(missing)}: of another kind than expected")
-        if not math.isfinite(result["nats_per_token"]):
-            raise ValueError(f"nats_per_token is {result['nats_per_token']}")
-        result["protocol"]["window"], result["protocol"]["stride"], result["protocol"]["precision"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise SeqpopeError(
-            f"{file} is not a result ({what}): delete it and score the run again with "
-            f"`seqpope evaluate {file.parent}`"
-        ) from error
-    result["folder"] = str(file.parent)
-    return result
-
-
-def _seed(result: dict[str, Any]) -> int:
-    return int(result["trained"].get("seed", 0))
-
-
-def check_comparable(results: list[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
-    """Refuse results of different data or protocol; name the recipe fields in which runs differ.
-
-    Returns:
-        For each recipe field that differs: the values that each encoding's runs have of it.
-
-    Raises:
-        SeqpopeError: data, tokens, split, window, stride or scoring precision differ, or a seed of an encoding
-            comes twice.
-    """
-    first = results[0]
-    for result in results[1:]:
-        one, other = _compared(first), _compared(result)
-        for name in one | other:
-            if one.get(name) != other.get(name):
-                raise SeqpopeError(
-                    f"{first['folder']} and {result['folder']} cannot be compared: their {name} differs, "
-                    f"{one.get(name)!r} and {other.get(name)!r}; compare runs scored alike on the same data"
-                )
-    seen: dict[tuple[str, int], str] = {}
-    for result in results:
-        key = (result["position"], _seed(result))
-        if key in seen:
-            raise SeqpopeError(
-                f"{seen[key]} and {result['folder']} are both {key[0]} with seed {key[1]}: compare one of them"
-            )
-        seen[key] = result["folder"]
-    recipes = [_recipe(result) for result in results]
-    differing: dict[str, dict[str, list[Any]]] = {}
-    for name in sorted({name for recipe in recipes for name in recipe}):
-        values: dict[str, list[Any]] = {}
-        for result, recipe in zip(results, recipes, strict=True):
-            group = values.setdefault(result["position"], [])
-            if recipe.get(name) not in group:
-                group.append(recipe.get(name))
-        if any(group != values[first["position"]] or len(group) > 1 for group in values.values()):
-            differing[name] = values
-    return differing
-
-
-def _compared(result: dict[str, Any]) -> dict[str, Any]:
-    data = {
-        "data set": result["dataset"],
-        "data (content hash)": result["content"],
-        "tokenizer (fingerprint)": result["fingerprint"],
-        "split": result["split"],
-    }
-    return data | {f"protocol's {name.replace('_', ' ')}": v for name, v in result["protocol"].items()}
-
-
-def _recipe(result: dict[str, Any]) -> dict[str, Any]:
-    """What a run was trained by, flat; the precision is what `auto` became."""
-    kept = {k: v for k, v in result["config"].items() if k not in (*RECIPE_FREE, "precision")}
-    return _flat(kept) | {"training precision": _precision(result)}
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
-
-
-def _precision(result: dict[str, Any]) -> str:
-    return str(result["trained"].get("precision", "unknown"))
-
-
-def analyse(
-    results: list[dict[str, Any]], differing: dict[str, dict[str, list[Any]]] | None = None
-) -> dict[str, Any]:
-    """Estimates by encoding and paired differences between each two encodings, as plain values.
-
-    Args:
-        differing: what `check_comparable` found; it bears on what may be claimed.
-    """
-    groups = _by_position(results)
-    first = results[0]
-
-    def over_seeds(group: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> dict[str, Any]:
-        return vars(estimate([value(r) for r in group]))
-
-    def nats_per(unit: str) -> Callable[[dict[str, Any]], float]:
-        return lambda r: r["units"][unit]["nats"]
-
-    def nats_in(stratum: str) -> Callable[[dict[str, Any]], float]:
-        return lambda r: r["strata"][stratum]["nats_per_token"]
-
-    encodings = {}
-    for position, group in groups.items():
-        encodings[position] = {
-            "seeds": [_seed(r) for r in group],
-            "nats_per_token": over_seeds(group, lambda r: r["nats_per_token"]),
-            "paper_protocol": over_seeds(group, lambda r: r["paper_protocol"]["nats_per_token"])
-            if first["paper_protocol"]["tokens"]
-            else None,
-            "units": {u: over_seeds(group, nats_per(u)) for u in first["units"]},
-            "strata": {
-                s: over_seeds(group, nats_in(s)) for s, value in first["strata"].items() if value["tokens"]
-            },
-        }
-    differences = [_difference(a, b) for a, b in itertools.combinations(groups.values(), 2)]
-    for difference in differences:
-        pair = (difference["a"], difference["b"])
-        recipes = [name for name, values in (differing or {}).items() if not _alike([values[p] for p in pair])]
-        difference["verdict"] = verdict(difference, recipes)
-    return {"encodings": encodings, "differences": differences, "baselines": first["baselines"]}
-
-
-def _by_position(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for result in results:
-        groups.setdefault(result["position"], []).append(result)
-    return groups
-
-
-def _alike(values: list[list[Any]]) -> bool:
-    return all(len(group) == 1 and group == values[0] for group in values)
-
-
-def _difference(group_a: list[dict[str, Any]], group_b: list[dict[str, Any]]) -> dict[str, Any]:
-    by_seed_a = {_seed(r): r for r in group_a}
-    by_seed_b = {_seed(r): r for r in group_b}
-    seeds = sorted(by_seed_a.keys() & by_seed_b.keys())
-    out: dict[str, Any] = {
-        "a": group_a[0]["position"],
-        "b": group_b[0]["position"],
-        "seeds": seeds,
-        "seeds_without_twin": sorted(by_seed_a.keys() ^ by_seed_b.keys()),
-    }
-    if not seeds:
-        return out
-    paired = [by_seed_a[s]["nats_per_token"] - by_seed_b[s]["nats_per_token"] for s in seeds]
-    over_seeds = estimate(paired)
-    out |= {"paired": paired, "over_seeds": vars(over_seeds)}
-    if over_seeds.sd is not None:
-        out["detectable"] = detectable_effect(over_seeds.sd, len(seeds))
-
-    def piece_nats(by_seed: dict[int, dict[str, Any]]) -> np.ndarray:
-        return np.mean([[d["nats"] for d in by_seed[s]["documents"]] for s in seeds], axis=0)
-
-    tokens = np.array([d["tokens"] for d in by_seed_a[seeds[0]]["documents"]])
-    mean, low, high = bootstrap_difference(piece_nats(by_seed_a), piece_nats(by_seed_b), tokens)
-    out["over_pieces"] = {"mean": mean, "low": low, "high": high, "pieces": int((tokens > 0).sum())}
-    return out
-
-
-def verdict(difference: dict[str, Any], recipes: Sequence[str] = ()) -> str:
-    """One sentence that claims no more than seeds, pieces and recipes allow.
-
-    Args:
-        recipes: recipe fields in which the two encodings' runs differ.
-    """
-    a, b, seeds = difference["a"], difference["b"], difference["seeds"]
-    if not seeds:
-        return f"{a} and {b} have no seed in common: no paired difference, no claim."
-    if len(seeds) < 3:
-        runs = "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
-        return f"{runs}: no claim that one encoding beats the other (three or more are needed)."
-    over_seeds, over_pieces = difference["over_seeds"], difference["over_pieces"]
-    if over_seeds["low"] <= 0 <= over_seeds["high"]:
-        return f"The interval over seeds contains 0: these {len(seeds)} seeds cannot tell {a} and {b} apart."
-    if recipes:
-        return (
-            f"The interval over seeds excludes 0, but the recipes differ in {', '.join(recipes)}: "
-            "no claim that it is the encoding."
-        )
-    better, worse = (a, b) if over_seeds["mean"] < 0 else (b, a)
-    better_by = f"{better} is better than {worse} by {abs(over_seeds['mean']):.4f} nats/token"
-    if over_pieces["low"] <= 0 <= over_pieces["high"]:
-        return (
-            f"On these {over_pieces['pieces']} pieces {better_by} and the interval over seeds excludes 0; the one "
-            "over pieces contains it: no claim for other pieces."
-        )
-    return f"{better_by}; the intervals over seeds and over pieces exclude 0."
 
 
 def _spread(e: dict[str, Any], digits: int = 4) -> str:
@@ -343,7 +86,7 @@ def markdown(
 
 def _protocol_text(results: list[dict[str, Any]]) -> str:
     first, protocol = results[0], results[0]["protocol"]
-    seeds = {p: ", ".join(str(_seed(r)) for r in group) for p, group in _by_position(results).items()}
+    seeds = {p: ", ".join(str(seed_of(r)) for r in group) for p, group in group_by_position(results).items()}
     if len(set(seeds.values())) == 1:
         of_each = " of each encoding" if len(seeds) > 1 else ""
         numbers = next(iter(seeds.values()))
@@ -354,7 +97,7 @@ def _protocol_text(results: list[dict[str, Any]]) -> str:
     times = {0: "not logged", 1: "once a run"}.get(reads[0], f"{reads[0]} times a run")
     if len(reads) > 1:
         times = f"{reads[0]} to {reads[-1]} times a run"
-    trained = _listed(_precision(r) for r in results)
+    trained = _listed(precision_of(r) for r in results)
     return (
         f"Negative log-likelihood of the {first['split']} split: {first['tokens_scored']} tokens of "
         f"{len(first['documents'])} pieces, each scored once, in windows of {protocol['window']} with stride "
@@ -462,7 +205,7 @@ def _runs_table(results: list[dict[str, Any]]) -> str:
             [
                 name,
                 result["position"],
-                str(_seed(result)),
+                str(seed_of(result)),
                 f"{result['parameters']:,}",
                 str(trained.get("step", "")),
                 "" if validation is None else f"{validation:.4f}",
@@ -526,155 +269,6 @@ def _difference_text(difference: dict[str, Any]) -> str:
             alone = ", ".join(map(str, difference["seeds_without_twin"]))
             text += f"Not in it, having no twin: seed {alone}. "
     return text + difference["verdict"]
-
-
-def read_curve(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, nats/token) of training and validation from a run's logs; a resumed start overrides later steps."""
-    columns = ("train_nats_per_token", "validation_nats_per_token")
-    curves: dict[str, dict[int, float]] = {name: {} for name in columns}
-    versions = [f for f in (run / "logs").glob("version_*/metrics.csv") if f.parent.name[8:].isdigit()]
-    for file in sorted(versions, key=lambda f: int(f.parent.name[8:])):
-        with open(file, newline="", errors="replace") as handle:
-            read = {name: [] for name in columns}  # type: dict[str, list[tuple[int, float]]]
-            for row in csv.DictReader(handle):
-                for name in columns:
-                    # A power cut can leave a last line in pieces: a picture is not worth failing for.
-                    with contextlib.suppress(ValueError, TypeError):
-                        read[name].append((int(row["step"]), float(row[name])))
-        begun = min((step for rows in read.values() for step, _ in rows), default=None)
-        if begun is None:
-            continue
-        for name in columns:
-            curves[name] = {step: value for step, value in curves[name].items() if step < begun}
-            curves[name] |= dict(read[name])
-    return {name: sorted(curve.items()) for name, curve in curves.items()}
-
-
-def _colours(positions: Iterable[str]) -> dict[str, str]:
-    others = itertools.cycle(OTHER_COLOURS)
-    return {p: COLOURS[p] if p in COLOURS else next(others) for p in sorted(set(positions))}
-
-
-def _smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """Running mean over the last `width` values, over fewer at the start."""
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, ends - width)
-    return (sums[ends] - sums[starts]) / (ends - starts)
-
-
-def draw_loss(results: list[dict[str, Any]]) -> bytes | None:
-    """Training and validation curves of every run as PNG; None if no run has logs."""
-    curves = [read_curve(Path(r["folder"])) for r in results]
-    if not any(curve for run in curves for curve in run.values()):
-        return None
-    pyplot = _pyplot()
-    from matplotlib.lines import Line2D
-
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    shown: list[float] = []
-    highest, width, legend = 0.0, 1, []
-    for position, colour in _colours(r["position"] for r in results).items():
-        group = [(r, c) for r, c in zip(results, curves, strict=True) if r["position"] == position]
-        validations = [dict(c["validation_nats_per_token"]) for _, c in group]
-        for (result, curve), validation in zip(group, validations, strict=True):
-            if train := curve["train_nats_per_token"]:
-                steps, values = np.array([s for s, _ in train]), np.array([v for _, v in train])
-                width = max(1, round(len(values) / 25))
-                values = _smooth(values, width)
-                axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.55, linestyle="--")
-                shown.append(float(values.min()))
-                highest = max(highest, float(values.max()))
-            if validation:
-                line = {"linewidth": 0.7, "alpha": 0.6} if len(group) > 1 else {"linewidth": 2}
-                axes.plot(list(validation), list(validation.values()), color=colour, **line)
-                shown.append(min(validation.values()))
-                highest = max(highest, *validation.values())
-            best = result["trained"].get("step")
-            if best in validation:
-                axes.plot(
-                    best, validation[best], "o", color=colour, markersize=4, markeredgecolor="white", zorder=5
-                )
-        common = sorted(set.intersection(*map(set, validations)))
-        if len(group) > 1 and common:
-            mean = [np.mean([v[step] for v in validations]) for step in common]
-            axes.plot(common, mean, color=colour, linewidth=2)
-        seeds = f"mean of {len(group)} seeds, each thin" if len(group) > 1 else "1 seed"
-        legend.append(Line2D([], [], color=colour, linewidth=2, label=f"{position}, validation, {seeds}"))
-    training = "training, each seed" + (f" (running mean of {width} logged batches)" if width > 1 else "")
-    legend.append(Line2D([], [], color=GREY, linewidth=0.8, linestyle="--", label=training))
-    if any(c["validation_nats_per_token"] for c in curves):
-        kept = "weights that are tested"
-        legend.append(Line2D([], [], color=GREY, marker="o", markersize=4, linestyle="", label=kept))
-    # The first steps are far above all that matters; what was learned shall fill the picture.
-    low, top = min(shown), min(highest * 1.05, min(shown) * 4)
-    for name, value in results[0]["baselines"].items():
-        if value is not None and low < value < top:
-            axes.axhline(value, color=GREY, linewidth=0.8, linestyle=":")
-            place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-            axes.annotate(name, (0.995, value), (0, 1), **place, ha="right", va="bottom", fontsize=7, color=GREY)
-    axes.set_ylim(low - 0.05 * (top - low), top)
-    axes.set(
-        xlabel="optimiser step", ylabel="nats/token", title=f"{results[0]['dataset']}: training and validation"
-    )
-    axes.legend(handles=legend, frameon=False, fontsize=8)
-    return _png(figure)
-
-
-def draw_position(results: list[dict[str, Any]]) -> bytes:
-    """NLL against position in the piece, mean over seeds of each encoding, as PNG."""
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    groups = _by_position(results)
-    bins = [i for i, b in enumerate(results[0]["by_position"]) if b["tokens"]]
-    ends = [(results[0]["by_position"][i]["from"], results[0]["by_position"][i]["to"]) for i in bins]
-    middle = [math.sqrt(max(1, low) * high) for low, high in ends]
-    for position, colour in _colours(groups).items():
-        values = np.array([[r["by_position"][i]["nats_per_token"] for i in bins] for r in groups[position]])
-        for row in values if len(values) > 1 else []:
-            axes.plot(middle, row, color=colour, linewidth=0.7, alpha=0.5)
-        seeds = f"mean of {len(values)} seeds" if len(values) > 1 else "1 seed"
-        axes.plot(
-            middle,
-            values.mean(0),
-            color=colour,
-            linewidth=1.8,
-            marker="o",
-            markersize=4,
-            label=f"{position}, {seeds}",
-        )
-    window = results[0]["protocol"]["window"]
-    if ends and window < ends[-1][1]:
-        axes.axvline(window, color=GREY, linewidth=0.8, linestyle=":")
-        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        axes.annotate("window", (window, 0.98), (-3, 0), **place, ha="right", va="top", fontsize=7, color=GREY)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    axes.set_ylim(bottom=0)
-    axes.set(
-        xlabel="position in the piece (tokens; bins double, dots at their middle)",
-        ylabel="nats/token",
-        title=f"{results[0]['dataset']}, {results[0]['split']}: NLL against position",
-    )
-    axes.legend(frameon=False)
-    return _png(figure)
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    pyplot.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
-    return pyplot
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    _pyplot().close(figure)
-    return buffer.getvalue()
 
 
 def compare(paths: Sequence[Path], out: Path | None = None) -> dict[str, Any]:

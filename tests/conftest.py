@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from seqpope.domains.music.chorales.codec import Chorale
 from seqpope.domains.music.chorales.corpus import music21_chorales
+
+# Tiny models: two threads on cores that others use are a hundred times slower than one.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from seqpope.errors import SeqpopeError
-from seqpope.report import compare, draw_loss, load_results, read_curve, verdict, write_report
+from seqpope.figures import draw_loss, read_curve
+from seqpope.report import compare, write_report
+from seqpope.results import load_results, verdict
 from seqpope.statistics import bootstrap_difference
 
 TOKENS = np.array([40, 100, 60])  # of three pieces
@@ -607,7 +609,7 @@ class TestFiles:
     def test_pictures_are_not_blank(self, tmp_path):
         from matplotlib import colors, image
 
-        from seqpope.report import COLOURS
+        from seqpope.figures import COLOURS
 
         folder = write_experiment(tmp_path / "x")
         compare([folder], tmp_path / "out")

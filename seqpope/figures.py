@@ -1,0 +1,169 @@
+"""Figures of finished runs: loss curves, NLL against position. PNG bytes out."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import itertools
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqpope.results import group_by_position
+
+COLOURS = {"pope": "#0b6e99", "rope": "#d1541f"}
+OTHER_COLOURS = ("#3a7d44", "#7b4fa3", "#b8860b", "#c2477f", "#4d4d4d", "#5b7fb5")
+GREY = "#666666"
+
+
+def read_curve(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """(step, nats/token) of training and validation from a run's logs; a resumed start overrides later steps."""
+    columns = ("train_nats_per_token", "validation_nats_per_token")
+    curves: dict[str, dict[int, float]] = {name: {} for name in columns}
+    versions = [f for f in (run / "logs").glob("version_*/metrics.csv") if f.parent.name[8:].isdigit()]
+    for file in sorted(versions, key=lambda f: int(f.parent.name[8:])):
+        with open(file, newline="", errors="replace") as handle:
+            read = {name: [] for name in columns}  # type: dict[str, list[tuple[int, float]]]
+            for row in csv.DictReader(handle):
+                for name in columns:
+                    # A power cut can leave a last line in pieces: a picture is not worth failing for.
+                    with contextlib.suppress(ValueError, TypeError):
+                        read[name].append((int(row["step"]), float(row[name])))
+        begun = min((step for rows in read.values() for step, _ in rows), default=None)
+        if begun is None:
+            continue
+        for name in columns:
+            curves[name] = {step: value for step, value in curves[name].items() if step < begun}
+            curves[name] |= dict(read[name])
+    return {name: sorted(curve.items()) for name, curve in curves.items()}
+
+
+def _colours(positions: Iterable[str]) -> dict[str, str]:
+    others = itertools.cycle(OTHER_COLOURS)
+    return {p: COLOURS[p] if p in COLOURS else next(others) for p in sorted(set(positions))}
+
+
+def _smooth(values: np.ndarray, width: int) -> np.ndarray:
+    """Running mean over the last `width` values, over fewer at the start."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - width)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def draw_loss(results: list[dict[str, Any]]) -> bytes | None:
+    """Training and validation curves of every run as PNG; None if no run has logs."""
+    curves = [read_curve(Path(r["folder"])) for r in results]
+    if not any(curve for run in curves for curve in run.values()):
+        return None
+    pyplot = _pyplot()
+    from matplotlib.lines import Line2D
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    shown: list[float] = []
+    highest, width, legend = 0.0, 1, []
+    for position, colour in _colours(r["position"] for r in results).items():
+        group = [(r, c) for r, c in zip(results, curves, strict=True) if r["position"] == position]
+        validations = [dict(c["validation_nats_per_token"]) for _, c in group]
+        for (result, curve), validation in zip(group, validations, strict=True):
+            if train := curve["train_nats_per_token"]:
+                steps, values = np.array([s for s, _ in train]), np.array([v for _, v in train])
+                width = max(1, round(len(values) / 25))
+                values = _smooth(values, width)
+                axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.55, linestyle="--")
+                shown.append(float(values.min()))
+                highest = max(highest, float(values.max()))
+            if validation:
+                line = {"linewidth": 0.7, "alpha": 0.6} if len(group) > 1 else {"linewidth": 2}
+                axes.plot(list(validation), list(validation.values()), color=colour, **line)
+                shown.append(min(validation.values()))
+                highest = max(highest, *validation.values())
+            best = result["trained"].get("step")
+            if best in validation:
+                axes.plot(
+                    best, validation[best], "o", color=colour, markersize=4, markeredgecolor="white", zorder=5
+                )
+        common = sorted(set.intersection(*map(set, validations)))
+        if len(group) > 1 and common:
+            mean = [np.mean([v[step] for v in validations]) for step in common]
+            axes.plot(common, mean, color=colour, linewidth=2)
+        seeds = f"mean of {len(group)} seeds, each thin" if len(group) > 1 else "1 seed"
+        legend.append(Line2D([], [], color=colour, linewidth=2, label=f"{position}, validation, {seeds}"))
+    training = "training, each seed" + (f" (running mean of {width} logged batches)" if width > 1 else "")
+    legend.append(Line2D([], [], color=GREY, linewidth=0.8, linestyle="--", label=training))
+    if any(c["validation_nats_per_token"] for c in curves):
+        kept = "weights that are tested"
+        legend.append(Line2D([], [], color=GREY, marker="o", markersize=4, linestyle="", label=kept))
+    # The first steps are far above all that matters; what was learned shall fill the picture.
+    low, top = min(shown), min(highest * 1.05, min(shown) * 4)
+    for name, value in results[0]["baselines"].items():
+        if value is not None and low < value < top:
+            axes.axhline(value, color=GREY, linewidth=0.8, linestyle=":")
+            place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            axes.annotate(name, (0.995, value), (0, 1), **place, ha="right", va="bottom", fontsize=7, color=GREY)
+    axes.set_ylim(low - 0.05 * (top - low), top)
+    axes.set(
+        xlabel="optimiser step", ylabel="nats/token", title=f"{results[0]['dataset']}: training and validation"
+    )
+    axes.legend(handles=legend, frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def draw_position(results: list[dict[str, Any]]) -> bytes:
+    """NLL against position in the piece, mean over seeds of each encoding, as PNG."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    groups = group_by_position(results)
+    bins = [i for i, b in enumerate(results[0]["by_position"]) if b["tokens"]]
+    ends = [(results[0]["by_position"][i]["from"], results[0]["by_position"][i]["to"]) for i in bins]
+    middle = [math.sqrt(max(1, low) * high) for low, high in ends]
+    for position, colour in _colours(groups).items():
+        values = np.array([[r["by_position"][i]["nats_per_token"] for i in bins] for r in groups[position]])
+        for row in values if len(values) > 1 else []:
+            axes.plot(middle, row, color=colour, linewidth=0.7, alpha=0.5)
+        seeds = f"mean of {len(values)} seeds" if len(values) > 1 else "1 seed"
+        axes.plot(
+            middle,
+            values.mean(0),
+            color=colour,
+            linewidth=1.8,
+            marker="o",
+            markersize=4,
+            label=f"{position}, {seeds}",
+        )
+    window = results[0]["protocol"]["window"]
+    if ends and window < ends[-1][1]:
+        axes.axvline(window, color=GREY, linewidth=0.8, linestyle=":")
+        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        axes.annotate("window", (window, 0.98), (-3, 0), **place, ha="right", va="top", fontsize=7, color=GREY)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.set_ylim(bottom=0)
+    axes.set(
+        xlabel="position in the piece (tokens; bins double, dots at their middle)",
+        ylabel="nats/token",
+        title=f"{results[0]['dataset']}, {results[0]['split']}: NLL against position",
+    )
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
+    return pyplot
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    _pyplot().close(figure)
+    return buffer.getvalue()

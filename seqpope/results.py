@@ -1,0 +1,277 @@
+"""What is said of finished runs: results loaded, refused or compared, estimates, paired differences, verdicts.
+
+Numbers come from result.json files alone, so everything can be made again from them at any time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqpope.errors import SeqpopeError
+from seqpope.statistics import bootstrap_difference, detectable_effect, estimate
+
+# In these, twins, seeds of a recipe and the machines they ran on may differ.
+RECIPE_FREE = ("position", "baseline", "seed", "seeds", "name", "out", "data_folder", "device")
+
+RESULT = "result.json"
+READS = "test_reads.jsonl"
+FIELDS: dict[str, type | tuple[type, ...]] = {  # what a report needs of a result
+    **dict.fromkeys(("position", "dataset", "split", "fingerprint", "content", "device", "date"), str),
+    **dict.fromkeys(("units", "strata", "paper_protocol", "baselines", "protocol"), dict),
+    **dict.fromkeys(("trained", "config", "versions"), dict),
+    **dict.fromkeys(("by_position", "documents"), list),
+    **dict.fromkeys(("tokens_scored", "parameters"), int),
+    "nats_per_token": (int, float),
+    "commit": (str, type(None)),
+}
+
+
+def load_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Read the results of finished runs, each with its folder under "folder", in an order of their own.
+
+    Args:
+        paths: folders of runs, or of experiments, of which all runs are taken.
+
+    Raises:
+        SeqpopeError: a folder holds no run or one that is not finished, or a result cannot be read.
+    """
+    files: dict[Path, Path] = {}  # a run named twice, by whatever path, is one run
+    for path in paths:
+        for file in _finished(Path(path)):
+            files.setdefault(file.resolve(), file)
+    results = [_load(file) for file in files.values()]
+    results.sort(key=lambda r: (r["position"], seed_of(r), str(Path(r["folder"]).resolve())))
+    return results
+
+
+def _finished(path: Path) -> list[Path]:
+    """The result files of a run or of all runs of an experiment."""
+    if (path / RESULT).is_file():
+        return [path / RESULT]
+    if not path.is_dir():
+        raise SeqpopeError(f"{path} is no folder: expected that of a run or of an experiment")
+    if (path / "versions.json").is_file():  # a run writes its versions, an experiment does not
+        raise SeqpopeError(
+            f"the run in {path} is not finished ({RESULT} is missing): "
+            f"go on with it by `seqpope train --resume {path.parent}`"
+        )
+    found = sorted(path.glob(f"*/{RESULT}"))
+    begun = sorted(file.parent for file in path.glob("*/versions.json"))
+    unfinished = [run.name for run in begun if not (run / RESULT).is_file()]
+    if unfinished:
+        raise SeqpopeError(
+            f"{path} has runs that are not finished: {', '.join(unfinished)}; go on with them by "
+            f"`seqpope train --resume {path}`, or name the finished runs' own folders"
+        )
+    if not found:
+        raise SeqpopeError(f"no finished run in {path}: expected {RESULT} in it or in the folders below it")
+    return found
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        result = json.loads(file.read_text())
+        missing = [name for name, kind in FIELDS.items() if not isinstance(result[name], kind)]
+        if missing:
+            raise ValueError(f"{', '.join(missing)}: of another kind than expected")
+        if not math.isfinite(result["nats_per_token"]):
+            raise ValueError(f"nats_per_token is {result['nats_per_token']}")
+        result["protocol"]["window"], result["protocol"]["stride"], result["protocol"]["precision"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise SeqpopeError(
+            f"{file} is not a result ({what}): delete it and score the run again with "
+            f"`seqpope evaluate {file.parent}`"
+        ) from error
+    result["folder"] = str(file.parent)
+    return result
+
+
+def seed_of(result: dict[str, Any]) -> int:
+    """Seed of a run."""
+    return int(result["trained"].get("seed", 0))
+
+
+def check_comparable(results: list[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
+    """Refuse results of different data or protocol; name the recipe fields in which runs differ.
+
+    Returns:
+        For each recipe field that differs: the values that each encoding's runs have of it.
+
+    Raises:
+        SeqpopeError: data, tokens, split, window, stride or scoring precision differ, or a seed of an encoding
+            comes twice.
+    """
+    first = results[0]
+    for result in results[1:]:
+        one, other = _compared(first), _compared(result)
+        for name in one | other:
+            if one.get(name) != other.get(name):
+                raise SeqpopeError(
+                    f"{first['folder']} and {result['folder']} cannot be compared: their {name} differs, "
+                    f"{one.get(name)!r} and {other.get(name)!r}; compare runs scored alike on the same data"
+                )
+    seen: dict[tuple[str, int], str] = {}
+    for result in results:
+        key = (result["position"], seed_of(result))
+        if key in seen:
+            raise SeqpopeError(
+                f"{seen[key]} and {result['folder']} are both {key[0]} with seed {key[1]}: compare one of them"
+            )
+        seen[key] = result["folder"]
+    recipes = [_recipe(result) for result in results]
+    differing: dict[str, dict[str, list[Any]]] = {}
+    for name in sorted({name for recipe in recipes for name in recipe}):
+        values: dict[str, list[Any]] = {}
+        for result, recipe in zip(results, recipes, strict=True):
+            group = values.setdefault(result["position"], [])
+            if recipe.get(name) not in group:
+                group.append(recipe.get(name))
+        if any(group != values[first["position"]] or len(group) > 1 for group in values.values()):
+            differing[name] = values
+    return differing
+
+
+def _compared(result: dict[str, Any]) -> dict[str, Any]:
+    data = {
+        "data set": result["dataset"],
+        "data (content hash)": result["content"],
+        "tokenizer (fingerprint)": result["fingerprint"],
+        "split": result["split"],
+    }
+    return data | {f"protocol's {name.replace('_', ' ')}": v for name, v in result["protocol"].items()}
+
+
+def _recipe(result: dict[str, Any]) -> dict[str, Any]:
+    """What a run was trained by, flat; the precision is what `auto` became."""
+    kept = {k: v for k, v in result["config"].items() if k not in (*RECIPE_FREE, "precision")}
+    return _flat(kept) | {"training precision": precision_of(result)}
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def precision_of(result: dict[str, Any]) -> str:
+    """Precision a run was trained in."""
+    return str(result["trained"].get("precision", "unknown"))
+
+
+def analyse(
+    results: list[dict[str, Any]], differing: dict[str, dict[str, list[Any]]] | None = None
+) -> dict[str, Any]:
+    """Estimates by encoding and paired differences between each two encodings, as plain values.
+
+    Args:
+        differing: what `check_comparable` found; it bears on what may be claimed.
+    """
+    groups = group_by_position(results)
+    first = results[0]
+
+    def over_seeds(group: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> dict[str, Any]:
+        return vars(estimate([value(r) for r in group]))
+
+    def nats_per(unit: str) -> Callable[[dict[str, Any]], float]:
+        return lambda r: r["units"][unit]["nats"]
+
+    def nats_in(stratum: str) -> Callable[[dict[str, Any]], float]:
+        return lambda r: r["strata"][stratum]["nats_per_token"]
+
+    encodings = {}
+    for position, group in groups.items():
+        encodings[position] = {
+            "seeds": [seed_of(r) for r in group],
+            "nats_per_token": over_seeds(group, lambda r: r["nats_per_token"]),
+            "paper_protocol": over_seeds(group, lambda r: r["paper_protocol"]["nats_per_token"])
+            if first["paper_protocol"]["tokens"]
+            else None,
+            "units": {u: over_seeds(group, nats_per(u)) for u in first["units"]},
+            "strata": {
+                s: over_seeds(group, nats_in(s)) for s, value in first["strata"].items() if value["tokens"]
+            },
+        }
+    differences = [_difference(a, b) for a, b in itertools.combinations(groups.values(), 2)]
+    for difference in differences:
+        pair = (difference["a"], difference["b"])
+        recipes = [name for name, values in (differing or {}).items() if not _alike([values[p] for p in pair])]
+        difference["verdict"] = verdict(difference, recipes)
+    return {"encodings": encodings, "differences": differences, "baselines": first["baselines"]}
+
+
+def group_by_position(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Results of each encoding, in order."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault(result["position"], []).append(result)
+    return groups
+
+
+def _alike(values: list[list[Any]]) -> bool:
+    return all(len(group) == 1 and group == values[0] for group in values)
+
+
+def _difference(group_a: list[dict[str, Any]], group_b: list[dict[str, Any]]) -> dict[str, Any]:
+    by_seed_a = {seed_of(r): r for r in group_a}
+    by_seed_b = {seed_of(r): r for r in group_b}
+    seeds = sorted(by_seed_a.keys() & by_seed_b.keys())
+    out: dict[str, Any] = {
+        "a": group_a[0]["position"],
+        "b": group_b[0]["position"],
+        "seeds": seeds,
+        "seeds_without_twin": sorted(by_seed_a.keys() ^ by_seed_b.keys()),
+    }
+    if not seeds:
+        return out
+    paired = [by_seed_a[s]["nats_per_token"] - by_seed_b[s]["nats_per_token"] for s in seeds]
+    over_seeds = estimate(paired)
+    out |= {"paired": paired, "over_seeds": vars(over_seeds)}
+    if over_seeds.sd is not None:
+        out["detectable"] = detectable_effect(over_seeds.sd, len(seeds))
+
+    def piece_nats(by_seed: dict[int, dict[str, Any]]) -> np.ndarray:
+        return np.mean([[d["nats"] for d in by_seed[s]["documents"]] for s in seeds], axis=0)
+
+    tokens = np.array([d["tokens"] for d in by_seed_a[seeds[0]]["documents"]])
+    mean, low, high = bootstrap_difference(piece_nats(by_seed_a), piece_nats(by_seed_b), tokens)
+    out["over_pieces"] = {"mean": mean, "low": low, "high": high, "pieces": int((tokens > 0).sum())}
+    return out
+
+
+def verdict(difference: dict[str, Any], recipes: Sequence[str] = ()) -> str:
+    """One sentence that claims no more than seeds, pieces and recipes allow.
+
+    Args:
+        recipes: recipe fields in which the two encodings' runs differ.
+    """
+    a, b, seeds = difference["a"], difference["b"], difference["seeds"]
+    if not seeds:
+        return f"{a} and {b} have no seed in common: no paired difference, no claim."
+    if len(seeds) < 3:
+        runs = "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
+        return f"{runs}: no claim that one encoding beats the other (three or more are needed)."
+    over_seeds, over_pieces = difference["over_seeds"], difference["over_pieces"]
+    if over_seeds["low"] <= 0 <= over_seeds["high"]:
+        return f"The interval over seeds contains 0: these {len(seeds)} seeds cannot tell {a} and {b} apart."
+    if recipes:
+        return (
+            f"The interval over seeds excludes 0, but the recipes differ in {', '.join(recipes)}: "
+            "no claim that it is the encoding."
+        )
+    better, worse = (a, b) if over_seeds["mean"] < 0 else (b, a)
+    better_by = f"{better} is better than {worse} by {abs(over_seeds['mean']):.4f} nats/token"
+    if over_pieces["low"] <= 0 <= over_pieces["high"]:
+        return (
+            f"On these {over_pieces['pieces']} pieces {better_by} and the interval over seeds excludes 0; the one "
+            "over pieces contains it: no claim for other pieces."
+        )
+    return f"{better_by}; the intervals over seeds and over pieces exclude 0."
