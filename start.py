@@ -58,9 +58,8 @@ def demo() -> None:
         "train",
         *(["--resume", out] if begun else ["--domain", "music", "--name", "demo"]),
     )
-    run(
-        PYTHON, "-m", "seqpope", "generate", "--domain", "music", "--checkpoint", out, "--out", out / "chorale.mid"
-    )
+    chorale = ["--out", out / "chorale.mid", "--temperature", 0.9, "--top-p", 0.95]
+    run(PYTHON, "-m", "seqpope", "generate", "--domain", "music", "--checkpoint", out, *chorale)
     print(
         f"report: {out / 'report.md'}   figures: loss.png, position.png beside it   music: {out / 'chorale.mid'}"
     )

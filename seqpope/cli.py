@@ -45,7 +45,10 @@ def prepare(
 def train(config: Any, resume: Path | None = None) -> None:
     """Train an encoding and its baseline twin, test both once, and write the report."""
     from seqpope.experiment import train as run
+    from seqpope.model.positions import find_position
 
+    for position in {config.position, config.baseline} - {"none"}:
+        find_position(position)  # before minutes of preparation
     folder = config.data_folder / config.dataset
     entry = find_dataset(config.dataset)
     if not (folder / "manifest.json").is_file() and entry.embedded:

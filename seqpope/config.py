@@ -143,8 +143,10 @@ class TrainConfig:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if self.seeds < 1 or self.seed < 0:
-            raise SeqpopeError(f"seeds must be at least 1 and seed at least 0: {self.seeds}, {self.seed}")
+        if self.seeds < 1 or not 0 <= self.seed <= 2**32 - self.seeds:
+            raise SeqpopeError(
+                f"seeds must be at least 1, and every seed from 0 to 2^32 - 1: {self.seeds} from {self.seed} on"
+            )
         if self.eval_every < 1 or not 1 <= self.eval_stride <= self.eval_length:
             raise SeqpopeError(
                 "expected eval_every >= 1 and 1 <= eval_stride <= eval_length, they are "

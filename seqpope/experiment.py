@@ -287,6 +287,8 @@ def train_run(config: TrainConfig, folder: Path, title: str) -> Path:
     try:
         with stop_on_signal(keeper):
             trainer.fit(module, data, ckpt_path=last if start_step else None, weights_only=True)
+            if keeper.stop:  # asked for in the last step
+                raise Interrupted(f"stopped; go on with `seqpope train --resume {folder.parent}`")
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _too_large(config) from error
     except RuntimeError as error:

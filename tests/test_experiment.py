@@ -256,9 +256,12 @@ class TestSignals:
         assert not (tmp_path / "run" / "last.ckpt").exists()
         assert signal.getsignal(signal.SIGINT) is before
 
-    def test_in_the_last_step_the_run_is_finished(self, tmp_path, monkeypatch):
+    def test_in_the_last_step_all_is_saved_and_nothing_more_is_begun(self, tmp_path, monkeypatch):
         make_store(tmp_path)
         at_step(monkeypatch, STEPS, stop)
+        with pytest.raises(Interrupted, match="go on with `seqpope train --resume"):
+            train_run(make_config(tmp_path), tmp_path / "run", "t")
+        assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == STEPS
         assert train_run(make_config(tmp_path), tmp_path / "run", "t").is_file()
 
 
