@@ -19,6 +19,7 @@ SHAPES = [  # (Lq, Lk, query_offset, D)
     (1, 65, 30, 16),
     (7, 64, 57, 6),
     (63, 257, 100, 16),
+    (5, 9, 0, 6),
 ]
 ENCODINGS = ["pope", "rope"]
 
@@ -84,7 +85,7 @@ def test_layout_in_memory_does_not_matter(encoding):
     )
 
 
-def pope_by_hand(q, k, v, delta, base, offset, causal):
+def pope_by_hand(q, k, v, delta, base, offset, causal, scale):
     """The paper's sum, term by term: nothing of seqpope in it."""
     batch, heads, queries, dim = q.shape
     out = torch.zeros_like(q)
@@ -102,14 +103,14 @@ def pope_by_hand(q, k, v, delta, base, offset, causal):
                             * math.cos((s - t - offset) * base ** (-c / dim) + delta[h, c])
                             for c in range(dim)
                         )
-                        / math.sqrt(dim)
+                        * scale
                     )
                 weights = torch.tensor(scores, dtype=q.dtype).softmax(0)
                 out[b, h, t] = weights @ v[b, h, : len(scores)]
     return out
 
 
-def rope_by_hand(q, k, v, base, offset, causal):
+def rope_by_hand(q, k, v, base, offset, causal, scale):
     """Pairs (c, c + D/2) turned by position, one at a time."""
     dim = q.shape[-1]
 
@@ -123,7 +124,7 @@ def rope_by_hand(q, k, v, base, offset, causal):
                 x[:, :, place, c + dim // 2] = b * math.cos(angle) + a * math.sin(angle)
         return x
 
-    scores = turned(q, offset) @ turned(k, 0).transpose(-1, -2) / math.sqrt(dim)
+    scores = turned(q, offset) @ turned(k, 0).transpose(-1, -2) * scale
     if causal:
         for t in range(q.shape[2]):
             scores[:, :, t, t + offset + 1 :] = float("-inf")
@@ -134,15 +135,18 @@ def rope_by_hand(q, k, v, base, offset, causal):
 @pytest.mark.parametrize(
     ("queries", "keys", "offset", "causal"), [(5, 5, 0, True), (2, 6, 3, True), (3, 4, 9, False)]
 )
+@pytest.mark.parametrize("softmax_scale", [None, 0.9])
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_both_backends_are_the_papers_formula(encoding, queries, keys, offset, causal, backend):
+def test_both_backends_are_the_papers_formula(encoding, softmax_scale, queries, keys, offset, causal, backend):
     """Two backends could share a mistake; plain loops do not."""
     q, k, v, delta = (x.double() for x in make_inputs(queries, keys, 6, heads=2))
+    scale = softmax_scale or 1 / math.sqrt(6)
     if encoding == "pope":
-        expected = pope_by_hand(q, k, v, delta, 100.0, offset, causal)
+        expected = pope_by_hand(q, k, v, delta, 100.0, offset, causal, scale)
     else:
-        expected = rope_by_hand(q, k, v, 100.0, offset, causal)
-    got = attend(encoding, q, k, v, delta, base=100.0, query_offset=offset, causal=causal, backend=backend)
+        expected = rope_by_hand(q, k, v, 100.0, offset, causal, scale)
+    options = {"query_offset": offset, "causal": causal, "softmax_scale": softmax_scale, "backend": backend}
+    got = attend(encoding, q, k, v, delta, base=100.0, **options)
     torch.testing.assert_close(got, expected, atol=2e-6, rtol=2e-6)
 
 
@@ -253,6 +257,43 @@ def test_bf16_inputs_keep_exact_angles(encoding, offset):
     )
     error = (out.double() - exact).norm() / exact.norm()
     assert error < 0.02, float(error)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_bf16_queries_and_keys_are_raised_before_anything_is_done_to_them(encoding):
+    """With fp32 values nothing is rounded again, so the error is that of fp32 whatever q and k came in."""
+    q, k, v, delta = make_inputs(9, 65, 16, heads=2)
+    q, k = q.bfloat16(), k.bfloat16()
+    exact = attend(encoding, *(x.double() for x in (q, k, v, delta)), query_offset=56, backend="reference")
+    got = attend(encoding, q, k, v, delta, query_offset=56)
+    torch.testing.assert_close(got.double(), exact, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_bf16_rounds_what_is_multiplied_once(encoding, monkeypatch):
+    """Tables rounded to bf16 would hide in the error of the output: look at what reaches the dot product."""
+    seen = []
+    sdpa = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **o: seen.append(a) or sdpa(*a, **o))
+    q, k, v, delta = make_inputs(8, 264, 16, heads=2)
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = (x.bfloat16().to(dtype) for x in (q, k, v))
+        attend(encoding, *inputs, delta, query_offset=256, backend="cartesian")
+    for exact, rounded in list(zip(*seen, strict=True))[:2]:
+        assert rounded.dtype == torch.bfloat16
+        assert torch.equal(rounded, exact.bfloat16())
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_compiled_for_any_length_it_is_the_same(encoding):
+    """Lengths are symbols there: one graph, no break, the values of eager torch."""
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda q, k, v, delta: attend(encoding, q, k, v, delta), backend="eager", fullgraph=True, dynamic=True
+    )
+    for length in (5, 9, 300):
+        inputs = make_inputs(length, length, 6)
+        torch.testing.assert_close(compiled(*inputs), attend(encoding, *inputs))
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from seqpope.kernels import reference
 from seqpope.model.cache import KeyValueCache
 from seqpope.model.config import ModelConfig
 from seqpope.model.positions import POSITIONS
@@ -27,6 +28,42 @@ def make_model(position, seed=0, **changes):
 
 def make_ids(batch, length, seed=0):
     return torch.randint(0, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def normed(x, weight):
+    return x / (x.square().mean(-1, keepdim=True) + torch.finfo(torch.float32).eps).sqrt() * weight
+
+
+@pytest.mark.parametrize("position", ["pope", "rope"])
+@torch.no_grad()
+def test_forward_written_out(position):
+    """Every operation once more from the weights alone, so that no norm, head or activation can change unseen."""
+    model, ids = make_model(position, delta_init="uniform"), make_ids(2, 9)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # norms start at one, which hides whether they are used
+            parameter.uniform_(0.5, 2)
+    weights = model.state_dict()
+    x = weights["embedding.weight"][ids]
+    for layer in range(3):
+        own = {name.split(".", 2)[2]: w for name, w in weights.items() if name.startswith(f"blocks.{layer}.")}
+        read = normed(x, own["norm_attention.weight"])
+        heads = []
+        for head in range(2):
+            # Rows of qkv: all heads' queries, then all keys, then all values; 12 a head.
+            q, k, v = (
+                (read @ own["attention.qkv.weight"][part * 24 + head * 12 :][:12].T)[:, None] for part in range(3)
+            )
+            if position == "pope":
+                scores = reference.pope_scores(q, k, own["attention.position.delta"][head : head + 1])
+            else:
+                scores = reference.rope_scores(q, k)
+            heads.append(reference.softmax_attention(scores, v, softmax_scale=12**-0.5)[:, 0])
+        x = x + torch.cat(heads, -1) @ own["attention.out.weight"].T
+        hidden = normed(x, own["norm_mlp.weight"]) @ own["mlp_in.weight"].T
+        hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+        x = x + hidden @ own["mlp_out.weight"].T
+    expected = normed(x, weights["norm.weight"]) @ weights["embedding.weight"].T
+    torch.testing.assert_close(model(ids), expected, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize("delta_init", ["zero", "uniform"])
@@ -178,6 +215,20 @@ def test_dropout_is_of_training_alone(position):
         assert torch.equal(model(ids), first)
 
 
+@pytest.mark.parametrize("silent", [["attention.out", "mlp_out"], ["mlp_out"], ["attention.out"]])
+def test_dropout_is_in_all_three_places(silent):
+    """On embeddings, on attention's output and on the MLP's; what is not looked at is silent or sure."""
+    model, ids = make_model("rope", dropout=0.5).train(), make_ids(2, 8)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.removesuffix(".weight").endswith(tuple(silent)):
+                parameter.zero_()
+    if len(silent) == 1:
+        model.dropout.p = 0.0
+    torch.manual_seed(0)
+    assert (model(ids) - model(ids)).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("position", POSITIONS)
 def test_bf16_autocast_is_near_fp32(position):
     torch.manual_seed(0)
@@ -193,6 +244,23 @@ def test_bf16_autocast_is_near_fp32(position):
     for name, parameter in model.named_parameters():
         assert parameter.grad.dtype == torch.float32, name
         assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_cache_holds_keys_and_values_and_no_more(dtype):
+    """Keys go in as projected, D wide, for every encoding: PoPE's doubled width never reaches the cache."""
+    config = ModelConfig(width=24, layers=3, heads=2)
+    cache = KeyValueCache(config, 2, 9, dtype=dtype)
+    size = sum(x.numel() * x.element_size() for x in vars(cache).values() if isinstance(x, torch.Tensor))
+    assert size == 2 * 3 * 2 * 9 * 24 * dtype.itemsize  # keys and values, layers, rows, positions, width
+    for position in POSITIONS:
+        model, cache = make_model(position), KeyValueCache(config, 2, 9)
+        model(make_ids(2, 9), cache)
+        assert cache.keys.shape == cache.values.shape == (3, 2, 2, 9, 12)
+        first = torch.nn.functional.rms_norm(model.embedding(make_ids(2, 9)), (24,))
+        keys = first @ model.blocks[0].attention.qkv.weight[24:48].T  # without a trace of position
+        torch.testing.assert_close(cache.keys[0], keys.view(2, 9, 2, 12).transpose(1, 2))
 
 
 @pytest.mark.parametrize("position", POSITIONS)
