@@ -93,7 +93,7 @@ class TestMeanNats:
         assert not logits.grad.any()
 
 
-def naive(model, split, length, stride):
+def naive(model, split, length, stride, padding=PADDING):
     """Token by token: read what the windows' definition lets it see, take one logit."""
     nats = []
     for index in range(len(split)):
@@ -101,7 +101,7 @@ def naive(model, split, length, stride):
         for place, token in enumerate(document):
             # The first window scores `length` tokens, each later one begins `stride` after the one before.
             start = 0 if place < length else stride * ((place - length) // stride + 1)
-            before = [PADDING, *document][start : place + 1]
+            before = [padding, *document][start : place + 1]
             logits = model(torch.tensor([before]))[0, -1].double()
             nats.append(-float(logits.log_softmax(-1)[token].detach()))
     return np.array(nats)
@@ -115,6 +115,30 @@ def test_scoring_a_split_is_the_naive_loop(position, length, stride):
     assert got.dtype == np.float64
     assert got.shape == (len(split.tokens),)
     np.testing.assert_allclose(got, naive(model, split, length, stride), atol=2e-5)
+
+
+def test_padding_is_the_id_that_it_is_said_to_be():
+    model, split = make_model(), make_split(LENGTHS)
+    padding = VOCABULARY - 1  # not the 0 that arrays start with
+    got = score_split(model, split, padding, length=8, stride=3)
+    np.testing.assert_allclose(got, naive(model, split, 8, 3, padding), atol=2e-5)
+    assert np.abs(got - score(model, split)).max() > 1e-2
+    for batch in scoring_batches(split, padding, length=8, stride=3):
+        for ids, targets, window in zip(batch.ids, batch.targets, batch.windows, strict=True):
+            size = window.end - window.start
+            assert set(ids[size:].tolist()) | set(targets[size:].tolist()) <= {padding}
+
+
+def test_bf16_forward_scores_are_near():
+    """Scores of a model in half precision: fp32 from its logits on."""
+    model, split = make_model(), make_split(LENGTHS)
+
+    def rough(ids):
+        return model(ids).bfloat16()
+
+    got, exact = score(rough, split), score(model, split)
+    assert got.dtype == np.float64
+    assert 0 < np.abs(got - exact).max() < 0.02 * max(1, np.abs(exact).max())
 
 
 def test_batches_do_not_matter():

@@ -68,6 +68,21 @@ class TestBatchIsAFunctionOfSeedAndStep:
         assert not equal(batches[0], batches[2])
         assert not equal(batches[0], make_batches(split, seed=1)[0])
 
+    def test_the_seed_orders_documents(self):
+        batches = [make_batches(numbered_split([9] * 30), batch_size=30, seed=seed)[0] for seed in (0, 1)]
+        assert not equal(*batches)  # nothing to crop: only the order can differ
+
+    def test_the_seed_cuts_and_moves_windows(self):
+        split = make_split([200])  # one document: only crop and shift can differ
+        for config in ({}, {"length": 200, "transpose": (-2, 4)}):
+            one, other = (make_batches(split, batch_size=20, seed=seed, **config)[0] for seed in (0, 1))
+            assert not equal(one, other)
+
+    def test_no_two_rows_share_their_draws(self):
+        """One long document, many rows: crops of a batch are drawn one by one, not once for all."""
+        rows = make_batches(numbered_split([90]), batch_size=20, length=8)[0].targets
+        assert len({int(row[0]) for row in rows}) > 5
+
     def test_through_the_loader_from_any_start(self, tmp_path):
         store = make_store(tmp_path)
         config = DataConfig(length=16, batch_size=3, **EVERYTHING)
@@ -76,6 +91,21 @@ class TestBatchIsAFunctionOfSeedAndStep:
         assert len(whole) == 9
         assert len(tail) == 4
         assert all(equal(a, b) for a, b in zip(whole[5:], tail, strict=True))
+
+    def test_the_loader_reads_the_train_split_as_it_is_told(self, tmp_path):
+        store = make_store(tmp_path)
+        config = DataConfig(length=16, batch_size=3)
+        module = TokenDataModule(store, config, seed=4, steps=3, length_multiple=24, workers=2)
+        expected = make_batches(store.split("train"), seed=4, manifest=store.manifest, length_multiple=24)
+        loader = module.train_dataloader()
+        assert loader.num_workers == 2
+        assert all(equal(batch, expected[step]) for step, batch in enumerate(loader))
+
+    def test_a_resumed_loader_is_as_long_as_the_run(self, tmp_path):
+        """Lightning counts the batches of earlier starts too when it asks which one is the last."""
+        config = DataConfig(length=16, batch_size=3)
+        module = TokenDataModule(make_store(tmp_path), config, seed=4, steps=9, start_step=5)
+        assert len(module.train_dataloader()) == 9
 
     def test_workers_change_nothing(self, tmp_path):
         store = make_store(tmp_path)
@@ -145,6 +175,16 @@ def test_batches_are_no_longer_than_they_must_be(multiple, expected):
             assert not rounded[:, width:].any()  # padding id 0, not scored
 
 
+def test_padding_is_the_id_that_the_manifest_says():
+    split = numbered_split([40, 5])
+    batches = make_batches(split, batch_size=2, manifest=make_manifest(padding_id=77), length_multiple=24)
+    for step in range(10):
+        for ids, targets, scored in zip(*batches[step], strict=True):
+            count = int(scored.sum())
+            assert set(ids[count:].tolist()) == set(targets[count:].tolist()) == {77}
+            assert int(ids[0]) == (77 if int(targets[0]) % 100 == 0 else int(targets[0]) - 1)
+
+
 def test_flags_say_what_is_scored():
     split = make_split([12], unscored=3)
     batch = make_batches(split, batch_size=1, length=16)[0]
@@ -186,6 +226,27 @@ class TestTransposition:
         split = pack([document], [np.ones(40, np.uint8)], ["p"], np.uint8)
         batches = make_batches(split, batch_size=1, transpose=(-5, 0))
         assert all(int(batches[step].targets[0, -1]) == 8 for step in range(20))
+
+    def test_each_document_has_its_own_room(self):
+        """Ids of the range's two ends move and are bounds; ids beside it do neither, on either side."""
+        lowest, highest = np.array([SILENCE, LOWEST, LOWEST + 1]), np.array([HIGHEST, HIGHEST - 1, HIGHEST + 1])
+        split = pack([lowest, highest], [np.ones(3, np.uint8)] * 2, ["low", "high"], np.uint8)
+        batches = make_batches(split, batch_size=2, transpose=(-2, 2))
+        expected = [[SILENCE, LOWEST + k, LOWEST + 1 + k] for k in range(3)]
+        expected += [[HIGHEST - k, HIGHEST - 1 - k, HIGHEST + 1] for k in range(3)]
+        seen = [row for step in range(60) for row in batches[step].targets.tolist()]
+        assert sorted(set(map(tuple, seen))) == sorted(map(tuple, expected))
+
+    @pytest.mark.parametrize("transpose", [(0, 0), (0, 3)])
+    def test_only_what_is_asked_for_is_moved(self, transpose):
+        split = make_split([16, 12, 9])
+        moved = [(m[1] - p[1]).flatten() for p, m in self.shifts(transpose, split, steps=20)]
+        drawn = {int(shift) for row in moved for shift in row}
+        assert drawn == set(range(transpose[1] + 1))
+        if transpose == (0, 0):
+            batches = make_batches(split, batch_size=1)
+            documents = {tuple(split.document(i).tolist()) for i in range(3)}
+            assert {tuple(batches[step].targets[0].tolist()) for step in range(20)} == documents
 
     def test_silence_alone_cannot_be_moved(self):
         split = pack([np.full(8, SILENCE)], [np.ones(8, np.uint8)], ["rest"], np.uint8)
