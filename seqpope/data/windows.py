@@ -46,9 +46,8 @@ def plan_windows(split: Split, length: int, stride: int) -> list[Window]:
         windows.append(Window(document, first, score, end))
         while end < last:
             score, end = end, min(end + stride, last)
-            # A whole number of strides from the document's start, so that a window never depends on its end.
-            start = first + -(-(score + stride - length - first) // stride) * stride
-            windows.append(Window(document, start, score, end))
+            # From where the window would be whole, so that a token's context never depends on the document's end.
+            windows.append(Window(document, score + stride - length, score, end))
     return windows
 
 
