@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from seqpope.domains.base import DATASETS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -156,6 +159,40 @@ def test_preparation_knows_no_model(module):
 def test_only_domains_read_their_files(module):
     names = imports(MODULES[module].read_text(), module, MODULES[module].name == "__init__.py")
     assert OF_DOMAINS.isdisjoint(name.split(".")[0] for name in names)
+
+
+def test_modules_imported_by_name_are_those_of_the_table():
+    """`ast` sees no import by name, so there are few: what the table of data sets names, at these two places."""
+    callers = {
+        module
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__")
+    }
+    assert callers == {"seqpope.cli", "seqpope.domains.base"}
+    for dataset in DATASETS.values():
+        assert dataset.preparation in source_files("data_prep")
+        assert dataset.tokenizer.partition(":")[0].startswith(f"seqpope.domains.{dataset.domain}.")
+
+
+@pytest.mark.parametrize(
+    ("module", "foreign"),
+    [
+        # Light, for the help of the command line.
+        ("seqpope.cli", {"torch", "lightning", "numpy", *OF_DOMAINS}),
+        ("seqpope.config", {"torch", "lightning", "numpy"}),
+        ("seqpope.kernels", {"lightning", "seqpope.model", "seqpope.data", "seqpope.errors"}),
+        ("seqpope.experiment", {"seqpope.domains.music", *OF_DOMAINS}),
+    ],
+)
+def test_what_an_import_loads(module, foreign):
+    """What imports bring with them is seen only by running them, through whatever other libraries it comes."""
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    loaded = done.stdout.split()
+    assert module in loaded
+    assert foreign.isdisjoint(loaded)
 
 
 def test_encodings_are_named_in_one_place():
