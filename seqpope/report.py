@@ -135,9 +135,19 @@ def _plain(value: Any) -> str:
     return "not set" if value is None else str(value)
 
 
+def _shown_strata(first: dict[str, Any]) -> list[str]:
+    """Strata that say something: not empty, and not the whole split."""
+    return [s for s, value in first["strata"].items() if 0 < value["tokens"] < first["tokens_scored"]]
+
+
+def _truncated_name(first: dict[str, Any]) -> str:
+    """What leaving out first tokens and later windows is called; with the paper's window it is the paper's way."""
+    return "paper's protocol" if first["protocol"]["window"] == PAPER_WINDOW else "first window only"
+
+
 def _means_table(first: dict[str, Any], analysis: dict[str, Any]) -> str:
-    units, strata = list(first["units"]), [s for s in first["strata"] if first["strata"][s]["tokens"]]
-    head = ["encoding", "seeds", "nats/token", *[f"nats/{u}" for u in units], *strata, "paper's protocol"]
+    units, strata = list(first["units"]), _shown_strata(first)
+    head = ["encoding", "seeds", "nats/token", *[f"nats/{u}" for u in units], *strata, _truncated_name(first)]
     rows = [
         [
             position,
@@ -164,11 +174,11 @@ def _legend(first: dict[str, Any], encodings: dict[str, Any]) -> str:
         parts.append("Mean over seeds ± sample standard deviation.")
     if one:
         parts.append(f"One seed of {' and of '.join(one)}: nothing is known of the spread over seeds.")
-    strata = [(s, value["tokens"]) for s, value in first["strata"].items() if value["tokens"]]
+    strata = [(s, first["strata"][s]["tokens"]) for s in _shown_strata(first)]
     if strata:
         parts.append("; ".join(f"{s}: the {tokens} tokens of that kind" for s, tokens in strata) + ".")
     paper = first["paper_protocol"]
-    parts.append(f"Paper's protocol: {paper['definition']}, {paper['tokens']} tokens.")
+    parts.append(f"{_truncated_name(first).capitalize()}: {paper['definition']}, {paper['tokens']} tokens.")
     if any(value is not None for value in first["baselines"].values()):
         parts.append("Baselines are count tables of the training split.")
     return " ".join(parts)

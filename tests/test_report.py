@@ -175,8 +175,19 @@ class TestNumbers:
                 "nats/token": f"{mean:.4f} ± {sd:.4f}",
                 "nats/time step": f"{4 * mean:.3f} ± {4 * sd:.3f}",
                 "changed": f"{2 * mean:.4f} ± {2 * sd:.4f}",
-                "paper's protocol": f"{mean - 0.01:.4f} ± {sd:.4f}",
+                "first window only": f"{mean - 0.01:.4f} ± {sd:.4f}",
             }
+
+    @pytest.mark.parametrize(("window", "name"), [(2048, "paper's protocol"), (64, "first window only")])
+    def test_the_paper_s_protocol_is_called_so_at_its_window_alone(self, tmp_path, window, name):
+        write_run(tmp_path / "x", make_result("pope", 0, POPE[0], protocol__window=window), logs=(CURVE,))
+        text = compare([tmp_path / "x"])["markdown"]
+        assert name in table(text, "encoding")[0]
+
+    def test_a_stratum_that_is_the_whole_split_is_left_out(self, tmp_path):
+        whole = {"changed": {"tokens": 200, "nats_per_token": 0.5}}
+        text = compare([write_experiment(tmp_path / "x", strata=whole)])["markdown"]
+        assert "changed" not in table(text, "encoding")[0]
 
     def test_baselines_stand_beside(self, report):
         rows = {row["encoding"]: row for row in table(report["markdown"], "encoding")}
