@@ -284,6 +284,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("seqpope: interrupted", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as error:
+        # torch has an error of its own for a full GPU and none for a full machine.
+        if isinstance(error, MemoryError) or "memory" in str(error):
+            print(
+                f"seqpope: this does not fit the memory ({str(error).splitlines()[0] if str(error) else 'full'}): "
+                "lower data.batch_size, data.length, model.width or model.layers, or draw fewer samples at once",
+                file=sys.stderr,
+            )
+            return 1
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

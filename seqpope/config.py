@@ -13,6 +13,8 @@ from typing import Any, Literal
 from seqpope.errors import SeqpopeError
 from seqpope.model.config import ModelConfig
 
+MAX_BATCH_TOKENS = 2**26  # their activations alone pass 80 GB at a width of 256
+
 
 @dataclass
 class DataConfig:
@@ -36,6 +38,11 @@ class DataConfig:
             raise SeqpopeError(
                 "data.length must be at least 2 and data.batch_size at least 1, "
                 f"they are {self.length} and {self.batch_size}"
+            )
+        if self.batch_size * self.length > MAX_BATCH_TOKENS:
+            raise SeqpopeError(
+                f"a batch of {self.batch_size} x {self.length} tokens is more than any memory holds "
+                f"({MAX_BATCH_TOKENS} tokens at most): lower data.batch_size or data.length"
             )
         if not low <= 0 <= high:
             raise SeqpopeError(

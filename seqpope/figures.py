@@ -30,8 +30,9 @@ def read_curve(run: Path) -> dict[str, list[tuple[int, float]]]:
             read = {name: [] for name in columns}  # type: dict[str, list[tuple[int, float]]]
             for row in csv.DictReader(handle):
                 for name in columns:
-                    # A power cut can leave a last line in pieces: a picture is not worth failing for.
-                    with contextlib.suppress(ValueError, TypeError):
+                    # A start stopped before its first validation has no such column; a power cut can leave half
+                    # a line. A picture is not worth failing for.
+                    with contextlib.suppress(ValueError, TypeError, KeyError):
                         read[name].append((int(row["step"]), float(row[name])))
         begun = min((step for rows in read.values() for step, _ in rows), default=None)
         if begun is None:

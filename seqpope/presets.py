@@ -18,12 +18,27 @@ def find_config(name: str) -> Path:
     """A configuration file by path, or a shipped one by name.
 
     Raises:
-        SeqpopeError: neither a file nor a preset; the message lists the presets.
+        SeqpopeError: neither a file nor a preset, which the message lists; or a file without settings in it.
     """
     path = Path(name)
     if path.is_file():
+        _check_text(path)
         return path
     shipped = presets()
     if name in shipped:
         return shipped[name]
     raise SeqpopeError(f"no configuration {name!r}: give a YAML file or one of {', '.join(shipped)}")
+
+
+def _check_text(path: Path) -> None:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SeqpopeError(f"{path} cannot be read as YAML in UTF-8 ({error})") from error
+    if not isinstance(content, dict):
+        raise SeqpopeError(
+            f"{path} should hold settings such as `optimizer: {{steps: 500}}`, it holds {type(content).__name__}: "
+            "`seqpope train --print-config` writes a whole one"
+        )

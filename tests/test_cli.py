@@ -120,6 +120,7 @@ class TestWrongUsage:
             (["train", "--optimizer.beta2", "1"], "optimizer.beta2 must be in [0, 1)"),
             (["train", "--eval_stride", "4096"], "1 <= eval_stride <= eval_length"),
             (["train", "--seeds", "0"], "seeds must be at least 1"),
+            (["train", "--data.batch_size", "100000000"], "more than any memory holds"),
             (
                 ["train", "--resume", "nowhere"],
                 "nowhere is not an experiment's folder: expected config.yaml in it",
@@ -145,6 +146,24 @@ class TestWrongUsage:
         assert message in captured.err
         assert "Traceback" not in captured.err
         assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [(b"\xff\xfe\x00", "cannot be read as YAML in UTF-8"), (b"", "holds NoneType"), (b"- a\n", "holds list")],
+    )
+    def test_configuration_that_is_none(self, capsys, tmp_path, content, message):
+        (tmp_path / "c.yaml").write_bytes(content)
+        assert cli.main(["train", "--config", str(tmp_path / "c.yaml")]) == 1
+        assert message in capsys.readouterr().err
+
+    @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+    def test_full_memory(self, capsys, monkeypatch, error):
+        def fail(*_, **__):
+            raise error
+
+        monkeypatch.setattr("seqpope.generate.generate_chorales", fail)
+        assert cli.main(["generate", "--out", "x.mid"]) == 1
+        assert "this does not fit the memory" in capsys.readouterr().err
 
     def test_unknown_position(self, capsys, tmp_path):
         from stores import make_store

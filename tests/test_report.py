@@ -588,6 +588,13 @@ class TestCurves:
         (run / "logs" / "version_2" / "metrics.csv").write_bytes(b"")
         assert read_curve(run)["train_nats_per_token"][-1] == (40, 0.4)
 
+    def test_a_start_stopped_before_its_first_validation(self, tmp_path):
+        run = write_run(tmp_path / "a", None)
+        (run / "logs" / "version_0").mkdir(parents=True)
+        head = "learning_rate,step,train_nats_per_token\n"
+        (run / "logs" / "version_0" / "metrics.csv").write_text(head + "0.1,10,3.0\n")
+        assert read_curve(run) == {"train_nats_per_token": [(10, 3.0)], "validation_nats_per_token": []}
+
     def test_no_logs_no_picture(self, tmp_path):
         folder = tmp_path / "x"
         run = write_run(folder / "a", make_result("pope", 0, POPE[0]))
