@@ -1,21 +1,24 @@
-"""Attention with PoPE and RoPE: one signature, the backend chosen in one place.
-
-`cartesian` writes PoPE as a dot product of twice the width (arXiv 2509.10534, section 3) and hands it to
-torch's scaled_dot_product_attention; `reference` is the plain formula.
-"""
+"""Attention with PoPE and RoPE: one signature each, and the one place where a backend is chosen."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import os
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from seqpope.kernels import reference
-from seqpope.kernels.rotation import rotation_tables
+from seqpope.kernels import cartesian, reference
+from seqpope.kernels.rotation import two_level_tables
+from seqpope.kernels.scope import Scope
 
-Backend = Literal["auto", "cartesian", "reference"]
+Backend = Literal["auto", "triton", "cartesian", "reference"]
+TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+TRITON_MAX_HEAD_DIM = 128
+DECODE_ROWS = 16  # queries x heads of a group up to which the decoding kernel takes over
 
 
 def pope_attention(
@@ -25,21 +28,39 @@ def pope_attention(
     delta: Tensor,
     *,
     base: float = 10000.0,
+    freqs: Tensor | None = None,
     causal: bool = True,
-    query_offset: int = 0,
+    query_offset: int | Tensor = 0,
+    key_lengths: Tensor | None = None,
     softmax_scale: float | None = None,
     dropout_p: float = 0.0,
+    dropout_seed: int | Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
-    """Causal attention in which magnitudes say what and phases say where.
+    """Attention in which magnitudes say what and phases say where (arXiv 2509.10534).
+
+    Queries stand at positions query_offset + 0..Lq-1 and keys at 0..Lk-1; under autocast q, k and v are taken in
+    its dtype. Deterministic in both directions, whatever the backend, but for SDPA's own atomics on CUDA.
 
     Args:
-        q: (B, H, Lq, D) queries as projected, before softplus, at positions query_offset + 0..Lq-1.
-        k: (B, H, Lk, D) keys as projected, at positions 0..Lk-1.
-        v: (B, H, Lk, D) values.
+        q: (B, H, Lq, D) queries as projected, before softplus.
+        k: (B, Hkv, Lk, D) keys as projected; H is a multiple of Hkv, and head h reads key head h // (H / Hkv).
+        v: (B, Hkv, Lk, D) values.
         delta: (H, D) phase biases in radians.
+        base: frequencies are base^(-c / D), c = 0..D-1.
+        freqs: (D,) frequencies in radians a position, in place of those of `base`; no gradient flows to them.
+        causal: a query sees no key behind its own position.
+        query_offset: position of the first query; (B,) for one each sequence, as in batched decoding.
+        key_lengths: (B,) how many of the keys are each sequence's own. A query that sees no key gives 0.
         softmax_scale: multiplies the scores; 1 / sqrt(D) if None.
         dropout_p: probability of dropping an attention weight.
+        dropout_seed: which weights are dropped, a number or a (1,) int64 tensor; drawn from torch's generator of
+            the device if None. The same seed drops the same weights on every device (triton and reference).
+        cu_seqlens: (N + 1,) cumulative lengths of documents packed into the rows, from 0 to B x L, counted along
+            the rows laid end to end; a query sees its own document alone.
+        backend: "triton" (CUDA, D up to 128), "cartesian" (a dot product of twice the width for torch's SDPA),
+            "reference" (the formula), or "auto": triton where it can, else cartesian.
 
     Returns:
         (B, H, Lq, D) in the dtype of v.
@@ -47,28 +68,25 @@ def pope_attention(
     Raises:
         ValueError: shapes do not fit each other, or the backend cannot do what is asked.
     """
-    _check(q, k, v, query_offset, causal)
+    q, k, v = _autocast(q, k, v)
+    scope = Scope(causal, query_offset, key_lengths, cu_seqlens)
+    _check(q, k, v, scope, dropout_p, freqs, q.shape[-1])
     if delta.shape != (q.shape[1], q.shape[3]):
         raise ValueError(f"delta must be (H, D) = {(q.shape[1], q.shape[3])}, it is {tuple(delta.shape)}")
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    if backend == "auto":
+        backend = "cartesian" if _why_not_triton(q, k, v) or not q.is_cuda else "triton"
+    if backend == "triton":
+        return _triton(q, k, v, delta, base, freqs, scope, scale, dropout_p, dropout_seed)
     if backend == "reference":
-        if dropout_p:
-            raise ValueError("the reference backend has no dropout: pass dropout_p=0")
-        scores = reference.pope_scores(q, k, delta, base=base, query_offset=query_offset)
-        out = reference.softmax_attention(scores, v, causal=causal, query_offset=query_offset, softmax_scale=scale)
-        return out.to(v.dtype)
-    if backend not in ("auto", "cartesian"):
-        raise ValueError(f"backend must be auto, cartesian or reference, it is {backend!r}")
-    dim = q.shape[-1]
-    cos_t, sin_t = rotation_tables(query_offset, q.shape[-2], dim, base, q.device)  # (Lq, D)
-    cos_s, sin_s = rotation_tables(0, k.shape[-2], dim, base, k.device)  # (Lk, D)
-    # cos and sin of (s theta + delta) by the addition theorem, each head its own: (H, Lk, D)
-    cos_delta, sin_delta = delta.float().cos()[:, None], delta.float().sin()[:, None]
-    cos_k, sin_k = cos_s * cos_delta - sin_s * sin_delta, sin_s * cos_delta + cos_s * sin_delta
-    mu_q, mu_k = F.softplus(q.float()), F.softplus(k.float())
-    q_polar = torch.cat((mu_q * cos_t, mu_q * sin_t), dim=-1).to(v.dtype)  # (B, H, Lq, 2D)
-    k_polar = torch.cat((mu_k * cos_k, mu_k * sin_k), dim=-1).to(v.dtype)  # (B, H, Lk, 2D)
-    return _attend(q_polar, k_polar, v, causal, query_offset, scale, dropout_p)
+        scores = functools.partial(reference.pope_scores, delta=delta)
+        return _reference(scores, q, k, v, base, freqs, scope, scale, dropout_p, dropout_seed)
+    if backend != "cartesian":
+        raise ValueError(f"backend must be auto, triton, cartesian or reference, it is {backend!r}")
+    _refuse_seed(dropout_seed)
+    return cartesian.pope_attention(
+        q, k, v, delta, base=base, freqs=freqs, scope=scope, softmax_scale=scale, dropout_p=dropout_p
+    )
 
 
 def rope_attention(
@@ -77,73 +95,157 @@ def rope_attention(
     v: Tensor,
     *,
     base: float = 10000.0,
+    freqs: Tensor | None = None,
     causal: bool = True,
-    query_offset: int = 0,
+    query_offset: int | Tensor = 0,
+    key_lengths: Tensor | None = None,
     softmax_scale: float | None = None,
     dropout_p: float = 0.0,
-    backend: Backend = "auto",
+    dropout_seed: int | Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    backend: Literal["auto", "cartesian", "reference"] = "auto",
 ) -> Tensor:
-    """Causal attention with rotary position embedding (arXiv 2104.09864), pairs (c, c + D/2).
+    """Attention with rotary position embedding (arXiv 2104.09864), pairs (c, c + D/2).
 
-    Arguments, result and errors as in `pope_attention`; D must be even.
+    Arguments, result and errors as in `pope_attention`, but D is even, there are D / 2 frequencies,
+    base^(-2 c / D), and SDPA is the only fast backend.
     """
-    _check(q, k, v, query_offset, causal)
+    q, k, v = _autocast(q, k, v)
+    scope = Scope(causal, query_offset, key_lengths, cu_seqlens)
     if q.shape[-1] % 2:
         raise ValueError(f"RoPE rotates pairs: the head dimension must be even, it is {q.shape[-1]}")
+    _check(q, k, v, scope, dropout_p, freqs, q.shape[-1] // 2)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     if backend == "reference":
-        if dropout_p:
-            raise ValueError("the reference backend has no dropout: pass dropout_p=0")
-        scores = reference.rope_scores(q, k, base=base, query_offset=query_offset)
-        out = reference.softmax_attention(scores, v, causal=causal, query_offset=query_offset, softmax_scale=scale)
-        return out.to(v.dtype)
+        return _reference(reference.rope_scores, q, k, v, base, freqs, scope, scale, dropout_p, dropout_seed)
     if backend not in ("auto", "cartesian"):
         raise ValueError(f"backend must be auto, cartesian or reference, it is {backend!r}")
-    half = q.shape[-1] // 2
-    tables_t = rotation_tables(query_offset, q.shape[-2], half, base, q.device)
-    tables_s = rotation_tables(0, k.shape[-2], half, base, k.device)
-    q_turned, k_turned = _turn(q, *tables_t).to(v.dtype), _turn(k, *tables_s).to(v.dtype)
-    return _attend(q_turned, k_turned, v, causal, query_offset, scale, dropout_p)
+    _refuse_seed(dropout_seed)
+    return cartesian.rope_attention(
+        q, k, v, base=base, freqs=freqs, scope=scope, softmax_scale=scale, dropout_p=dropout_p
+    )
 
 
-def _turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    first, second = x.float().chunk(2, dim=-1)  # each (B, H, L, D/2)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+def _autocast(*tensors: Tensor) -> list[Tensor]:
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(device)
+    return [x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors]
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, query_offset: int, causal: bool) -> None:
-    if q.dim() != 4 or k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[-1] != k.shape[-1]:
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, scope: Scope, dropout_p: float, freqs: Tensor | None, count: int
+) -> None:
+    if (
+        q.dim() != 4
+        or k.dim() != 4
+        or k.shape != v.shape
+        or q.shape[0] != k.shape[0]
+        or q.shape[3] != k.shape[3]
+        or k.shape[1] == 0
+        or q.shape[1] % k.shape[1]
+    ):
         raise ValueError(
-            "expected q (B, H, Lq, D) and k, v (B, H, Lk, D), "
+            "expected q (B, H, Lq, D) and k, v (B, Hkv, Lk, D) with H a multiple of Hkv, "
             f"got q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
         )
-    if causal and query_offset + q.shape[-2] > k.shape[-2]:
+    if 0 in q.shape or 0 in k.shape:
+        raise ValueError(f"there is nothing to attend: q {tuple(q.shape)}, k {tuple(k.shape)}")
+    if not 0 <= dropout_p < 1:
+        raise ValueError(f"dropout_p must be in [0, 1), it is {dropout_p}")
+    if freqs is not None and freqs.shape != (count,):
+        raise ValueError(f"freqs must be ({count},) for a head dimension of {q.shape[3]}, it is {tuple(freqs.shape)}")
+    scope.check(q.shape[0], q.shape[2], k.shape[2])
+
+
+def _refuse_seed(dropout_seed: int | Tensor | None) -> None:
+    if dropout_seed is not None:
         raise ValueError(
-            f"queries end at position {query_offset + q.shape[-2]}, but there are only {k.shape[-2]} keys: "
-            "a causal query needs its own key"
+            "SDPA draws its own dropout: dropout_seed needs backend='triton' or 'reference'; "
+            "with this backend use torch.manual_seed"
         )
 
 
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, causal: bool, query_offset: int, scale: float, dropout_p: float
-) -> Tensor:
-    """torch's SDPA on queries and keys of any width; every backend but one wants values as wide as the keys."""
-    queries, keys, width = q.shape[-2], k.shape[-2], v.shape[-1]
-    if q.shape[-1] != width:
-        v = F.pad(v, (0, q.shape[-1] - width))
-    mask, is_causal = None, False
-    # Branches, not boolean expressions: under torch.compile lengths may be symbols, SDPA wants a plain bool.
-    if not causal:
-        pass
-    elif queries == 1:
-        k, v = k[..., : query_offset + 1, :], v[..., : query_offset + 1, :]
-    elif query_offset == 0 and queries == keys:
-        is_causal = True
-    else:
-        # SDPA's own causal mask is aligned to the first key, which is wrong for queries that start later.
-        t = torch.arange(query_offset, query_offset + queries, device=q.device)
-        mask = torch.arange(keys, device=q.device)[None, :] <= t[:, None]
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale
+def _seed_tensor(dropout_p: float, seed: int | Tensor | None, device: torch.device) -> Tensor | None:
+    if not dropout_p:
+        return None
+    if seed is None:
+        # On the device, from its generator: no synchronisation, and a CUDA graph draws a new one each replay.
+        return torch.randint(1 << 62, (1,), dtype=torch.int64, device=device)
+    if isinstance(seed, Tensor):
+        if seed.shape != (1,) or seed.dtype != torch.int64:
+            raise ValueError(f"dropout_seed must be (1,) int64, it is {tuple(seed.shape)} {seed.dtype}")
+        return seed.to(device)
+    return torch.full((1,), seed, dtype=torch.int64, device=device)
+
+
+def _reference(
+    scores: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, base: float, freqs: Tensor | None, scope: Scope,
+    scale: float, dropout_p: float, dropout_seed: int | Tensor | None,
+) -> Tensor:  # fmt: skip
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    out = reference.softmax_attention(
+        scores(q, k, base=base, freqs=freqs, query_offset=scope.query_offset),
+        v,
+        visible=scope.visible(q.shape[0], q.shape[2], k.shape[2], q.device),
+        softmax_scale=scale,
+        dropout_p=dropout_p,
+        dropout_seed=_seed_tensor(dropout_p, dropout_seed, q.device),
     )
-    return out[..., :width]
+    return out.to(v.dtype)
+
+
+def _why_not_triton(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    """What keeps these tensors from the Triton kernels; None if nothing does."""
+    if not TRITON_INSTALLED:
+        return "triton is not installed: pip install triton"
+    if q.shape[-1] > TRITON_MAX_HEAD_DIM:
+        return f"its head dimension goes up to {TRITON_MAX_HEAD_DIM}, here it is {q.shape[-1]}"
+    if not q.dtype == k.dtype == v.dtype or v.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        return f"q, k and v must all be float16, bfloat16 or float32, they are {q.dtype}, {k.dtype} and {v.dtype}"
+    if q.is_cuda:
+        return None if _runs_triton(q.device.index) else "the GPU must be of compute capability 8.0 or more"
+    if q.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    return f"tensors must be on a CUDA device, they are on {q.device}"
+
+
+@torch.compiler.assume_constant_result
+def _runs_triton(index: int) -> bool:
+    return torch.version.hip is None and torch.cuda.get_device_capability(index) >= (8, 0)
+
+
+def _triton(
+    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, base: float, freqs: Tensor | None, scope: Scope, scale: float,
+    dropout_p: float, dropout_seed: int | Tensor | None,
+) -> Tensor:  # fmt: skip
+    reason = _why_not_triton(q, k, v)
+    if reason is not None:
+        raise ValueError(f"the triton backend cannot do this: {reason}. backend='auto' takes what can")
+    from seqpope.kernels import operators
+
+    batch, queries, keys = q.shape[0], q.shape[2], k.shape[2]
+    first = last = offsets = lengths = None
+    if scope.cu_seqlens is not None:
+        first, last = scope.documents(batch, queries)
+    if scope.key_lengths is not None:
+        lengths = scope.key_lengths.to(q.device, torch.int32)
+    if isinstance(scope.query_offset, Tensor):
+        # What is on the device cannot be checked without waiting for it: keep it inside the tables at least.
+        offsets = scope.query_offset.to(q.device, torch.int32).clamp(0, keys)
+        offset, reach = 0, keys + queries
+    else:
+        offset, reach = scope.query_offset, max(scope.query_offset + queries, keys)
+    tables = two_level_tables(reach, q.shape[-1], base, q.device, freqs)
+    delta = delta.float().contiguous()
+    wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, delta))
+    few = queries * (q.shape[1] // k.shape[1]) <= DECODE_ROWS
+    if few and not wants_gradient and not dropout_p and scope.cu_seqlens is None:
+        return operators.pope_decode(q, k, v, delta, *tables, offsets, lengths, offset, scope.causal, scale)
+    seed = _seed_tensor(dropout_p, dropout_seed, q.device)
+    out, _ = operators.pope_forward(
+        q, k, v, delta, *tables, first, last, offsets, lengths, seed, offset, scope.causal, scale, dropout_p
+    )
+    return out

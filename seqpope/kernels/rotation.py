@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+STEP = 256  # positions that one row of the coarse table stands for
 
 
 def frequencies(count: int, base: float) -> Tensor:
@@ -23,26 +26,77 @@ def frequencies(count: int, base: float) -> Tensor:
 
 
 def rotation_tables(
-    start: int, length: int, count: int, base: float, device: torch.device
+    start: int | Tensor, length: int, count: int, base: float, device: torch.device, freqs: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of position x frequency for positions start..start+length-1: two (length, count) fp32."""
-    if torch.compiler.is_compiling():
-        return _tables(start, length, count, base, device)
+    """Cosines and sines of position x frequency for positions start..start+length-1.
+
+    Args:
+        start: first position, or one for each sequence, (B,).
+        freqs: (count,) radians a position, in place of those that `base` gives.
+
+    Returns:
+        Two (length, count) fp32, or two (B, length, count) if there are B starts.
+    """
+    if isinstance(start, Tensor):
+        return _tables(start[:, None] + torch.arange(length, device=device), count, base, freqs)
     end = start + length
-    if end > 1 << 17:  # far positions are rare: compute what is asked for and keep nothing
-        return _tables(start, length, count, base, device)
-    cosine, sine = _cached_tables(max(256, 1 << (end - 1).bit_length()), count, base, str(device))
+    # Far positions are rare: compute what is asked for and keep nothing.
+    if freqs is not None or not _may_keep(device) or end > 1 << 17:
+        return _tables(torch.arange(start, end, device=device), count, base, freqs)
+    cosine, sine = _kept_tables(max(256, 1 << (end - 1).bit_length()), count, base, str(device))
     return cosine[start:end], sine[start:end]
 
 
+class RotationTables(NamedTuple):
+    """Two small tables from which a kernel makes the rotation of any position by one complex product.
+
+    position = STEP x coarse + fine. A row holds the cosines of all D frequencies, then the sines, in fp32. One
+    table with a row for every position would be half a gigabyte at a million of them.
+    """
+
+    coarse: Tensor  # (at least length / STEP, 2D)
+    fine: Tensor  # (STEP, 2D)
+
+
+def two_level_tables(
+    length: int, count: int, base: float, device: torch.device, freqs: Tensor | None = None
+) -> RotationTables:
+    """Tables that reach positions 0..length-1, arguments as for `rotation_tables`."""
+    if freqs is not None or not _may_keep(device):
+        return _two_levels((length + STEP - 1) // STEP, count, base, device, freqs)
+    rows = 1 << max(0, (length - 1) // STEP).bit_length()
+    return _kept_two_levels(rows, count, base, str(device))
+
+
+def _may_keep(device: torch.device) -> bool:
+    # A graph being captured owns the memory of what is computed then, and gives it back with the graph.
+    return not (
+        torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+    )
+
+
 @functools.lru_cache(maxsize=16)
-def _cached_tables(length: int, count: int, base: float, device: str) -> tuple[Tensor, Tensor]:
+def _kept_tables(length: int, count: int, base: float, device: str) -> tuple[Tensor, Tensor]:
     # Decoding asks for the tables of the whole prefix at every token and layer.
     with torch.inference_mode(False):
-        return _tables(0, length, count, base, torch.device(device))
+        return _tables(torch.arange(length, device=device), count, base, None)
 
 
-def _tables(start: int, length: int, count: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    positions = torch.arange(start, start + length, dtype=torch.float64, device=device)
-    angles = torch.outer(positions, frequencies(count, base).to(device)) % (2 * math.pi)
+@functools.lru_cache(maxsize=64)
+def _kept_two_levels(rows: int, count: int, base: float, device: str) -> RotationTables:
+    with torch.inference_mode(False):
+        return _two_levels(rows, count, base, torch.device(device), None)
+
+
+def _two_levels(
+    rows: int, count: int, base: float, device: torch.device, freqs: Tensor | None
+) -> RotationTables:
+    coarse = _tables(STEP * torch.arange(rows, device=device), count, base, freqs)
+    fine = _tables(torch.arange(STEP, device=device), count, base, freqs)
+    return RotationTables(torch.cat(coarse, -1), torch.cat(fine, -1))
+
+
+def _tables(positions: Tensor, count: int, base: float, freqs: Tensor | None) -> tuple[Tensor, Tensor]:
+    theta = frequencies(count, base) if freqs is None else freqs.double()
+    angles = positions.double()[..., None] * theta.to(positions.device) % (2 * math.pi)
     return angles.cos().float(), angles.sin().float()

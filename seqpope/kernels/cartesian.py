@@ -1,0 +1,88 @@
+"""Attention by torch's scaled_dot_product_attention: positions are turned into queries and keys beforehand.
+
+The proper path on a CPU, for RoPE everywhere, and for what the Triton kernels do not take.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqpope.kernels.rotation import rotation_tables
+from seqpope.kernels.scope import Scope
+
+
+def pope_attention(
+    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, *, base: float, freqs: Tensor | None, scope: Scope,
+    softmax_scale: float, dropout_p: float,
+) -> Tensor:  # fmt: skip
+    """PoPE as a dot product of twice the width (arXiv 2509.10534, section 3)."""
+    dim = q.shape[-1]
+    cos_t, sin_t = _tables(scope.query_offset, q, dim, base, freqs)  # (Lq, D) or (B, 1, Lq, D)
+    cos_s, sin_s = _tables(0, k, dim, base, freqs)  # (Lk, D)
+    # cos and sin of (t theta - delta) by the addition theorem, each head its own: (H, Lq, D). On the queries, keys
+    # are the same for every head of a group.
+    cos_delta, sin_delta = delta.float().cos()[:, None], delta.float().sin()[:, None]
+    cos_q, sin_q = cos_t * cos_delta + sin_t * sin_delta, sin_t * cos_delta - cos_t * sin_delta
+    mu_q, mu_k = F.softplus(q.float()), F.softplus(k.float())
+    q_polar = torch.cat((mu_q * cos_q, mu_q * sin_q), dim=-1).to(v.dtype)  # (B, H, Lq, 2D)
+    k_polar = torch.cat((mu_k * cos_s, mu_k * sin_s), dim=-1).to(v.dtype)  # (B, Hkv, Lk, 2D)
+    return _attend(q_polar, k_polar, v, scope, softmax_scale, dropout_p)
+
+
+def rope_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, base: float, freqs: Tensor | None, scope: Scope, softmax_scale: float,
+    dropout_p: float,
+) -> Tensor:  # fmt: skip
+    """RoPE, pairs (c, c + D/2) turned by their position's angle (arXiv 2104.09864)."""
+    half = q.shape[-1] // 2
+    q_turned = _turn(q, *_tables(scope.query_offset, q, half, base, freqs)).to(v.dtype)
+    k_turned = _turn(k, *_tables(0, k, half, base, freqs)).to(v.dtype)
+    return _attend(q_turned, k_turned, v, scope, softmax_scale, dropout_p)
+
+
+def _tables(
+    start: int | Tensor, x: Tensor, count: int, base: float, freqs: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    cosine, sine = rotation_tables(start, x.shape[-2], count, base, x.device, freqs)
+    if cosine.dim() == 3:
+        return cosine[:, None], sine[:, None]
+    return cosine, sine
+
+
+def _turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    first, second = x.float().chunk(2, dim=-1)  # each (B, H, L, D/2)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, scope: Scope, scale: float, dropout_p: float) -> Tensor:
+    """torch's SDPA on queries and keys of any width; every backend but one wants values as wide as the keys."""
+    (batch, heads, queries, wide), keys, width = q.shape, k.shape[-2], v.shape[-1]
+    if heads != k.shape[1]:  # enable_gqa would leave fewer backends to choose from
+        k, v = (x.repeat_interleave(heads // k.shape[1], dim=1) for x in (k, v))
+    if wide != width:
+        v = F.pad(v, (0, wide - width))
+    mask, is_causal, empty = None, False, None
+    offset = scope.query_offset
+    # Branches, not boolean expressions: under torch.compile lengths may be symbols, SDPA wants a plain bool.
+    if scope.key_lengths is not None or scope.cu_seqlens is not None or isinstance(offset, Tensor):
+        visible = scope.visible(batch, queries, keys, q.device)
+        assert visible is not None
+        mask = visible[:, None]  # (1 or B, 1, Lq, Lk)
+        if scope.key_lengths is not None:
+            empty = ~mask.any(-1, keepdim=True)
+            mask = mask | empty
+    elif not scope.causal:
+        pass
+    elif queries == 1:
+        k, v = k[..., : offset + 1, :], v[..., : offset + 1, :]
+    elif offset == 0 and queries == keys:
+        is_causal = True
+    else:
+        # SDPA's own causal mask is aligned to the first key, which is wrong for queries that start later.
+        mask = scope.visible(batch, queries, keys, q.device)
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale
+    )[..., :width]
+    return out if empty is None else out.masked_fill(empty, 0.0)

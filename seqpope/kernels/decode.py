@@ -1,0 +1,164 @@
+"""PoPE attention for decoding: a few new queries against a long cache of keys as projected.
+
+Decoding is bound by reading the cache, so the cache holds width D, as RoPE's does, and keys are rotated on the
+way: scores depend on s - t alone, so each tile of keys is counted from its own first position. The keys' table is
+then the same few rows for every tile, and the queries, few as they are, are turned anew by t minus the tile's start.
+
+The keys are split among programs; a second kernel joins the partial softmaxes (as in Flash-Decoding).
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from seqpope.kernels.flash import LOG2_E, like_tokens, softplus, turn
+from seqpope.kernels.rotation import STEP, RotationTables
+
+MAX_ROWS = 64  # queries x heads of a group that one program takes
+
+
+@triton.jit
+def decode_part(
+    Q, K, V, DELTA, COARSE, FINE, PART, LOGSUM, OFFSETS, LENGTHS,
+    stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
+    stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
+    stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
+    key_heads, queries, keys, offset, last_position, scale,
+    GROUP: tl.constexpr, D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    CAUSAL: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """All queries of one group of heads against one of the parts that its keys are split into."""
+    part, parts = tl.program_id(0), tl.num_programs(0)
+    pair = tl.program_id(1).to(tl.int64)
+    batch, key_head = pair // key_heads, pair % key_heads
+    keys_end = keys
+    if HAS_OFFSETS:
+        offset = tl.minimum(tl.maximum(tl.load(OFFSETS + batch), 0), last_position)
+    if HAS_LENGTHS:
+        keys_end = tl.minimum(keys, tl.load(LENGTHS + batch))
+    if CAUSAL:
+        keys_end = tl.minimum(keys_end, offset + queries)
+    share = (keys_end + parts * COLS - 1) // (parts * COLS) * COLS
+    start = part * share
+    stop = tl.minimum(start + share, keys_end)
+
+    rows = tl.arange(0, ROWS)
+    columns = tl.arange(0, C)
+    near = tl.arange(0, COLS)
+    real = rows < GROUP * queries
+    wide = (columns < D)[None, :]
+    inside = real[:, None] & wide
+    head = key_head * GROUP + rows // queries
+    position = offset + rows % queries
+    address = Q + batch * stride_q_batch + head[:, None] * stride_q_head + (rows % queries)[:, None] * stride_q_row
+    q = tl.load(address + columns[None, :] * stride_q_column, inside, 0.0)
+    magnitude = tl.where(inside, softplus(q.to(tl.float32)) * scale, 0.0)
+    delta = tl.load(DELTA + head[:, None] * D + columns[None, :], inside, 0.0)
+    # mu (cos delta, sin delta): only the turn by t - start is left to do for each tile
+    along, across = magnitude * tl.cos(delta), magnitude * tl.sin(delta)
+    cos_near, sin_near = turn(COARSE, FINE, near, columns, wide, D)
+
+    K += batch * stride_k_batch + key_head * stride_k_head
+    V += batch * stride_v_batch + key_head * stride_v_head
+    highest = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, C], tl.float32)
+    for begin in tl.range(start, stop, COLS):
+        keys_here = begin + near
+        there = (keys_here < stop)[:, None] & wide
+        far = tl.cast(begin, tl.int64)
+        k = tl.load(K + far * stride_k_row + near[:, None] * stride_k_row + columns[None, :] * stride_k_column, there, 0.0)
+        v = tl.load(V + far * stride_v_row + near[:, None] * stride_v_row + columns[None, :] * stride_v_column, there, 0.0)
+        mu = softplus(k.to(tl.float32))
+        distance = position - begin
+        cosine, sine = turn(COARSE, FINE, tl.abs(distance), columns, inside, D)
+        sine = tl.where((distance < 0)[:, None], -sine, sine)
+        # (cos, sin) of (distance theta - delta)
+        q_cos = (along * cosine + across * sine).to(k.dtype)
+        q_sin = (along * sine - across * cosine).to(k.dtype)
+        s = tl.dot(q_cos, tl.trans((mu * cos_near).to(k.dtype)), input_precision=PRECISION)
+        s = tl.dot(q_sin, tl.trans((mu * sin_near).to(k.dtype)), s, input_precision=PRECISION)
+        seen = (keys_here < stop)[None, :] & real[:, None]
+        if CAUSAL:
+            seen = seen & (keys_here[None, :] <= position[:, None])
+        s = tl.where(seen, s, float("-inf"))
+        higher = tl.maximum(highest, tl.max(s, 1))
+        level = tl.where(higher == float("-inf"), 0.0, higher)
+        p = tl.exp2(s - level[:, None])
+        fade = tl.exp2(highest - level)
+        total = total * fade + tl.sum(p, 1)
+        acc = tl.dot(p.to(v.dtype), v, acc * fade[:, None], input_precision=PRECISION)
+        highest = higher
+
+    empty = total == 0.0
+    acc = acc / tl.where(empty, 1.0, total)[:, None]
+    logsum = tl.where(empty, float("-inf"), highest + tl.log2(tl.where(empty, 1.0, total)))
+    place = (pair * parts + part) * ROWS + rows
+    tl.store(PART + place[:, None] * D + columns[None, :], acc, wide)
+    tl.store(LOGSUM + place, logsum)
+
+
+@triton.jit
+def join_parts(
+    PART, LOGSUM, OUT, stride_out_batch, stride_out_head, stride_out_row, key_heads, queries, parts,
+    GROUP: tl.constexpr, D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """One query of one head: its partial outputs, weighted by their shares of the whole softmax sum."""
+    row = tl.program_id(0)
+    pair = tl.program_id(1).to(tl.int64)
+    columns = tl.arange(0, C)
+    highest = float("-inf")
+    for part in range(parts):
+        highest = tl.maximum(highest, tl.load(LOGSUM + (pair * parts + part) * ROWS + row))
+    level = tl.where(highest == float("-inf"), 0.0, highest)
+    total = 0.0
+    acc = tl.zeros([C], tl.float32)
+    for part in range(parts):
+        place = (pair * parts + part) * ROWS + row
+        weight = tl.exp2(tl.load(LOGSUM + place) - level)
+        total += weight
+        acc += weight * tl.load(PART + place * D + columns, columns < D, 0.0)
+    acc = acc / tl.where(total == 0.0, 1.0, total)
+    head = pair % key_heads * GROUP + row // queries
+    OUT += pair // key_heads * stride_out_batch + head * stride_out_head + (row % queries) * stride_out_row
+    tl.store(OUT + columns, acc.to(OUT.dtype.element_ty), columns < D)
+
+
+def decode_attention(
+    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, tables: RotationTables, offsets: Tensor | None,
+    lengths: Tensor | None, offset: int, causal: bool, scale: float,
+) -> Tensor:  # fmt: skip
+    """Output (B, H, Lq, D) of a few queries; arguments as for `flash.attention_forward`, no backward pass."""
+    (batch, heads, queries, dim), (key_heads, keys) = q.shape, k.shape[1:3]
+    group = heads // key_heads
+    rows = max(16, 1 << (group * queries - 1).bit_length())
+    if rows > MAX_ROWS:
+        raise ValueError(f"decoding takes queries x heads of a group up to {MAX_ROWS}, not {queries} x {group}")
+    cols = 16 if q.device.type == "cpu" else 64
+    assert cols <= STEP
+    parts = _parts(batch * key_heads, triton.cdiv(keys, cols), q.device)
+    out = like_tokens(q)
+    part = q.new_empty(batch * key_heads, parts, rows, dim, dtype=torch.float32)
+    logsum = part.new_empty(batch * key_heads, parts, rows)
+    width = max(16, 1 << (dim - 1).bit_length())
+    shape = {"GROUP": group, "D": dim, "C": width, "ROWS": rows}
+    decode_part[(parts, batch * key_heads)](
+        q, k, v, delta, tables.coarse, tables.fine, part, logsum, offsets, lengths,
+        *q.stride(), *k.stride(), *v.stride(),
+        key_heads, queries, keys, offset, keys, scale * LOG2_E,
+        **shape, COLS=cols, CAUSAL=causal, HAS_OFFSETS=offsets is not None, HAS_LENGTHS=lengths is not None,
+        PRECISION="tf32x3", num_warps=4, num_stages=2,
+    )  # fmt: skip
+    join_parts[(group * queries, batch * key_heads)](
+        part, logsum, out, *out.stride()[:3], key_heads, queries, parts, **shape, num_warps=1
+    )
+    return out
+
+
+def _parts(pairs: int, tiles: int, device: torch.device) -> int:
+    """Enough programs to fill the GPU twice over, but none without a few tiles to do."""
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+    return max(1, min(tiles // 4, 2 * processors // pairs, 128))

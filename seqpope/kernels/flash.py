@@ -1,0 +1,944 @@
+"""PoPE attention fused in Triton: forward and backward, for training and prefill.
+
+With phi = t theta - delta for a query at position t and s theta for a key at position s, PoPE's score
+(arXiv 2509.10534, eq. 6) is a dot product of twice the width,
+
+    score(t, s) = sum_c mu(q_c) mu(k_c) [cos phi_c cos(s theta_c) + sin phi_c sin(s theta_c)],
+
+so everything after the rotation is attention with queries and keys of width 2D and values of width D. Delta sits
+on the queries: keys are then the same for all query heads of a group, and its gradient falls out beside dq's.
+
+What is rotated where (measured, see benchmarks/results/attention-notes.md): a tile that stays put is rotated by
+the program that owns it; a tensor that is streamed through a loop is rotated once per call into a transient
+buffer, because rotating in the loop repeats softplus for every tile that passes and keeps the operand from going
+straight from memory to the tensor cores. Nothing of width 2D outlives the call: the backward pass rotates anew.
+
+Rotated tensors are interleaved, (cos_0, sin_0, cos_1, sin_1, ...): then any split of the D frequencies splits the
+2D columns too, and a pair sits in one thread's registers. A head dimension that is no power of two is taken as
+the sum of two (48 = 32 + 16), so that 48 does not cost what 64 does.
+
+Scores are in units of log 2 (log2 e is folded into the queries' scale) so that the softmax is exp2.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from seqpope.kernels.rotation import STEP, RotationTables
+
+LOG2_E = math.log2(math.e)
+_LOG2_E = tl.constexpr(LOG2_E)
+_SHIFT = tl.constexpr(STEP.bit_length() - 1)
+_LOW = tl.constexpr(STEP - 1)
+# Triton compiles a kernel anew for numbers that are 1 or multiples of 16, unless told that it does not matter.
+SIZES = ["pairs", "span", "heads", "queries", "keys", "length", "offset", "threshold"]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Tiles: what programs are made of
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def softplus(x):
+    """ln(1 + e^x) to full precision at both ends: max(x, 0) + log1p(e^-|x|), log1p by Kahan's correction."""
+    small = tl.exp2(-tl.abs(x) * _LOG2_E)
+    sum_ = 1.0 + small
+    exact = tl.log(sum_) * (small / tl.where(sum_ == 1.0, 1.0, sum_ - 1.0))
+    return tl.maximum(x, 0.0) + tl.where(sum_ == 1.0, small, exact)
+
+
+@triton.jit
+def sigmoid(x):
+    """The derivative of softplus."""
+    return 1.0 / (1.0 + tl.exp2(-x * _LOG2_E))
+
+
+@triton.jit
+def turn(COARSE, FINE, positions, columns, inside, D: tl.constexpr):
+    """Cosine and sine of position x frequency, [rows, columns] each, from the two-level tables."""
+    coarse = COARSE + (positions >> _SHIFT)[:, None] * (2 * D) + columns[None, :]
+    fine = FINE + (positions & _LOW)[:, None] * (2 * D) + columns[None, :]
+    inside = inside & (columns < D)[None, :]
+    cos_a, sin_a = tl.load(coarse, inside, 1.0), tl.load(coarse + D, inside, 0.0)
+    cos_b, sin_b = tl.load(fine, inside, 1.0), tl.load(fine + D, inside, 0.0)
+    return cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b
+
+
+@triton.jit
+def turn_query(COARSE, FINE, DELTA, positions, columns, inside, D: tl.constexpr):
+    """Cosine and sine of phi = position x frequency - delta."""
+    cosine, sine = turn(COARSE, FINE, positions, columns, inside, D)
+    delta = tl.load(DELTA + columns, columns < D, 0.0)
+    cos_delta, sin_delta = tl.cos(delta)[None, :], tl.sin(delta)[None, :]
+    return cosine * cos_delta + sine * sin_delta, sine * cos_delta - cosine * sin_delta
+
+
+@triton.jit
+def mix(x):
+    """Spread every bit of a 32-bit word over all of them (the finaliser of MurmurHash3)."""
+    x ^= x >> 16
+    x *= 0x85EBCA6B
+    x ^= x >> 13
+    x *= 0xC2B2AE35
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def dropout_rows(SEED, head, rows):
+    """Two random 32-bit words for each query row of one head of one sequence (reference.dropout_mask)."""
+    seed = tl.load(SEED)
+    low, high = (seed & 0xFFFFFFFF).to(tl.uint32), ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)
+    first = mix(mix(rows.to(tl.uint32) ^ low) + head.to(tl.uint32) * 0x9E3779B9 ^ high)
+    return first, mix(first + 0x9E3779B9)
+
+
+@triton.jit
+def dropout_keep(first, second, keys, threshold):
+    """Which attention weights stay; `first`, `second` and `keys` broadcast to the tile."""
+    x = keys.to(tl.uint32) * 0x9E3779B9 + first
+    x ^= x >> 16
+    x *= 0x85EBCA6B
+    x ^= second
+    x ^= x >> 13
+    x *= 0xC2B2AE35
+    x ^= x >> 16
+    return (x >> 1).to(tl.int32) >= threshold
+
+
+@triton.jit
+def load_tile(X, rows, stride_row, columns, stride_column, limit, D: tl.constexpr, EVEN: tl.constexpr, MASKED: tl.constexpr):
+    """A tile [rows, columns] of a matrix D columns wide.
+
+    Rows at and beyond `limit` read 0 if MASKED; columns beyond D exist only where D was rounded up, not EVEN.
+    """
+    address = X + rows[:, None] * stride_row + columns[None, :] * stride_column
+    if MASKED:
+        if EVEN:
+            tile = tl.load(address, (rows < limit)[:, None], 0.0)
+        else:
+            tile = tl.load(address, (rows < limit)[:, None] & (columns < D)[None, :], 0.0)
+    else:
+        if EVEN:
+            tile = tl.load(address)
+        else:
+            tile = tl.load(address, (columns < D)[None, :], 0.0)
+    return tile
+
+
+@triton.jit
+def store_tile(X, tile, rows, stride_row, columns, limit, D: tl.constexpr):
+    """Write a tile whose columns lie beside each other, except what is beyond `limit` rows or D columns."""
+    address = X + rows[:, None] * stride_row + columns[None, :]
+    tl.store(address, tile.to(X.dtype.element_ty), (rows < limit)[:, None] & (columns < D)[None, :])
+
+
+@triton.jit
+def polar_query(Q, stride_row, stride_column, DELTA, COARSE, FINE, rows, limit, offset, columns, scale, D: tl.constexpr):
+    """Rotated queries, interleaved: [rows, 2 columns] in the dtype of Q, times `scale`."""
+    inside = (rows < limit)[:, None]
+    x = tl.load(Q + rows[:, None] * stride_row + columns[None, :] * stride_column, inside & (columns < D)[None, :], 0.0)
+    cosine, sine = turn_query(COARSE, FINE, DELTA, rows + offset, columns, inside, D)
+    magnitude = softplus(x.to(tl.float32)) * scale
+    magnitude = tl.where((columns < D)[None, :], magnitude, 0.0)
+    return tl.interleave(magnitude * cosine, magnitude * sine).to(x.dtype)
+
+
+@triton.jit
+def padded(length):
+    """Length of the fp32 vectors that hold a number a query: a multiple of 16, so that tiles load 16 bytes at once."""
+    return (length + 15) // 16 * 16
+
+
+@triton.jit
+def place(blocks, pairs, span):
+    """Which block of which pair (sequence and head) a program works on; block 0 is the one to start first.
+
+    Under a causal mask blocks differ in work. `span` pairs at a time start their longest blocks before any shorter
+    one, so that what is left at the end is short; no more pairs than that, so that their keys stay in the L2 cache.
+    """
+    program = tl.program_id(0)
+    group = program // (span * blocks)
+    within = program - group * span * blocks
+    here = tl.minimum(span, pairs - group * span)
+    return within // here, (group * span + within % here).to(tl.int64)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Prologue: rotate a whole tensor once
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=SIZES)
+def rotate_keys(
+    K, POLAR, COARSE, FINE,
+    stride_batch, stride_head, stride_row, stride_column,
+    heads, length,
+    D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """K (B, Hkv, L, D) as projected -> POLAR (B, Hkv, L, 2D), contiguous and interleaved."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    pair = tl.program_id(1).to(tl.int64)
+    columns = tl.arange(0, C)
+    inside = (rows < length)[:, None] & (columns < D)[None, :]
+    K += (pair // heads) * stride_batch + (pair % heads) * stride_head
+    x = tl.load(K + rows.to(tl.int64)[:, None] * stride_row + columns[None, :] * stride_column, inside, 0.0)
+    cosine, sine = turn(COARSE, FINE, rows, columns, inside, D)
+    magnitude = softplus(x.to(tl.float32))
+    polar = tl.interleave(magnitude * cosine, magnitude * sine)
+    wide = tl.arange(0, 2 * C)
+    POLAR += pair * length * (2 * D)
+    address = POLAR + rows.to(tl.int64)[:, None] * (2 * D) + wide[None, :]
+    tl.store(address, polar.to(POLAR.dtype.element_ty), (rows < length)[:, None] & (wide < 2 * D)[None, :])
+
+
+@triton.jit(do_not_specialize=SIZES)
+def rotate_queries(
+    Q, DELTA, POLAR, COARSE, FINE, OFFSETS, OUT, GRAD, ROW_DOTS,
+    stride_batch, stride_head, stride_row, stride_column,
+    stride_out_batch, stride_out_head, stride_out_row,
+    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
+    heads, length, offset, scale,
+    HAS_OFFSETS: tl.constexpr, D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Q -> POLAR as `rotate_keys`, times `scale`; and ROW_DOTS (B, H, L) = sum over D of GRAD x OUT."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    pair = tl.program_id(1).to(tl.int64)
+    batch, head = pair // heads, pair % heads
+    if HAS_OFFSETS:
+        offset = tl.load(OFFSETS + batch)
+    columns = tl.arange(0, C)
+    inside = (rows < length)[:, None] & (columns < D)[None, :]
+    far = rows.to(tl.int64)[:, None]
+    Q += batch * stride_batch + head * stride_head
+    x = tl.load(Q + far * stride_row + columns[None, :] * stride_column, inside, 0.0)
+    cosine, sine = turn_query(COARSE, FINE, DELTA + head * D, rows + offset, columns, inside, D)
+    magnitude = softplus(x.to(tl.float32)) * scale
+    polar = tl.interleave(magnitude * cosine, magnitude * sine)
+    wide = tl.arange(0, 2 * C)
+    address = POLAR + pair * length * (2 * D) + far * (2 * D) + wide[None, :]
+    tl.store(address, polar.to(POLAR.dtype.element_ty), (rows < length)[:, None] & (wide < 2 * D)[None, :])
+
+    OUT += batch * stride_out_batch + head * stride_out_head
+    GRAD += batch * stride_grad_batch + head * stride_grad_head
+    out = tl.load(OUT + far * stride_out_row + columns[None, :], inside, 0.0)
+    grad = tl.load(GRAD + far * stride_grad_row + columns[None, :] * stride_grad_column, inside, 0.0)
+    dots = tl.sum(out.to(tl.float32) * grad.to(tl.float32), 1)
+    tl.store(ROW_DOTS + pair * padded(length) + rows, dots, rows < padded(length))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Forward
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def attend_keys(
+    acc1, acc2, highest, total,
+    q1, q2, POLAR, V, stride_v_row, stride_v_column,
+    start, stop, keys_end,
+    position, first_key, last_key, noise1, noise2, threshold,
+    D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, EVEN: tl.constexpr, COLS: tl.constexpr,
+    CAUSAL: tl.constexpr, MASKED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Online softmax over the keys start..stop-1, COLS at a time (Milakov & Gimelshein, arXiv 1805.02867)."""
+    near = tl.arange(0, COLS)
+    for begin in tl.range(start, stop, COLS):
+        left = keys_end - begin
+        polar = POLAR + tl.cast(begin, tl.int64) * (2 * D)
+        k = load_tile(polar, near, 2 * D, tl.arange(0, 2 * C1), 1, left, 2 * D, EVEN, MASKED)
+        s = tl.dot(q1, tl.trans(k), input_precision=PRECISION)  # [ROWS, COLS]
+        if C2 > 0:
+            k = load_tile(polar, near, 2 * D, 2 * C1 + tl.arange(0, 2 * C2), 1, left, 2 * D, EVEN, MASKED)
+            s = tl.dot(q2, tl.trans(k), s, input_precision=PRECISION)
+        keys = begin + near
+        if MASKED:
+            seen = (keys[None, :] >= first_key[:, None]) & (keys[None, :] < last_key[:, None])
+            if CAUSAL:
+                seen = seen & (keys[None, :] <= position[:, None])
+            s = tl.where(seen, s, float("-inf"))
+        higher = tl.maximum(highest, tl.max(s, 1))
+        if MASKED:  # a row that has seen no key yet has no maximum: -inf - -inf would be nan
+            level = tl.where(higher == float("-inf"), 0.0, higher)
+        else:
+            level = higher
+        p = tl.exp2(s - level[:, None])
+        fade = tl.exp2(highest - level)
+        total = total * fade + tl.sum(p, 1)
+        if DROPOUT:
+            p = tl.where(dropout_keep(noise1[:, None], noise2[:, None], keys[None, :], threshold), p, 0.0)
+        values = V + tl.cast(begin, tl.int64) * stride_v_row
+        v = load_tile(values, near, stride_v_row, tl.arange(0, C1), stride_v_column, left, D, EVEN, MASKED)
+        acc1 = tl.dot(p.to(v.dtype), v, acc1 * fade[:, None], input_precision=PRECISION)  # [ROWS, C1]
+        if C2 > 0:
+            v = load_tile(values, near, stride_v_row, C1 + tl.arange(0, C2), stride_v_column, left, D, EVEN, MASKED)
+            acc2 = tl.dot(p.to(v.dtype), v, acc2 * fade[:, None], input_precision=PRECISION)
+        highest = higher
+    return acc1, acc2, highest, total
+
+
+@triton.jit
+def ranges(lowest, lowest_full, highest_full, highest, STEP: tl.constexpr):
+    """[lowest, highest) as three ranges at multiples of STEP: masked, plain, masked; their four borders."""
+    a = lowest // STEP * STEP
+    d = tl.maximum(highest, a)
+    b = tl.maximum(a, tl.minimum((lowest_full + STEP - 1) // STEP, (d + STEP - 1) // STEP) * STEP)
+    c = tl.maximum(b, tl.minimum(highest_full, d) // STEP * STEP)
+    return a, b, c, d
+
+
+@triton.jit
+def key_ranges(
+    FIRST, LAST, batch, begin, rows, length, keys_end, offset,
+    ROWS: tl.constexpr, COLS: tl.constexpr, CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr,
+):  # fmt: skip
+    """Keys that a tile of queries reads: `ranges`, and for each query its first key and the end of its keys."""
+    if DOCUMENTS:
+        FIRST += batch * length
+        LAST += batch * length
+        end = tl.minimum(begin + ROWS, length) - 1
+        first_key = tl.load(FIRST + rows, rows < length, 0)
+        last_key = tl.load(LAST + rows, rows < length, 0)
+        lowest, lowest_full = tl.load(FIRST + begin), tl.load(FIRST + end)
+        highest_full, highest = tl.load(LAST + begin), tl.load(LAST + end)
+    else:
+        first_key = tl.zeros([ROWS], tl.int32)
+        last_key = tl.zeros([ROWS], tl.int32) + keys_end
+        lowest, lowest_full, highest_full, highest = 0, 0, keys_end, keys_end
+    if CAUSAL:
+        highest = tl.minimum(highest, begin + ROWS + offset)
+        highest_full = tl.minimum(highest_full, begin + 1 + offset)
+    a, b, c, d = ranges(lowest, lowest_full, highest_full, highest, COLS)
+    return a, b, c, d, first_key, last_key
+
+
+@triton.jit(do_not_specialize=SIZES)
+def forward(
+    Q, POLAR, V, DELTA, COARSE, FINE, OUT, LOGSUM, FIRST, LAST, OFFSETS, LENGTHS, SEED,
+    stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
+    stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
+    stride_out_batch, stride_out_head, stride_out_row,
+    pairs, span, heads, queries, keys, offset, scale, keep_scale, threshold,
+    GROUP: tl.constexpr, D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr,
+    CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
+    DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One tile of queries of one head against all keys it may see; the longest causal tiles start first."""
+    EVEN: tl.constexpr = C1 + C2 == D
+    blocks = tl.cdiv(queries, ROWS)
+    block, pair = place(blocks, pairs, span)
+    begin = (blocks - 1 - block) * ROWS
+    batch, head = pair // heads, pair % heads
+    keys_end = keys
+    if HAS_OFFSETS:
+        offset = tl.load(OFFSETS + batch)
+    if HAS_LENGTHS:
+        keys_end = tl.minimum(keys, tl.load(LENGTHS + batch))
+    rows = begin + tl.arange(0, ROWS)
+    near, left = tl.arange(0, ROWS), queries - begin
+    Q += batch * stride_q_batch + head * stride_q_head + begin.to(tl.int64) * stride_q_row
+    POLAR += (pair // GROUP) * keys * (2 * D)
+    V += batch * stride_v_batch + (head // GROUP) * stride_v_head
+    DELTA += head * D
+    q1 = polar_query(
+        Q, stride_q_row, stride_q_column, DELTA, COARSE, FINE, near, left, offset + begin, tl.arange(0, C1), scale, D
+    )
+    q2 = q1
+    if C2 > 0:
+        q2 = polar_query(
+            Q, stride_q_row, stride_q_column, DELTA, COARSE, FINE, near, left, offset + begin,
+            C1 + tl.arange(0, C2), scale, D,
+        )  # fmt: skip
+    a, b, c, d, first_key, last_key = key_ranges(
+        FIRST, LAST, batch, begin, rows, queries, keys_end, offset, ROWS, COLS, CAUSAL, DOCUMENTS
+    )
+    noise1, noise2 = rows, rows
+    if DROPOUT:
+        noise1, noise2 = dropout_rows(SEED, pair, rows)
+    position = rows + offset
+    highest = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    acc1 = tl.zeros([ROWS, C1], tl.float32)
+    acc2 = tl.zeros([ROWS, C2 if C2 > 0 else 16], tl.float32)
+    if DOCUMENTS:
+        acc1, acc2, highest, total = attend_keys(
+            acc1, acc2, highest, total, q1, q2, POLAR, V, stride_v_row, stride_v_column, a, b, keys_end,
+            position, first_key, last_key, noise1, noise2, threshold,
+            D, C1, C2, EVEN, COLS, CAUSAL, True, DROPOUT, PRECISION,
+        )  # fmt: skip
+    acc1, acc2, highest, total = attend_keys(
+        acc1, acc2, highest, total, q1, q2, POLAR, V, stride_v_row, stride_v_column, b, c, keys_end,
+        position, first_key, last_key, noise1, noise2, threshold,
+        D, C1, C2, EVEN, COLS, CAUSAL, False, DROPOUT, PRECISION,
+    )  # fmt: skip
+    acc1, acc2, highest, total = attend_keys(
+        acc1, acc2, highest, total, q1, q2, POLAR, V, stride_v_row, stride_v_column, c, d, keys_end,
+        position, first_key, last_key, noise1, noise2, threshold,
+        D, C1, C2, EVEN, COLS, CAUSAL, True, DROPOUT, PRECISION,
+    )  # fmt: skip
+    # A query without a single key attends to nothing: its output is 0, and +inf makes its weights 0 in the
+    # backward pass; so it does for the rows that pad the last tile.
+    empty = (total == 0.0) | (rows >= queries)
+    share = tl.where(empty, 0.0, keep_scale / tl.where(empty, 1.0, total))
+    OUT += batch * stride_out_batch + head * stride_out_head + begin.to(tl.int64) * stride_out_row
+    store_tile(OUT, acc1 * share[:, None], near, stride_out_row, tl.arange(0, C1), left, D)
+    if C2 > 0:
+        store_tile(OUT, acc2 * share[:, None], near, stride_out_row, C1 + tl.arange(0, C2), left, D)
+    logsum = tl.where(empty, float("inf"), highest + tl.log2(tl.where(empty, 1.0, total)))
+    tl.store(LOGSUM + pair * padded(queries) + rows, logsum, rows < padded(queries))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Backward: one pass over queries for dk and dv, one over keys for dq and ddelta; no atomics, so deterministic
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def gather_queries(
+    dk1, dk2, dv1, dv2,
+    k1, k2, v1, v2, POLAR, GRAD, LOGSUM, ROW_DOTS, stride_grad_row, stride_grad_column,
+    start, stop, queries, offset, keys, first_query, last_query, SEED, pair, keep_scale, threshold,
+    D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr,
+    CAUSAL: tl.constexpr, MASKED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Add to dk and dv of a tile of keys what the queries start..stop-1 send; tiles are [keys, queries]."""
+    near = tl.arange(0, ROWS)
+    for begin in tl.range(start, stop, ROWS):
+        left = queries - begin
+        rows = begin + near
+        polar = POLAR + tl.cast(begin, tl.int64) * (2 * D)
+        q1 = load_tile(polar, near, 2 * D, tl.arange(0, 2 * C1), 1, left, 2 * D, EVEN, MASKED)
+        s = tl.dot(k1, tl.trans(q1), input_precision=PRECISION)
+        if C2 > 0:
+            q2 = load_tile(polar, near, 2 * D, 2 * C1 + tl.arange(0, 2 * C2), 1, left, 2 * D, EVEN, MASKED)
+            s = tl.dot(k2, tl.trans(q2), s, input_precision=PRECISION)
+        if MASKED:
+            logsum = tl.load(LOGSUM + rows, rows < padded(queries), float("inf"))
+            row_dots = tl.load(ROW_DOTS + rows, rows < padded(queries), 0.0)
+        else:
+            logsum, row_dots = tl.load(LOGSUM + rows), tl.load(ROW_DOTS + rows)
+        p = tl.exp2(s - logsum[None, :])
+        if MASKED:
+            seen = (rows[None, :] >= first_query[:, None]) & (rows[None, :] < last_query[:, None])
+            if CAUSAL:
+                seen = seen & (keys[:, None] <= rows[None, :] + offset)
+            p = tl.where(seen, p, 0.0)
+        grads = GRAD + tl.cast(begin, tl.int64) * stride_grad_row
+        g1 = load_tile(grads, near, stride_grad_row, tl.arange(0, C1), stride_grad_column, left, D, EVEN, MASKED)
+        kept = p
+        if DROPOUT:
+            noise1, noise2 = dropout_rows(SEED, pair, rows)
+            keep = dropout_keep(noise1[None, :], noise2[None, :], keys[:, None], threshold)
+            kept = tl.where(keep, p * keep_scale, 0.0)
+        dv1 = tl.dot(kept.to(g1.dtype), g1, dv1, input_precision=PRECISION)
+        dp = tl.dot(v1, tl.trans(g1), input_precision=PRECISION)
+        if C2 > 0:
+            g2 = load_tile(
+                grads, near, stride_grad_row, C1 + tl.arange(0, C2), stride_grad_column, left, D, EVEN, MASKED
+            )
+            dv2 = tl.dot(kept.to(g2.dtype), g2, dv2, input_precision=PRECISION)
+            dp = tl.dot(v2, tl.trans(g2), dp, input_precision=PRECISION)
+        if DROPOUT:
+            dp = tl.where(keep, dp * keep_scale, 0.0)
+        ds = (p * (dp - row_dots[None, :])).to(q1.dtype)
+        dk1 = tl.dot(ds, q1, dk1, input_precision=PRECISION)  # [COLS, 2 C1]
+        if C2 > 0:
+            dk2 = tl.dot(ds, q2, dk2, input_precision=PRECISION)
+    return dk1, dk2, dv1, dv2
+
+
+@triton.jit
+def store_key_gradient(
+    dk, K, DK, COARSE, FINE, stride_k_row, stride_k_column, stride_dk_row,
+    near, left, position, valid, columns, factor,
+    D: tl.constexpr, C: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """dk' (cos and sin interleaved) -> dk: back along the rotation, then through softplus."""
+    inside = (near < left)[:, None]
+    cosine, sine = turn(COARSE, FINE, position, columns, inside, D)
+    along, across = tl.split(tl.reshape(dk, (COLS, C, 2)))
+    address = K + near[:, None] * stride_k_row + columns[None, :] * stride_k_column
+    k = tl.load(address, inside & (columns < D)[None, :], 0.0).to(tl.float32)
+    gradient = (along * cosine + across * sine) * sigmoid(k) * factor
+    store_tile(DK, tl.where(valid[:, None], gradient, 0.0), near, stride_dk_row, columns, left, D)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def backward_keys(
+    POLAR_Q, K, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DK, DV, COARSE, FINE, FIRST, LAST, OFFSETS, LENGTHS, SEED,
+    stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
+    stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
+    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
+    stride_dk_batch, stride_dk_head, stride_dk_row,
+    pairs, span, heads, queries, length, offset, keep_scale, threshold,
+    GROUP: tl.constexpr, D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr,
+    CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
+    DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dk and dv of one tile of keys: all queries that see it, of every head of its group in turn."""
+    EVEN: tl.constexpr = C1 + C2 == D
+    block, pair = place(tl.cdiv(length, COLS), pairs, span)  # pairs of sequence and key head
+    begin = block * COLS
+    key_heads = heads // GROUP
+    batch, key_head = pair // key_heads, pair % key_heads
+    keys_end = length
+    if HAS_OFFSETS:
+        offset = tl.load(OFFSETS + batch)
+    if HAS_LENGTHS:
+        keys_end = tl.minimum(length, tl.load(LENGTHS + batch))
+    near, left = tl.arange(0, COLS), length - begin
+    keys = begin + near
+    K += batch * stride_k_batch + key_head * stride_k_head + begin.to(tl.int64) * stride_k_row
+    V += batch * stride_v_batch + key_head * stride_v_head + begin.to(tl.int64) * stride_v_row
+    polar = POLAR_K + (pair * length + begin) * (2 * D)
+    k1 = load_tile(polar, near, 2 * D, tl.arange(0, 2 * C1), 1, left, 2 * D, EVEN, True)
+    v1 = load_tile(V, near, stride_v_row, tl.arange(0, C1), stride_v_column, left, D, EVEN, True)
+    k2, v2 = k1, v1
+    if C2 > 0:
+        k2 = load_tile(polar, near, 2 * D, 2 * C1 + tl.arange(0, 2 * C2), 1, left, 2 * D, EVEN, True)
+        v2 = load_tile(V, near, stride_v_row, C1 + tl.arange(0, C2), stride_v_column, left, D, EVEN, True)
+
+    lowest, lowest_full, highest_full, highest = 0, 0, queries, queries
+    last_query = tl.zeros([COLS], tl.int32) + queries
+    if DOCUMENTS:
+        FIRST += batch * length
+        LAST += batch * length
+        end = tl.minimum(begin + COLS, length) - 1
+        last_query = tl.load(LAST + keys, keys < length, 0)
+        first_query = tl.load(FIRST + keys, keys < length, 0)
+        lowest, lowest_full = tl.load(FIRST + begin), tl.load(FIRST + end)
+        highest_full, highest = tl.load(LAST + begin), tl.load(LAST + end)
+    else:
+        first_query = tl.zeros([COLS], tl.int32)
+    if CAUSAL:
+        lowest = tl.maximum(lowest, begin - offset)
+        lowest_full = tl.maximum(lowest_full, begin + COLS - 1 - offset)
+    if HAS_LENGTHS:
+        highest = tl.where(begin < keys_end, highest, 0)
+    a, b, c, d = ranges(lowest, lowest_full, highest_full, highest, ROWS)
+
+    dk1 = tl.zeros([COLS, 2 * C1], tl.float32)
+    dv1 = tl.zeros([COLS, C1], tl.float32)
+    dk2 = tl.zeros([COLS, 2 * C2 if C2 > 0 else 16], tl.float32)
+    dv2 = tl.zeros([COLS, C2 if C2 > 0 else 16], tl.float32)
+    for member in range(GROUP):
+        head = key_head * GROUP + member
+        query_pair = batch * heads + head
+        polar = POLAR_Q + query_pair * queries * (2 * D)
+        grad = GRAD + batch * stride_grad_batch + head * stride_grad_head
+        logsum, row_dots = LOGSUM + query_pair * padded(queries), ROW_DOTS + query_pair * padded(queries)
+        dk1, dk2, dv1, dv2 = gather_queries(
+            dk1, dk2, dv1, dv2, k1, k2, v1, v2, polar, grad, logsum, row_dots, stride_grad_row, stride_grad_column,
+            a, b, queries, offset, keys, first_query, last_query, SEED, query_pair, keep_scale, threshold,
+            D, C1, C2, EVEN, ROWS, CAUSAL, True, DROPOUT, PRECISION,
+        )  # fmt: skip
+        dk1, dk2, dv1, dv2 = gather_queries(
+            dk1, dk2, dv1, dv2, k1, k2, v1, v2, polar, grad, logsum, row_dots, stride_grad_row, stride_grad_column,
+            b, c, queries, offset, keys, first_query, last_query, SEED, query_pair, keep_scale, threshold,
+            D, C1, C2, EVEN, ROWS, CAUSAL, False, DROPOUT, PRECISION,
+        )  # fmt: skip
+        dk1, dk2, dv1, dv2 = gather_queries(
+            dk1, dk2, dv1, dv2, k1, k2, v1, v2, polar, grad, logsum, row_dots, stride_grad_row, stride_grad_column,
+            c, d, queries, offset, keys, first_query, last_query, SEED, query_pair, keep_scale, threshold,
+            D, C1, C2, EVEN, ROWS, CAUSAL, True, DROPOUT, PRECISION,
+        )  # fmt: skip
+    DK += batch * stride_dk_batch + key_head * stride_dk_head + begin.to(tl.int64) * stride_dk_row
+    DV += batch * stride_dk_batch + key_head * stride_dk_head + begin.to(tl.int64) * stride_dk_row
+    valid = keys < keys_end
+    # dk' was gathered from queries that carry log2 e and the softmax scale: take log2 e back out.
+    store_key_gradient(
+        dk1, K, DK, COARSE, FINE, stride_k_row, stride_k_column, stride_dk_row,
+        near, left, keys, valid, tl.arange(0, C1), 1.0 / _LOG2_E, D, C1, COLS,
+    )  # fmt: skip
+    store_tile(DV, tl.where(valid[:, None], dv1, 0.0), near, stride_dk_row, tl.arange(0, C1), left, D)
+    if C2 > 0:
+        store_key_gradient(
+            dk2, K, DK, COARSE, FINE, stride_k_row, stride_k_column, stride_dk_row,
+            near, left, keys, valid, C1 + tl.arange(0, C2), 1.0 / _LOG2_E, D, C2, COLS,
+        )  # fmt: skip
+        store_tile(DV, tl.where(valid[:, None], dv2, 0.0), near, stride_dk_row, C1 + tl.arange(0, C2), left, D)
+
+
+@triton.jit
+def gather_keys(
+    dq1, dq2,
+    q1, q2, g1, g2, POLAR, V, stride_v_row, stride_v_column,
+    start, stop, keys_end, logsum, row_dots,
+    position, first_key, last_key, noise1, noise2, keep_scale, threshold,
+    D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, EVEN: tl.constexpr, COLS: tl.constexpr,
+    CAUSAL: tl.constexpr, MASKED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Add to dq' of a tile of queries what the keys start..stop-1 send; tiles are [queries, keys]."""
+    near = tl.arange(0, COLS)
+    for begin in tl.range(start, stop, COLS):
+        left = keys_end - begin
+        keys = begin + near
+        polar = POLAR + tl.cast(begin, tl.int64) * (2 * D)
+        k1 = load_tile(polar, near, 2 * D, tl.arange(0, 2 * C1), 1, left, 2 * D, EVEN, MASKED)
+        s = tl.dot(q1, tl.trans(k1), input_precision=PRECISION)
+        if C2 > 0:
+            k2 = load_tile(polar, near, 2 * D, 2 * C1 + tl.arange(0, 2 * C2), 1, left, 2 * D, EVEN, MASKED)
+            s = tl.dot(q2, tl.trans(k2), s, input_precision=PRECISION)
+        values = V + tl.cast(begin, tl.int64) * stride_v_row
+        v = load_tile(values, near, stride_v_row, tl.arange(0, C1), stride_v_column, left, D, EVEN, MASKED)
+        dp = tl.dot(g1, tl.trans(v), input_precision=PRECISION)
+        if C2 > 0:
+            v = load_tile(values, near, stride_v_row, C1 + tl.arange(0, C2), stride_v_column, left, D, EVEN, MASKED)
+            dp = tl.dot(g2, tl.trans(v), dp, input_precision=PRECISION)
+        p = tl.exp2(s - logsum[:, None])
+        if MASKED:
+            seen = (keys[None, :] >= first_key[:, None]) & (keys[None, :] < last_key[:, None])
+            if CAUSAL:
+                seen = seen & (keys[None, :] <= position[:, None])
+            p = tl.where(seen, p, 0.0)
+        if DROPOUT:
+            keep = dropout_keep(noise1[:, None], noise2[:, None], keys[None, :], threshold)
+            dp = tl.where(keep, dp * keep_scale, 0.0)
+        ds = (p * (dp - row_dots[:, None])).to(k1.dtype)
+        dq1 = tl.dot(ds, k1, dq1, input_precision=PRECISION)  # [ROWS, 2 C1]
+        if C2 > 0:
+            dq2 = tl.dot(ds, k2, dq2, input_precision=PRECISION)
+    return dq1, dq2
+
+
+@triton.jit
+def store_query_gradient(
+    dq, Q, DQ, DELTA, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
+    near, left, position, columns, scale,
+    D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """dq' (cos and sin interleaved) -> dq and this tile's share of ddelta."""
+    inside = (near < left)[:, None]
+    cosine, sine = turn_query(COARSE, FINE, DELTA, position, columns, inside, D)
+    along, across = tl.split(tl.reshape(dq * scale, (ROWS, C, 2)))
+    address = Q + near[:, None] * stride_q_row + columns[None, :] * stride_q_column
+    q = tl.load(address, inside & (columns < D)[None, :], 0.0).to(tl.float32)
+    gradient = (along * cosine + across * sine) * sigmoid(q)
+    store_tile(DQ, gradient, near, stride_dq_row, columns, left, D)
+    # d cos(phi) / d delta = sin(phi), d sin(phi) / d delta = -cos(phi)
+    part = tl.where(inside, (along * sine - across * cosine) * softplus(q), 0.0)
+    tl.store(DELTA_PART + columns, tl.sum(part, 0), columns < D)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def backward_queries(
+    Q, POLAR_Q, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DQ, DELTA, DELTA_PART, COARSE, FINE,
+    FIRST, LAST, OFFSETS, LENGTHS, SEED,
+    stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
+    stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
+    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
+    stride_dq_batch, stride_dq_head, stride_dq_row,
+    pairs, span, heads, queries, keys, offset, scale, keep_scale, threshold,
+    GROUP: tl.constexpr, D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr,
+    CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
+    DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dq of one tile of queries, and its part of ddelta."""
+    EVEN: tl.constexpr = C1 + C2 == D
+    blocks = tl.cdiv(queries, ROWS)
+    block, pair = place(blocks, pairs, span)
+    block = blocks - 1 - block
+    begin = block * ROWS
+    batch, head = pair // heads, pair % heads
+    keys_end = keys
+    if HAS_OFFSETS:
+        offset = tl.load(OFFSETS + batch)
+    if HAS_LENGTHS:
+        keys_end = tl.minimum(keys, tl.load(LENGTHS + batch))
+    near, left = tl.arange(0, ROWS), queries - begin
+    rows = begin + near
+    far = begin.to(tl.int64)
+    POLAR_Q += (pair * queries + begin) * (2 * D)
+    POLAR_K += (pair // GROUP) * keys * (2 * D)
+    V += batch * stride_v_batch + (head // GROUP) * stride_v_head
+    GRAD += batch * stride_grad_batch + head * stride_grad_head + far * stride_grad_row
+    q1 = load_tile(POLAR_Q, near, 2 * D, tl.arange(0, 2 * C1), 1, left, 2 * D, EVEN, True)
+    g1 = load_tile(GRAD, near, stride_grad_row, tl.arange(0, C1), stride_grad_column, left, D, EVEN, True)
+    q2, g2 = q1, g1
+    if C2 > 0:
+        q2 = load_tile(POLAR_Q, near, 2 * D, 2 * C1 + tl.arange(0, 2 * C2), 1, left, 2 * D, EVEN, True)
+        g2 = load_tile(GRAD, near, stride_grad_row, C1 + tl.arange(0, C2), stride_grad_column, left, D, EVEN, True)
+    logsum = tl.load(LOGSUM + pair * padded(queries) + rows, rows < padded(queries), float("inf"))
+    row_dots = tl.load(ROW_DOTS + pair * padded(queries) + rows, rows < padded(queries), 0.0)
+    a, b, c, d, first_key, last_key = key_ranges(
+        FIRST, LAST, batch, begin, rows, queries, keys_end, offset, ROWS, COLS, CAUSAL, DOCUMENTS
+    )
+    noise1, noise2 = rows, rows
+    if DROPOUT:
+        noise1, noise2 = dropout_rows(SEED, pair, rows)
+    position = rows + offset
+    dq1 = tl.zeros([ROWS, 2 * C1], tl.float32)
+    dq2 = tl.zeros([ROWS, 2 * C2 if C2 > 0 else 16], tl.float32)
+    if DOCUMENTS:
+        dq1, dq2 = gather_keys(
+            dq1, dq2, q1, q2, g1, g2, POLAR_K, V, stride_v_row, stride_v_column, a, b, keys_end, logsum, row_dots,
+            position, first_key, last_key, noise1, noise2, keep_scale, threshold,
+            D, C1, C2, EVEN, COLS, CAUSAL, True, DROPOUT, PRECISION,
+        )  # fmt: skip
+    dq1, dq2 = gather_keys(
+        dq1, dq2, q1, q2, g1, g2, POLAR_K, V, stride_v_row, stride_v_column, b, c, keys_end, logsum, row_dots,
+        position, first_key, last_key, noise1, noise2, keep_scale, threshold,
+        D, C1, C2, EVEN, COLS, CAUSAL, False, DROPOUT, PRECISION,
+    )  # fmt: skip
+    dq1, dq2 = gather_keys(
+        dq1, dq2, q1, q2, g1, g2, POLAR_K, V, stride_v_row, stride_v_column, c, d, keys_end, logsum, row_dots,
+        position, first_key, last_key, noise1, noise2, keep_scale, threshold,
+        D, C1, C2, EVEN, COLS, CAUSAL, True, DROPOUT, PRECISION,
+    )  # fmt: skip
+    Q += batch * stride_q_batch + head * stride_q_head + far * stride_q_row
+    DQ += batch * stride_dq_batch + head * stride_dq_head + far * stride_dq_row
+    DELTA += head * D
+    DELTA_PART += (pair * blocks + block) * D
+    store_query_gradient(
+        dq1, Q, DQ, DELTA, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
+        near, left, position, tl.arange(0, C1), scale, D, C1, ROWS,
+    )  # fmt: skip
+    if C2 > 0:
+        store_query_gradient(
+            dq2, Q, DQ, DELTA, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
+            near, left, position, C1 + tl.arange(0, C2), scale, D, C2, ROWS,
+        )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Launching
+# ---------------------------------------------------------------------------------------------------------------
+
+
+class Tiles(NamedTuple):
+    """Sizes of one kernel's tiles and of the program that works on them."""
+
+    rows: int
+    cols: int
+    warps: int
+    stages: int
+
+
+class Tiling(NamedTuple):
+    """The three kernels' tiles."""
+
+    forward: Tiles
+    backward_keys: Tiles
+    backward_queries: Tiles
+
+
+# Measured on an H100 (benchmarks/results/attention-notes.md), by element size and the head dimension rounded up to
+# a power of two. Static, not autotuned: results are then the same on every run, and nothing is timed in a user's
+# first step.
+HOPPER = {
+    (2, 16): Tiling(Tiles(128, 64, 4, 3), Tiles(64, 128, 8, 2), Tiles(128, 64, 4, 3)),
+    (2, 32): Tiling(Tiles(128, 64, 4, 3), Tiles(64, 128, 8, 2), Tiles(128, 64, 4, 3)),
+    (2, 64): Tiling(Tiles(128, 64, 8, 3), Tiles(64, 128, 8, 2), Tiles(128, 64, 8, 2)),
+    (2, 128): Tiling(Tiles(128, 64, 8, 2), Tiles(64, 64, 8, 2), Tiles(128, 64, 8, 2)),
+}
+# For every other GPU and for fp32: small enough for 96 KB of shared memory.
+SMALL = {
+    16: Tiling(Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2), Tiles(64, 32, 4, 2)),
+    32: Tiling(Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2), Tiles(64, 32, 4, 2)),
+    64: Tiling(Tiles(64, 32, 4, 2), Tiles(32, 32, 4, 1), Tiles(32, 32, 4, 1)),
+    128: Tiling(Tiles(32, 32, 8, 1), Tiles(16, 32, 8, 1), Tiles(32, 16, 8, 1)),
+}
+MAX_HEAD_DIM = 128
+
+
+def split_head_dim(dim: int) -> tuple[int, int]:
+    """D as one or two powers of two, of which the tensor cores want at least 16: 48 -> (32, 16), 40 -> (64, 0)."""
+    whole = max(16, 1 << (dim - 1).bit_length())
+    largest = max(16, 1 << (dim.bit_length() - 1))
+    rest = max(16, 1 << (dim - largest - 1).bit_length()) if dim > largest else 0
+    return (largest, rest) if largest + rest < whole else (whole, 0)
+
+
+def choose_tiling(dim: int, dtype: torch.dtype, device: torch.device) -> Tiling:
+    """Tiles for a head dimension, dtype and GPU."""
+    whole = max(16, 1 << (dim - 1).bit_length())
+    if device.type == "cpu":  # Triton's interpreter: small tiles, so that small tests cross their borders
+        return Tiling(Tiles(32, 16, 4, 1), Tiles(16, 32, 4, 1), Tiles(32, 16, 4, 1))
+    if dtype.itemsize == 2 and torch.cuda.get_device_capability(device) >= (9, 0):
+        shared = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+        if shared >= 220_000:
+            return HOPPER[2, whole]
+    return SMALL[whole]
+
+
+class Problem(NamedTuple):
+    """What both passes need besides q, k, v and delta."""
+
+    tables: RotationTables
+    first: Tensor | None  # (B, L) int32: first key that each query may see, for packed documents
+    last: Tensor | None  # (B, L) int32: end of the keys that each query may see
+    offsets: Tensor | None  # (B,) int32: position of each sequence's first query, instead of `offset`
+    lengths: Tensor | None  # (B,) int32: keys of each sequence
+    seed: Tensor | None  # (1,) int64
+    offset: int
+    causal: bool
+    scale: float
+    dropout_p: float
+
+    @property
+    def keep_scale(self) -> float:
+        return 1.0 / (1.0 - self.dropout_p)
+
+    @property
+    def threshold(self) -> int:
+        """31 random bits below this drop a weight."""
+        return round(self.dropout_p * (1 << 31))
+
+
+def like_tokens(x: Tensor) -> Tensor:
+    """An empty (B, H, L, D) that lies in memory as (B, L, H, D): what the output projection reads, uncopied."""
+    batch, heads, length, dim = x.shape
+    return x.new_empty(batch, length, heads, dim).transpose(1, 2)
+
+
+def new_row_sums(q: Tensor) -> Tensor:
+    """Empty (B, H, Lq rounded up to a multiple of 16) fp32, one number a query (`padded`)."""
+    batch, heads, queries, _ = q.shape
+    return q.new_empty(batch, heads, (queries + 15) // 16 * 16, dtype=torch.float32)
+
+
+ROTATED_ROWS = 32
+
+
+def _padded(dim: int) -> int:
+    """Columns that one tile needs for a whole head: a power of two, at least 16."""
+    return max(16, 1 << (dim - 1).bit_length())
+
+
+def polar_keys(k: Tensor, tables: RotationTables) -> Tensor:
+    """Rotated keys (B, Hkv, Lk, 2D), interleaved: a transient."""
+    batch, heads, length, dim = k.shape
+    polar = k.new_empty(batch, heads, length, 2 * dim)
+    rotate_keys[(triton.cdiv(length, ROTATED_ROWS), batch * heads)](
+        k, polar, tables.coarse, tables.fine, *k.stride(), heads, length, D=dim, C=_padded(dim), ROWS=ROTATED_ROWS
+    )
+    return polar
+
+
+def polar_queries(
+    q: Tensor, delta: Tensor, out: Tensor, grad: Tensor, problem: Problem
+) -> tuple[Tensor, Tensor]:
+    """Rotated and scaled queries (B, H, Lq, 2D), and the rows' sums of grad x out (B, H, Lq) fp32: transients."""
+    batch, heads, queries, dim = q.shape
+    polar = q.new_empty(batch, heads, queries, 2 * dim)
+    row_dots = new_row_sums(q)
+    rotate_queries[(triton.cdiv(queries, ROTATED_ROWS), batch * heads)](
+        q, delta, polar, problem.tables.coarse, problem.tables.fine, problem.offsets, out, grad, row_dots,
+        *q.stride(), *out.stride()[:3], *grad.stride(),
+        heads, queries, problem.offset, problem.scale * LOG2_E,
+        HAS_OFFSETS=problem.offsets is not None, D=dim, C=_padded(dim), ROWS=ROTATED_ROWS,
+    )  # fmt: skip
+    return polar, row_dots
+
+
+def _span(pairs: int, length: int, v: Tensor) -> int:
+    """How many pairs may start their longest blocks together: those whose streamed operands fill half the L2."""
+    if v.device.type == "cpu":
+        return 3  # an odd number, so that interpreted tests see a group that is not full
+    half = torch.cuda.get_device_properties(v.device).L2_cache_size // 2
+    return max(1, min(pairs, half // (3 * v.shape[-1] * length * v.element_size())))
+
+
+def _options(problem: Problem, dim: int, group: int, tiles: Tiles) -> dict[str, object]:
+    c1, c2 = split_head_dim(dim)
+    return {
+        "GROUP": group,
+        "D": dim,
+        "C1": c1,
+        "C2": c2,
+        "ROWS": tiles.rows,
+        "COLS": tiles.cols,
+        "CAUSAL": problem.causal,
+        "DOCUMENTS": problem.first is not None,
+        "HAS_OFFSETS": problem.offsets is not None,
+        "HAS_LENGTHS": problem.lengths is not None,
+        "DROPOUT": problem.dropout_p > 0,
+        "PRECISION": "tf32x3",  # of fp32 inputs: near fp32's accuracy on the tensor cores
+        "num_warps": tiles.warps,
+        "num_stages": tiles.stages,
+    }
+
+
+def launch_forward(
+    q: Tensor, polar_k: Tensor, v: Tensor, delta: Tensor, out: Tensor, logsum: Tensor, problem: Problem, tiles: Tiles
+) -> None:
+    """Fill out (B, H, Lq, D) and logsum (B, H, Lq)."""
+    (batch, heads, queries, dim), (key_heads, keys) = q.shape, v.shape[1:3]
+    pairs = batch * heads
+    forward[(triton.cdiv(queries, tiles.rows) * pairs,)](
+        q, polar_k, v, delta, problem.tables.coarse, problem.tables.fine, out, logsum,
+        problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
+        *q.stride(), *v.stride(), *out.stride()[:3],
+        pairs, _span(pairs, keys, v), heads, queries, keys, problem.offset, problem.scale * LOG2_E,
+        problem.keep_scale, problem.threshold,
+        **_options(problem, dim, heads // key_heads, tiles),
+    )  # fmt: skip
+
+
+def launch_backward_keys(
+    polar_q: Tensor, k: Tensor, polar_k: Tensor, v: Tensor, grad: Tensor, logsum: Tensor, row_dots: Tensor,
+    dk: Tensor, dv: Tensor, problem: Problem, tiles: Tiles,
+) -> None:  # fmt: skip
+    """Fill dk and dv (B, Hkv, Lk, D), which are laid out alike."""
+    (batch, heads, queries, dim), (key_heads, keys) = grad.shape, k.shape[1:3]
+    pairs = batch * key_heads
+    backward_keys[(triton.cdiv(keys, tiles.cols) * pairs,)](
+        polar_q, k, polar_k, v, grad, logsum, row_dots, dk, dv, problem.tables.coarse, problem.tables.fine,
+        problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
+        *k.stride(), *v.stride(), *grad.stride(), *dk.stride()[:3],
+        pairs, _span(pairs, queries, v), heads, queries, keys, problem.offset, problem.keep_scale, problem.threshold,
+        **_options(problem, dim, heads // key_heads, tiles),
+    )  # fmt: skip
+
+
+def launch_backward_queries(
+    q: Tensor, polar_q: Tensor, polar_k: Tensor, v: Tensor, delta: Tensor, grad: Tensor, logsum: Tensor,
+    row_dots: Tensor, dq: Tensor, problem: Problem, tiles: Tiles,
+) -> Tensor:  # fmt: skip
+    """Fill dq (B, H, Lq, D); returns ddelta in parts, (B, H, tiles, D) fp32."""
+    (batch, heads, queries, dim), (key_heads, keys) = q.shape, v.shape[1:3]
+    parts = triton.cdiv(queries, tiles.rows)
+    delta_part = q.new_empty(batch, heads, parts, dim, dtype=torch.float32)
+    pairs = batch * heads
+    backward_queries[(parts * pairs,)](
+        q, polar_q, polar_k, v, grad, logsum, row_dots, dq, delta, delta_part,
+        problem.tables.coarse, problem.tables.fine,
+        problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
+        *q.stride(), *v.stride(), *grad.stride(), *dq.stride()[:3],
+        pairs, _span(pairs, keys, v), heads, queries, keys, problem.offset, problem.scale, problem.keep_scale,
+        problem.threshold,
+        **_options(problem, dim, heads // key_heads, tiles),
+    )  # fmt: skip
+    return delta_part
+
+
+def attention_forward(q: Tensor, k: Tensor, v: Tensor, delta: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+    """Output (B, H, Lq, D) and the log2 of each query's softmax sum (`new_row_sums`)."""
+    out, logsum = like_tokens(q), new_row_sums(q)
+    tiles = choose_tiling(q.shape[-1], q.dtype, q.device).forward
+    launch_forward(q, polar_keys(k, problem.tables), v, delta, out, logsum, problem, tiles)
+    return out, logsum
+
+
+def attention_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, delta: Tensor, out: Tensor, logsum: Tensor, problem: Problem
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """dq, dk, dv as q, k, v and ddelta (H, D) fp32."""
+    tiling = choose_tiling(q.shape[-1], q.dtype, q.device)
+    polar_k = polar_keys(k, problem.tables)
+    polar_q, row_dots = polar_queries(q, delta, out, grad, problem)
+    dq, dk, dv = like_tokens(q), like_tokens(k), like_tokens(v)
+    launch_backward_keys(polar_q, k, polar_k, v, grad, logsum, row_dots, dk, dv, problem, tiling.backward_keys)
+    delta_part = launch_backward_queries(
+        q, polar_q, polar_k, v, delta, grad, logsum, row_dots, dq, problem, tiling.backward_queries
+    )
+    return dq, dk, dv, delta_part.sum((0, 2))
