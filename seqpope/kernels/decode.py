@@ -14,10 +14,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqpope.kernels.flash import LOG2_E, like_tokens, softplus, turn
+from seqpope.kernels.flash import LOG2_E, like_tokens, softplus
 from seqpope.kernels.rotation import STEP, RotationTables
 
+SHIFT, LOW = tl.constexpr(STEP.bit_length() - 1), tl.constexpr(STEP - 1)
 MAX_ROWS = 64  # queries x heads of a group that one program takes
+
+
+@triton.jit
+def turn_rows(COARSE, FINE, positions, columns, inside, D: tl.constexpr):
+    """Cosine and sine of position x frequency for rows anywhere, [positions, columns]."""
+    coarse = COARSE + (positions >> SHIFT)[:, None] * (2 * D) + columns[None, :]
+    fine = FINE + (positions & LOW)[:, None] * (2 * D) + columns[None, :]
+    cos_a, sin_a = tl.load(coarse, inside, 1.0), tl.load(coarse + D, inside, 0.0)
+    cos_b, sin_b = tl.load(fine, inside, 1.0), tl.load(fine + D, inside, 0.0)
+    return cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b
 
 
 @triton.jit
@@ -59,7 +70,8 @@ def decode_part(
     delta = tl.load(DELTA + head[:, None] * D + columns[None, :], inside, 0.0)
     # mu (cos delta, sin delta): only the turn by t - start is left to do for each tile
     along, across = magnitude * tl.cos(delta), magnitude * tl.sin(delta)
-    cos_near, sin_near = turn(COARSE, FINE, near, columns, wide, D)
+    cos_near = tl.load(FINE + near[:, None] * (2 * D) + columns[None, :], wide, 0.0)
+    sin_near = tl.load(FINE + near[:, None] * (2 * D) + D + columns[None, :], wide, 0.0)
 
     K += batch * stride_k_batch + key_head * stride_k_head
     V += batch * stride_v_batch + key_head * stride_v_head
@@ -74,7 +86,7 @@ def decode_part(
         v = tl.load(V + far * stride_v_row + near[:, None] * stride_v_row + columns[None, :] * stride_v_column, there, 0.0)
         mu = softplus(k.to(tl.float32))
         distance = position - begin
-        cosine, sine = turn(COARSE, FINE, tl.abs(distance), columns, inside, D)
+        cosine, sine = turn_rows(COARSE, FINE, tl.abs(distance), columns, inside, D)
         sine = tl.where((distance < 0)[:, None], -sine, sine)
         # (cos, sin) of (distance theta - delta)
         q_cos = (along * cosine + across * sine).to(k.dtype)

@@ -36,6 +36,8 @@ LOG2_E = math.log2(math.e)
 _LOG2_E = tl.constexpr(LOG2_E)
 _SHIFT = tl.constexpr(STEP.bit_length() - 1)
 _LOW = tl.constexpr(STEP - 1)
+PAD = 128  # no tile has more rows
+_PAD = tl.constexpr(PAD)
 # Triton compiles a kernel anew for numbers that are 1 or multiples of 16, unless told that it does not matter.
 SIZES = ["pairs", "span", "heads", "queries", "keys", "length", "offset", "threshold"]
 
@@ -47,11 +49,22 @@ SIZES = ["pairs", "span", "heads", "queries", "keys", "length", "offset", "thres
 
 @triton.jit
 def softplus(x):
-    """ln(1 + e^x) to full precision at both ends: max(x, 0) + log1p(e^-|x|), log1p by Kahan's correction."""
-    small = tl.exp2(-tl.abs(x) * _LOG2_E)
-    sum_ = 1.0 + small
-    exact = tl.log(sum_) * (small / tl.where(sum_ == 1.0, 1.0, sum_ - 1.0))
-    return tl.maximum(x, 0.0) + tl.where(sum_ == 1.0, small, exact)
+    """ln(1 + e^x) = max(x, 0) + log1p(e^-|x|), to a relative 2e-7 wherever e^x is no subnormal.
+
+    log1p(y) / y on [0, 1] is a polynomial of degree 9, interpolated at Chebyshev's nodes: a library logarithm took
+    four times as many instructions, which at short lengths cost as much as the attention itself.
+    """
+    y = tl.exp2(-tl.abs(x) * _LOG2_E)
+    p = y * -0.0031760570127516985 + 0.019542528316378593
+    p = y * p - 0.05637361481785774
+    p = y * p + 0.10543623566627502
+    p = y * p - 0.1526966691017151
+    p = y * p + 0.1966327428817749
+    p = y * p - 0.24951615929603577
+    p = y * p + 0.33329710364341736
+    p = y * p - 0.49999892711639404
+    p = y * p + 1.0
+    return tl.maximum(x, 0.0) + y * p
 
 
 @triton.jit
@@ -61,23 +74,42 @@ def sigmoid(x):
 
 
 @triton.jit
-def turn(COARSE, FINE, positions, columns, inside, D: tl.constexpr):
-    """Cosine and sine of position x frequency, [rows, columns] each, from the two-level tables."""
-    coarse = COARSE + (positions >> _SHIFT)[:, None] * (2 * D) + columns[None, :]
-    fine = FINE + (positions & _LOW)[:, None] * (2 * D) + columns[None, :]
-    inside = inside & (columns < D)[None, :]
+def turn_one(COARSE, FINE, position, columns, D: tl.constexpr):
+    """Cosine and sine of one position x each frequency, [columns], from the two-level tables."""
+    inside = columns < D
+    coarse = COARSE + (position >> _SHIFT) * (2 * D) + columns
+    fine = FINE + (position & _LOW) * (2 * D) + columns
     cos_a, sin_a = tl.load(coarse, inside, 1.0), tl.load(coarse + D, inside, 0.0)
     cos_b, sin_b = tl.load(fine, inside, 1.0), tl.load(fine + D, inside, 0.0)
     return cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b
 
 
 @triton.jit
-def turn_query(COARSE, FINE, DELTA, positions, columns, inside, D: tl.constexpr):
-    """Cosine and sine of phi = position x frequency - delta."""
-    cosine, sine = turn(COARSE, FINE, positions, columns, inside, D)
-    delta = tl.load(DELTA + columns, columns < D, 0.0)
-    cos_delta, sin_delta = tl.cos(delta)[None, :], tl.sin(delta)[None, :]
-    return cosine * cos_delta + sine * sin_delta, sine * cos_delta - cosine * sin_delta
+def turn_on(FINE, cos_origin, sin_origin, near, columns, D: tl.constexpr):
+    """Cosine and sine of (origin + near) x frequency, [near, columns]; `near` is below STEP.
+
+    Every tile reads the same few rows of the table, which stay in the L1 cache.
+    """
+    inside = (columns < D)[None, :]
+    fine = FINE + near[:, None] * (2 * D) + columns[None, :]
+    cosine, sine = tl.load(fine, inside, 1.0), tl.load(fine + D, inside, 0.0)
+    a, b = cos_origin[None, :], sin_origin[None, :]
+    return a * cosine - b * sine, b * cosine + a * sine
+
+
+@triton.jit
+def turn_tile(COARSE, FINE, origin, near, columns, D: tl.constexpr):
+    """The rotation s theta of a tile of keys at positions origin + near."""
+    a, b = turn_one(COARSE, FINE, origin, columns, D)
+    return turn_on(FINE, a, b, near, columns, D)
+
+
+@triton.jit
+def turn_query_tile(COARSE, FINE, TURN, origin, near, columns, D: tl.constexpr):
+    """The rotation phi = t theta - delta of a tile of queries at positions origin + near; TURN is their head's."""
+    a, b = turn_one(COARSE, FINE, origin, columns, D)
+    cosine, sine = tl.load(TURN + columns, columns < D, 1.0), tl.load(TURN + D + columns, columns < D, 0.0)
+    return turn_on(FINE, a * cosine + b * sine, b * cosine - a * sine, near, columns, D)
 
 
 @triton.jit
@@ -113,7 +145,9 @@ def dropout_keep(first, second, keys, threshold):
 
 
 @triton.jit
-def load_tile(X, rows, stride_row, columns, stride_column, limit, D: tl.constexpr, EVEN: tl.constexpr, MASKED: tl.constexpr):
+def load_tile(
+    X, rows, stride_row, columns, stride_column, limit, D: tl.constexpr, EVEN: tl.constexpr, MASKED: tl.constexpr
+):
     """A tile [rows, columns] of a matrix D columns wide.
 
     Rows at and beyond `limit` read 0 if MASKED; columns beyond D exist only where D was rounded up, not EVEN.
@@ -140,20 +174,21 @@ def store_tile(X, tile, rows, stride_row, columns, limit, D: tl.constexpr):
 
 
 @triton.jit
-def polar_query(Q, stride_row, stride_column, DELTA, COARSE, FINE, rows, limit, offset, columns, scale, D: tl.constexpr):
-    """Rotated queries, interleaved: [rows, 2 columns] in the dtype of Q, times `scale`."""
-    inside = (rows < limit)[:, None]
-    x = tl.load(Q + rows[:, None] * stride_row + columns[None, :] * stride_column, inside & (columns < D)[None, :], 0.0)
-    cosine, sine = turn_query(COARSE, FINE, DELTA, rows + offset, columns, inside, D)
-    magnitude = softplus(x.to(tl.float32)) * scale
-    magnitude = tl.where((columns < D)[None, :], magnitude, 0.0)
+def polar_query(
+    Q, stride_row, stride_column, TURN, COARSE, FINE, near, limit, origin, columns, scale, D: tl.constexpr
+):  # fmt: skip
+    """Rotated queries of a tile that begins at position `origin`, interleaved, times `scale`: [near, 2 columns]."""
+    inside = (near < limit)[:, None] & (columns < D)[None, :]
+    x = tl.load(Q + near[:, None] * stride_row + columns[None, :] * stride_column, inside, 0.0)
+    cosine, sine = turn_query_tile(COARSE, FINE, TURN, origin, near, columns, D)
+    magnitude = tl.where(inside, softplus(x.to(tl.float32)) * scale, 0.0)
     return tl.interleave(magnitude * cosine, magnitude * sine).to(x.dtype)
 
 
 @triton.jit
 def padded(length):
-    """Length of the fp32 vectors that hold a number a query: a multiple of 16, so that tiles load 16 bytes at once."""
-    return (length + 15) // 16 * 16
+    """Length of the fp32 vectors that hold a number a query: a whole number of tiles."""
+    return (length + _PAD - 1) // _PAD * _PAD
 
 
 @triton.jit
@@ -177,60 +212,32 @@ def place(blocks, pairs, span):
 
 @triton.jit(do_not_specialize=SIZES)
 def rotate_keys(
-    K, POLAR, COARSE, FINE,
+    K, POLAR, DELTA, TURNS, COARSE, FINE,
     stride_batch, stride_head, stride_row, stride_column,
     heads, length,
-    D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """K (B, Hkv, L, D) as projected -> POLAR (B, Hkv, L, 2D), contiguous and interleaved."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    """K (B, Hkv, L, D) as projected -> POLAR (B, Hkv, L, 2D), contiguous and interleaved.
+
+    And, while here, DELTA (H, D) -> TURNS (H, 2D), its cosines and then its sines.
+    """
+    begin = tl.program_id(0) * ROWS
+    near, left = tl.arange(0, ROWS), length - begin
     pair = tl.program_id(1).to(tl.int64)
-    columns = tl.arange(0, C)
-    inside = (rows < length)[:, None] & (columns < D)[None, :]
-    K += (pair // heads) * stride_batch + (pair % heads) * stride_head
-    x = tl.load(K + rows.to(tl.int64)[:, None] * stride_row + columns[None, :] * stride_column, inside, 0.0)
-    cosine, sine = turn(COARSE, FINE, rows, columns, inside, D)
+    columns, wide = tl.arange(0, C), tl.arange(0, 2 * C)
+    inside = (near < left)[:, None] & (columns < D)[None, :]
+    K += (pair // heads) * stride_batch + (pair % heads) * stride_head + begin.to(tl.int64) * stride_row
+    x = tl.load(K + near[:, None] * stride_row + columns[None, :] * stride_column, inside, 0.0)
+    cosine, sine = turn_tile(COARSE, FINE, begin, near, columns, D)
     magnitude = softplus(x.to(tl.float32))
     polar = tl.interleave(magnitude * cosine, magnitude * sine)
-    wide = tl.arange(0, 2 * C)
-    POLAR += pair * length * (2 * D)
-    address = POLAR + rows.to(tl.int64)[:, None] * (2 * D) + wide[None, :]
-    tl.store(address, polar.to(POLAR.dtype.element_ty), (rows < length)[:, None] & (wide < 2 * D)[None, :])
-
-
-@triton.jit(do_not_specialize=SIZES)
-def rotate_queries(
-    Q, DELTA, POLAR, COARSE, FINE, OFFSETS, OUT, GRAD, ROW_DOTS,
-    stride_batch, stride_head, stride_row, stride_column,
-    stride_out_batch, stride_out_head, stride_out_row,
-    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
-    heads, length, offset, scale,
-    HAS_OFFSETS: tl.constexpr, D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    """Q -> POLAR as `rotate_keys`, times `scale`; and ROW_DOTS (B, H, L) = sum over D of GRAD x OUT."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    pair = tl.program_id(1).to(tl.int64)
-    batch, head = pair // heads, pair % heads
-    if HAS_OFFSETS:
-        offset = tl.load(OFFSETS + batch)
-    columns = tl.arange(0, C)
-    inside = (rows < length)[:, None] & (columns < D)[None, :]
-    far = rows.to(tl.int64)[:, None]
-    Q += batch * stride_batch + head * stride_head
-    x = tl.load(Q + far * stride_row + columns[None, :] * stride_column, inside, 0.0)
-    cosine, sine = turn_query(COARSE, FINE, DELTA + head * D, rows + offset, columns, inside, D)
-    magnitude = softplus(x.to(tl.float32)) * scale
-    polar = tl.interleave(magnitude * cosine, magnitude * sine)
-    wide = tl.arange(0, 2 * C)
-    address = POLAR + pair * length * (2 * D) + far * (2 * D) + wide[None, :]
-    tl.store(address, polar.to(POLAR.dtype.element_ty), (rows < length)[:, None] & (wide < 2 * D)[None, :])
-
-    OUT += batch * stride_out_batch + head * stride_out_head
-    GRAD += batch * stride_grad_batch + head * stride_grad_head
-    out = tl.load(OUT + far * stride_out_row + columns[None, :], inside, 0.0)
-    grad = tl.load(GRAD + far * stride_grad_row + columns[None, :] * stride_grad_column, inside, 0.0)
-    dots = tl.sum(out.to(tl.float32) * grad.to(tl.float32), 1)
-    tl.store(ROW_DOTS + pair * padded(length) + rows, dots, rows < padded(length))
+    store_tile(POLAR + (pair * length + begin) * (2 * D), polar, near, 2 * D, wide, left, 2 * D)
+    if (begin == 0) & (pair < heads):
+        for member in range(GROUP):
+            head = pair * GROUP + member
+            delta = tl.load(DELTA + head * D + columns, columns < D, 0.0)
+            tl.store(TURNS + head * (2 * D) + columns, tl.cos(delta), columns < D)
+            tl.store(TURNS + head * (2 * D) + D + columns, tl.sin(delta), columns < D)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -320,7 +327,7 @@ def key_ranges(
 
 @triton.jit(do_not_specialize=SIZES)
 def forward(
-    Q, POLAR, V, DELTA, COARSE, FINE, OUT, LOGSUM, FIRST, LAST, OFFSETS, LENGTHS, SEED,
+    Q, POLAR, V, TURN, COARSE, FINE, OUT, LOGSUM, FIRST, LAST, OFFSETS, LENGTHS, SEED,
     stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
     stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
     stride_out_batch, stride_out_head, stride_out_row,
@@ -346,14 +353,14 @@ def forward(
     Q += batch * stride_q_batch + head * stride_q_head + begin.to(tl.int64) * stride_q_row
     POLAR += (pair // GROUP) * keys * (2 * D)
     V += batch * stride_v_batch + (head // GROUP) * stride_v_head
-    DELTA += head * D
+    TURN += head * (2 * D)
     q1 = polar_query(
-        Q, stride_q_row, stride_q_column, DELTA, COARSE, FINE, near, left, offset + begin, tl.arange(0, C1), scale, D
+        Q, stride_q_row, stride_q_column, TURN, COARSE, FINE, near, left, offset + begin, tl.arange(0, C1), scale, D
     )
     q2 = q1
     if C2 > 0:
         q2 = polar_query(
-            Q, stride_q_row, stride_q_column, DELTA, COARSE, FINE, near, left, offset + begin,
+            Q, stride_q_row, stride_q_column, TURN, COARSE, FINE, near, left, offset + begin,
             C1 + tl.arange(0, C2), scale, D,
         )  # fmt: skip
     a, b, c, d, first_key, last_key = key_ranges(
@@ -384,7 +391,7 @@ def forward(
         D, C1, C2, EVEN, COLS, CAUSAL, True, DROPOUT, PRECISION,
     )  # fmt: skip
     # A query without a single key attends to nothing: its output is 0, and +inf makes its weights 0 in the
-    # backward pass; so it does for the rows that pad the last tile.
+    # backward pass. So it does for the rows that pad the last tile: `backward_keys` need not mask them.
     empty = (total == 0.0) | (rows >= queries)
     share = tl.where(empty, 0.0, keep_scale / tl.where(empty, 1.0, total))
     OUT += batch * stride_out_batch + head * stride_out_head + begin.to(tl.int64) * stride_out_row
@@ -392,11 +399,15 @@ def forward(
     if C2 > 0:
         store_tile(OUT, acc2 * share[:, None], near, stride_out_row, C1 + tl.arange(0, C2), left, D)
     logsum = tl.where(empty, float("inf"), highest + tl.log2(tl.where(empty, 1.0, total)))
-    tl.store(LOGSUM + pair * padded(queries) + rows, logsum, rows < padded(queries))
+    LOGSUM += pair * padded(queries)
+    tl.store(LOGSUM + rows, logsum)
+    if begin + ROWS >= queries:
+        rest = begin + ROWS + tl.arange(0, _PAD)
+        tl.store(LOGSUM + rest, tl.full([_PAD], float("inf"), tl.float32), rest < padded(queries))
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Backward: one pass over queries for dk and dv, one over keys for dq and ddelta; no atomics, so deterministic
+# Backward: one pass over keys for dq and ddelta, one over queries for dk and dv; no atomics, so deterministic
 # ---------------------------------------------------------------------------------------------------------------
 
 
@@ -411,19 +422,16 @@ def gather_queries(
     """Add to dk and dv of a tile of keys what the queries start..stop-1 send; tiles are [keys, queries]."""
     near = tl.arange(0, ROWS)
     for begin in tl.range(start, stop, ROWS):
-        left = queries - begin
         rows = begin + near
+        # Rows behind the last query read the last one again; their weights are 0, since their logsum is +inf.
+        real = tl.minimum(near, queries - 1 - begin)
         polar = POLAR + tl.cast(begin, tl.int64) * (2 * D)
-        q1 = load_tile(polar, near, 2 * D, tl.arange(0, 2 * C1), 1, left, 2 * D, EVEN, MASKED)
+        q1 = load_tile(polar, real, 2 * D, tl.arange(0, 2 * C1), 1, queries, 2 * D, EVEN, False)
         s = tl.dot(k1, tl.trans(q1), input_precision=PRECISION)
         if C2 > 0:
-            q2 = load_tile(polar, near, 2 * D, 2 * C1 + tl.arange(0, 2 * C2), 1, left, 2 * D, EVEN, MASKED)
+            q2 = load_tile(polar, real, 2 * D, 2 * C1 + tl.arange(0, 2 * C2), 1, queries, 2 * D, EVEN, False)
             s = tl.dot(k2, tl.trans(q2), s, input_precision=PRECISION)
-        if MASKED:
-            logsum = tl.load(LOGSUM + rows, rows < padded(queries), float("inf"))
-            row_dots = tl.load(ROW_DOTS + rows, rows < padded(queries), 0.0)
-        else:
-            logsum, row_dots = tl.load(LOGSUM + rows), tl.load(ROW_DOTS + rows)
+        logsum, row_dots = tl.load(LOGSUM + rows), tl.load(ROW_DOTS + rows)
         p = tl.exp2(s - logsum[None, :])
         if MASKED:
             seen = (rows[None, :] >= first_query[:, None]) & (rows[None, :] < last_query[:, None])
@@ -431,7 +439,7 @@ def gather_queries(
                 seen = seen & (keys[:, None] <= rows[None, :] + offset)
             p = tl.where(seen, p, 0.0)
         grads = GRAD + tl.cast(begin, tl.int64) * stride_grad_row
-        g1 = load_tile(grads, near, stride_grad_row, tl.arange(0, C1), stride_grad_column, left, D, EVEN, MASKED)
+        g1 = load_tile(grads, real, stride_grad_row, tl.arange(0, C1), stride_grad_column, queries, D, EVEN, False)
         kept = p
         if DROPOUT:
             noise1, noise2 = dropout_rows(SEED, pair, rows)
@@ -441,7 +449,7 @@ def gather_queries(
         dp = tl.dot(v1, tl.trans(g1), input_precision=PRECISION)
         if C2 > 0:
             g2 = load_tile(
-                grads, near, stride_grad_row, C1 + tl.arange(0, C2), stride_grad_column, left, D, EVEN, MASKED
+                grads, real, stride_grad_row, C1 + tl.arange(0, C2), stride_grad_column, queries, D, EVEN, False
             )
             dv2 = tl.dot(kept.to(g2.dtype), g2, dv2, input_precision=PRECISION)
             dp = tl.dot(v2, tl.trans(g2), dp, input_precision=PRECISION)
@@ -457,12 +465,12 @@ def gather_queries(
 @triton.jit
 def store_key_gradient(
     dk, K, DK, COARSE, FINE, stride_k_row, stride_k_column, stride_dk_row,
-    near, left, position, valid, columns, factor,
+    near, left, origin, valid, columns, factor,
     D: tl.constexpr, C: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """dk' (cos and sin interleaved) -> dk: back along the rotation, then through softplus."""
     inside = (near < left)[:, None]
-    cosine, sine = turn(COARSE, FINE, position, columns, inside, D)
+    cosine, sine = turn_tile(COARSE, FINE, origin, near, columns, D)
     along, across = tl.split(tl.reshape(dk, (COLS, C, 2)))
     address = K + near[:, None] * stride_k_row + columns[None, :] * stride_k_column
     k = tl.load(address, inside & (columns < D)[None, :], 0.0).to(tl.float32)
@@ -524,6 +532,8 @@ def backward_keys(
     if HAS_LENGTHS:
         highest = tl.where(begin < keys_end, highest, 0)
     a, b, c, d = ranges(lowest, lowest_full, highest_full, highest, ROWS)
+    if not DOCUMENTS:
+        c = tl.maximum(b, d)  # the last tile needs no mask
 
     dk1 = tl.zeros([COLS, 2 * C1], tl.float32)
     dv1 = tl.zeros([COLS, C1], tl.float32)
@@ -545,24 +555,25 @@ def backward_keys(
             b, c, queries, offset, keys, first_query, last_query, SEED, query_pair, keep_scale, threshold,
             D, C1, C2, EVEN, ROWS, CAUSAL, False, DROPOUT, PRECISION,
         )  # fmt: skip
-        dk1, dk2, dv1, dv2 = gather_queries(
-            dk1, dk2, dv1, dv2, k1, k2, v1, v2, polar, grad, logsum, row_dots, stride_grad_row, stride_grad_column,
-            c, d, queries, offset, keys, first_query, last_query, SEED, query_pair, keep_scale, threshold,
-            D, C1, C2, EVEN, ROWS, CAUSAL, True, DROPOUT, PRECISION,
-        )  # fmt: skip
+        if DOCUMENTS:
+            dk1, dk2, dv1, dv2 = gather_queries(
+                dk1, dk2, dv1, dv2, k1, k2, v1, v2, polar, grad, logsum, row_dots, stride_grad_row, stride_grad_column,
+                c, d, queries, offset, keys, first_query, last_query, SEED, query_pair, keep_scale, threshold,
+                D, C1, C2, EVEN, ROWS, CAUSAL, True, DROPOUT, PRECISION,
+            )  # fmt: skip
     DK += batch * stride_dk_batch + key_head * stride_dk_head + begin.to(tl.int64) * stride_dk_row
     DV += batch * stride_dk_batch + key_head * stride_dk_head + begin.to(tl.int64) * stride_dk_row
     valid = keys < keys_end
     # dk' was gathered from queries that carry log2 e and the softmax scale: take log2 e back out.
     store_key_gradient(
         dk1, K, DK, COARSE, FINE, stride_k_row, stride_k_column, stride_dk_row,
-        near, left, keys, valid, tl.arange(0, C1), 1.0 / _LOG2_E, D, C1, COLS,
+        near, left, begin, valid, tl.arange(0, C1), 1.0 / _LOG2_E, D, C1, COLS,
     )  # fmt: skip
     store_tile(DV, tl.where(valid[:, None], dv1, 0.0), near, stride_dk_row, tl.arange(0, C1), left, D)
     if C2 > 0:
         store_key_gradient(
             dk2, K, DK, COARSE, FINE, stride_k_row, stride_k_column, stride_dk_row,
-            near, left, keys, valid, C1 + tl.arange(0, C2), 1.0 / _LOG2_E, D, C2, COLS,
+            near, left, begin, valid, C1 + tl.arange(0, C2), 1.0 / _LOG2_E, D, C2, COLS,
         )  # fmt: skip
         store_tile(DV, tl.where(valid[:, None], dv2, 0.0), near, stride_dk_row, C1 + tl.arange(0, C2), left, D)
 
@@ -611,13 +622,13 @@ def gather_keys(
 
 @triton.jit
 def store_query_gradient(
-    dq, Q, DQ, DELTA, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
-    near, left, position, columns, scale,
+    dq, Q, DQ, TURN, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
+    near, left, origin, columns, scale,
     D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """dq' (cos and sin interleaved) -> dq and this tile's share of ddelta."""
     inside = (near < left)[:, None]
-    cosine, sine = turn_query(COARSE, FINE, DELTA, position, columns, inside, D)
+    cosine, sine = turn_query_tile(COARSE, FINE, TURN, origin, near, columns, D)
     along, across = tl.split(tl.reshape(dq * scale, (ROWS, C, 2)))
     address = Q + near[:, None] * stride_q_row + columns[None, :] * stride_q_column
     q = tl.load(address, inside & (columns < D)[None, :], 0.0).to(tl.float32)
@@ -630,10 +641,11 @@ def store_query_gradient(
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_queries(
-    Q, POLAR_Q, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DQ, DELTA, DELTA_PART, COARSE, FINE,
+    Q, POLAR_Q, POLAR_K, V, OUT, GRAD, LOGSUM, ROW_DOTS, DQ, TURN, DELTA_PART, COARSE, FINE,
     FIRST, LAST, OFFSETS, LENGTHS, SEED,
     stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
     stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
+    stride_out_batch, stride_out_head, stride_out_row,
     stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
     stride_dq_batch, stride_dq_head, stride_dq_row,
     pairs, span, heads, queries, keys, offset, scale, keep_scale, threshold,
@@ -642,7 +654,9 @@ def backward_queries(
     CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dq of one tile of queries, and its part of ddelta."""
+    """dq of one tile of queries, and its part of ddelta; and for `backward_keys`, which runs after it, the tile's
+    rotated queries and sums of grad x out.
+    """
     EVEN: tl.constexpr = C1 + C2 == D
     blocks = tl.cdiv(queries, ROWS)
     block, pair = place(blocks, pairs, span)
@@ -657,18 +671,37 @@ def backward_queries(
     near, left = tl.arange(0, ROWS), queries - begin
     rows = begin + near
     far = begin.to(tl.int64)
+    Q += batch * stride_q_batch + head * stride_q_head + far * stride_q_row
     POLAR_Q += (pair * queries + begin) * (2 * D)
     POLAR_K += (pair // GROUP) * keys * (2 * D)
     V += batch * stride_v_batch + (head // GROUP) * stride_v_head
+    OUT += batch * stride_out_batch + head * stride_out_head + far * stride_out_row
     GRAD += batch * stride_grad_batch + head * stride_grad_head + far * stride_grad_row
-    q1 = load_tile(POLAR_Q, near, 2 * D, tl.arange(0, 2 * C1), 1, left, 2 * D, EVEN, True)
-    g1 = load_tile(GRAD, near, stride_grad_row, tl.arange(0, C1), stride_grad_column, left, D, EVEN, True)
+    TURN += head * (2 * D)
+    columns = tl.arange(0, C1)
+    q1 = polar_query(
+        Q, stride_q_row, stride_q_column, TURN, COARSE, FINE, near, left, offset + begin, columns, scale, D
+    )
+    store_tile(POLAR_Q, q1, near, 2 * D, tl.arange(0, 2 * C1), left, 2 * D)
+    g1 = load_tile(GRAD, near, stride_grad_row, columns, stride_grad_column, left, D, EVEN, True)
+    out = load_tile(OUT, near, stride_out_row, columns, 1, left, D, EVEN, True)
+    row_dots = tl.sum(out.to(tl.float32) * g1.to(tl.float32), 1)
     q2, g2 = q1, g1
     if C2 > 0:
-        q2 = load_tile(POLAR_Q, near, 2 * D, 2 * C1 + tl.arange(0, 2 * C2), 1, left, 2 * D, EVEN, True)
-        g2 = load_tile(GRAD, near, stride_grad_row, C1 + tl.arange(0, C2), stride_grad_column, left, D, EVEN, True)
-    logsum = tl.load(LOGSUM + pair * padded(queries) + rows, rows < padded(queries), float("inf"))
-    row_dots = tl.load(ROW_DOTS + pair * padded(queries) + rows, rows < padded(queries), 0.0)
+        columns = C1 + tl.arange(0, C2)
+        q2 = polar_query(
+            Q, stride_q_row, stride_q_column, TURN, COARSE, FINE, near, left, offset + begin, columns, scale, D
+        )
+        store_tile(POLAR_Q, q2, near, 2 * D, 2 * C1 + tl.arange(0, 2 * C2), left, 2 * D)
+        g2 = load_tile(GRAD, near, stride_grad_row, columns, stride_grad_column, left, D, EVEN, True)
+        out = load_tile(OUT, near, stride_out_row, columns, 1, left, D, EVEN, True)
+        row_dots += tl.sum(out.to(tl.float32) * g2.to(tl.float32), 1)
+    logsum = tl.load(LOGSUM + pair * padded(queries) + rows)
+    ROW_DOTS += pair * padded(queries)
+    tl.store(ROW_DOTS + rows, row_dots)
+    if begin + ROWS >= queries:
+        rest = begin + ROWS + tl.arange(0, _PAD)
+        tl.store(ROW_DOTS + rest, tl.zeros([_PAD], tl.float32), rest < padded(queries))
     a, b, c, d, first_key, last_key = key_ranges(
         FIRST, LAST, batch, begin, rows, queries, keys_end, offset, ROWS, COLS, CAUSAL, DOCUMENTS
     )
@@ -694,18 +727,16 @@ def backward_queries(
         position, first_key, last_key, noise1, noise2, keep_scale, threshold,
         D, C1, C2, EVEN, COLS, CAUSAL, True, DROPOUT, PRECISION,
     )  # fmt: skip
-    Q += batch * stride_q_batch + head * stride_q_head + far * stride_q_row
     DQ += batch * stride_dq_batch + head * stride_dq_head + far * stride_dq_row
-    DELTA += head * D
     DELTA_PART += (pair * blocks + block) * D
     store_query_gradient(
-        dq1, Q, DQ, DELTA, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
-        near, left, position, tl.arange(0, C1), scale, D, C1, ROWS,
+        dq1, Q, DQ, TURN, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
+        near, left, offset + begin, tl.arange(0, C1), scale / _LOG2_E, D, C1, ROWS,
     )  # fmt: skip
     if C2 > 0:
         store_query_gradient(
-            dq2, Q, DQ, DELTA, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
-            near, left, position, C1 + tl.arange(0, C2), scale, D, C2, ROWS,
+            dq2, Q, DQ, TURN, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
+            near, left, offset + begin, C1 + tl.arange(0, C2), scale / _LOG2_E, D, C2, ROWS,
         )  # fmt: skip
 
 
@@ -721,6 +752,7 @@ class Tiles(NamedTuple):
     cols: int
     warps: int
     stages: int
+    registers: int | None = None  # at most so many a thread, so that more programs share a multiprocessor
 
 
 class Tiling(NamedTuple):
@@ -801,9 +833,9 @@ def like_tokens(x: Tensor) -> Tensor:
 
 
 def new_row_sums(q: Tensor) -> Tensor:
-    """Empty (B, H, Lq rounded up to a multiple of 16) fp32, one number a query (`padded`)."""
+    """Empty (B, H, Lq rounded up to whole tiles) fp32, one number a query (`padded`)."""
     batch, heads, queries, _ = q.shape
-    return q.new_empty(batch, heads, (queries + 15) // 16 * 16, dtype=torch.float32)
+    return q.new_empty(batch, heads, (queries + PAD - 1) // PAD * PAD, dtype=torch.float32)
 
 
 ROTATED_ROWS = 32
@@ -814,30 +846,15 @@ def _padded(dim: int) -> int:
     return max(16, 1 << (dim - 1).bit_length())
 
 
-def polar_keys(k: Tensor, tables: RotationTables) -> Tensor:
-    """Rotated keys (B, Hkv, Lk, 2D), interleaved: a transient."""
+def polar_keys(k: Tensor, delta: Tensor, tables: RotationTables) -> tuple[Tensor, Tensor]:
+    """Rotated keys (B, Hkv, Lk, 2D), interleaved, and cos and sin of delta (H, 2D): transients."""
     batch, heads, length, dim = k.shape
-    polar = k.new_empty(batch, heads, length, 2 * dim)
+    polar, turns = k.new_empty(batch, heads, length, 2 * dim), delta.new_empty(len(delta), 2 * dim)
     rotate_keys[(triton.cdiv(length, ROTATED_ROWS), batch * heads)](
-        k, polar, tables.coarse, tables.fine, *k.stride(), heads, length, D=dim, C=_padded(dim), ROWS=ROTATED_ROWS
-    )
-    return polar
-
-
-def polar_queries(
-    q: Tensor, delta: Tensor, out: Tensor, grad: Tensor, problem: Problem
-) -> tuple[Tensor, Tensor]:
-    """Rotated and scaled queries (B, H, Lq, 2D), and the rows' sums of grad x out (B, H, Lq) fp32: transients."""
-    batch, heads, queries, dim = q.shape
-    polar = q.new_empty(batch, heads, queries, 2 * dim)
-    row_dots = new_row_sums(q)
-    rotate_queries[(triton.cdiv(queries, ROTATED_ROWS), batch * heads)](
-        q, delta, polar, problem.tables.coarse, problem.tables.fine, problem.offsets, out, grad, row_dots,
-        *q.stride(), *out.stride()[:3], *grad.stride(),
-        heads, queries, problem.offset, problem.scale * LOG2_E,
-        HAS_OFFSETS=problem.offsets is not None, D=dim, C=_padded(dim), ROWS=ROTATED_ROWS,
+        k, polar, delta, turns, tables.coarse, tables.fine, *k.stride(), heads, length,
+        GROUP=len(delta) // heads, D=dim, C=_padded(dim), ROWS=ROTATED_ROWS,
     )  # fmt: skip
-    return polar, row_dots
+    return polar, turns
 
 
 def _span(pairs: int, length: int, v: Tensor) -> int:
@@ -865,17 +882,18 @@ def _options(problem: Problem, dim: int, group: int, tiles: Tiles) -> dict[str, 
         "PRECISION": "tf32x3",  # of fp32 inputs: near fp32's accuracy on the tensor cores
         "num_warps": tiles.warps,
         "num_stages": tiles.stages,
+        **({"maxnreg": tiles.registers} if tiles.registers else {}),
     }
 
 
 def launch_forward(
-    q: Tensor, polar_k: Tensor, v: Tensor, delta: Tensor, out: Tensor, logsum: Tensor, problem: Problem, tiles: Tiles
+    q: Tensor, polar_k: Tensor, v: Tensor, turns: Tensor, out: Tensor, logsum: Tensor, problem: Problem, tiles: Tiles
 ) -> None:
     """Fill out (B, H, Lq, D) and logsum (B, H, Lq)."""
     (batch, heads, queries, dim), (key_heads, keys) = q.shape, v.shape[1:3]
     pairs = batch * heads
     forward[(triton.cdiv(queries, tiles.rows) * pairs,)](
-        q, polar_k, v, delta, problem.tables.coarse, problem.tables.fine, out, logsum,
+        q, polar_k, v, turns, problem.tables.coarse, problem.tables.fine, out, logsum,
         problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
         *q.stride(), *v.stride(), *out.stride()[:3],
         pairs, _span(pairs, keys, v), heads, queries, keys, problem.offset, problem.scale * LOG2_E,
@@ -901,21 +919,21 @@ def launch_backward_keys(
 
 
 def launch_backward_queries(
-    q: Tensor, polar_q: Tensor, polar_k: Tensor, v: Tensor, delta: Tensor, grad: Tensor, logsum: Tensor,
-    row_dots: Tensor, dq: Tensor, problem: Problem, tiles: Tiles,
+    q: Tensor, polar_k: Tensor, v: Tensor, turns: Tensor, out: Tensor, grad: Tensor, logsum: Tensor,
+    polar_q: Tensor, row_dots: Tensor, dq: Tensor, problem: Problem, tiles: Tiles,
 ) -> Tensor:  # fmt: skip
-    """Fill dq (B, H, Lq, D); returns ddelta in parts, (B, H, tiles, D) fp32."""
+    """Fill polar_q (B, H, Lq, 2D), row_dots and dq (B, H, Lq, D); returns ddelta in parts, (B, H, tiles, D) fp32."""
     (batch, heads, queries, dim), (key_heads, keys) = q.shape, v.shape[1:3]
     parts = triton.cdiv(queries, tiles.rows)
     delta_part = q.new_empty(batch, heads, parts, dim, dtype=torch.float32)
     pairs = batch * heads
     backward_queries[(parts * pairs,)](
-        q, polar_q, polar_k, v, grad, logsum, row_dots, dq, delta, delta_part,
+        q, polar_q, polar_k, v, out, grad, logsum, row_dots, dq, turns, delta_part,
         problem.tables.coarse, problem.tables.fine,
         problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
-        *q.stride(), *v.stride(), *grad.stride(), *dq.stride()[:3],
-        pairs, _span(pairs, keys, v), heads, queries, keys, problem.offset, problem.scale, problem.keep_scale,
-        problem.threshold,
+        *q.stride(), *v.stride(), *out.stride()[:3], *grad.stride(), *dq.stride()[:3],
+        pairs, _span(pairs, keys, v), heads, queries, keys, problem.offset, problem.scale * LOG2_E,
+        problem.keep_scale, problem.threshold,
         **_options(problem, dim, heads // key_heads, tiles),
     )  # fmt: skip
     return delta_part
@@ -925,7 +943,8 @@ def attention_forward(q: Tensor, k: Tensor, v: Tensor, delta: Tensor, problem: P
     """Output (B, H, Lq, D) and the log2 of each query's softmax sum (`new_row_sums`)."""
     out, logsum = like_tokens(q), new_row_sums(q)
     tiles = choose_tiling(q.shape[-1], q.dtype, q.device).forward
-    launch_forward(q, polar_keys(k, problem.tables), v, delta, out, logsum, problem, tiles)
+    polar, turns = polar_keys(k, delta, problem.tables)
+    launch_forward(q, polar, v, turns, out, logsum, problem, tiles)
     return out, logsum
 
 
@@ -934,11 +953,12 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """dq, dk, dv as q, k, v and ddelta (H, D) fp32."""
     tiling = choose_tiling(q.shape[-1], q.dtype, q.device)
-    polar_k = polar_keys(k, problem.tables)
-    polar_q, row_dots = polar_queries(q, delta, out, grad, problem)
+    batch, heads, queries, dim = q.shape
+    polar_k, turns = polar_keys(k, delta, problem.tables)
+    polar_q, row_dots = q.new_empty(batch, heads, queries, 2 * dim), new_row_sums(q)
     dq, dk, dv = like_tokens(q), like_tokens(k), like_tokens(v)
-    launch_backward_keys(polar_q, k, polar_k, v, grad, logsum, row_dots, dk, dv, problem, tiling.backward_keys)
     delta_part = launch_backward_queries(
-        q, polar_q, polar_k, v, delta, grad, logsum, row_dots, dq, problem, tiling.backward_queries
+        q, polar_k, v, turns, out, grad, logsum, polar_q, row_dots, dq, problem, tiling.backward_queries
     )
+    launch_backward_keys(polar_q, k, polar_k, v, grad, logsum, row_dots, dk, dv, problem, tiling.backward_keys)
     return dq, dk, dv, delta_part.sum((0, 2))

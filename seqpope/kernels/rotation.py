@@ -6,9 +6,9 @@ and only their cosines and sines are rounded to fp32.
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ from torch import Tensor
 STEP = 256  # positions that one row of the coarse table stands for
 
 
-def frequencies(count: int, base: float) -> Tensor:
+def frequencies(count: int, base: float, device: torch.device | None = None) -> Tensor:
     """Angular frequencies base^(-c / count), c = 0..count-1, in radians a position: (count,) fp64.
 
     With count = D these are PoPE's (arXiv 2509.10534, eq. 5, with the sign that the definition of RoPE
     and the authors' code have); with count = D / 2 they are RoPE's (arXiv 2104.09864, eq. 15).
     """
-    return torch.pow(torch.tensor(base, dtype=torch.float64), -torch.arange(count, dtype=torch.float64) / count)
+    return torch.pow(base, -torch.arange(count, dtype=torch.float64, device=device) / count)
 
 
 def rotation_tables(
@@ -41,9 +41,12 @@ def rotation_tables(
         return _tables(start[:, None] + torch.arange(length, device=device), count, base, freqs)
     end = start + length
     # Far positions are rare: compute what is asked for and keep nothing.
-    if freqs is not None or not _may_keep(device) or end > 1 << 17:
+    if freqs is not None or torch.compiler.is_compiling() or end > 1 << 17:
         return _tables(torch.arange(start, end, device=device), count, base, freqs)
-    cosine, sine = _kept_tables(max(256, 1 << (end - 1).bit_length()), count, base, str(device))
+    kept = max(256, 1 << (end - 1).bit_length())
+    cosine, sine = _FULL.get(
+        (kept, count, base, device), lambda: _tables(torch.arange(kept, device=device), count, base, None)
+    )
     return cosine[start:end], sine[start:end]
 
 
@@ -62,30 +65,44 @@ def two_level_tables(
     length: int, count: int, base: float, device: torch.device, freqs: Tensor | None = None
 ) -> RotationTables:
     """Tables that reach positions 0..length-1, arguments as for `rotation_tables`."""
-    if freqs is not None or not _may_keep(device):
+    if freqs is not None or torch.compiler.is_compiling():
         return _two_levels((length + STEP - 1) // STEP, count, base, device, freqs)
-    rows = 1 << max(0, (length - 1) // STEP).bit_length()
-    return _kept_two_levels(rows, count, base, str(device))
+    rows = 1 << ((length - 1) // STEP).bit_length()
+    return _TWO_LEVEL.get((rows, count, base, device), lambda: _two_levels(rows, count, base, device, None))
 
 
-def _may_keep(device: torch.device) -> bool:
-    # A graph being captured owns the memory of what is computed then, and gives it back with the graph.
-    return not (
-        torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
-    )
+class _Shelf:
+    """Tables by what they were made for, the least used discarded: decoding asks for them at every token and layer.
+
+    While a CUDA graph is captured nothing is added, since what is computed then belongs to the graph; and what the
+    graph reads from here stays, since the graph will read it at the same address again.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.kept: dict[Hashable, Any] = {}
+        self.pinned: set[Hashable] = set()
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        if key in self.kept:
+            value = self.kept.pop(key)
+        elif capturing:
+            return make()
+        else:
+            with torch.inference_mode(False):  # tables made in inference mode could not serve training
+                value = make()
+        self.kept[key] = value  # last in order: most recently used
+        if capturing:
+            self.pinned.add(key)
+        for oldest in list(self.kept)[: -self.size]:
+            if oldest not in self.pinned:
+                del self.kept[oldest]
+        return value
 
 
-@functools.lru_cache(maxsize=16)
-def _kept_tables(length: int, count: int, base: float, device: str) -> tuple[Tensor, Tensor]:
-    # Decoding asks for the tables of the whole prefix at every token and layer.
-    with torch.inference_mode(False):
-        return _tables(torch.arange(length, device=device), count, base, None)
-
-
-@functools.lru_cache(maxsize=64)
-def _kept_two_levels(rows: int, count: int, base: float, device: str) -> RotationTables:
-    with torch.inference_mode(False):
-        return _two_levels(rows, count, base, torch.device(device), None)
+_FULL = _Shelf(16)
+_TWO_LEVEL = _Shelf(64)
 
 
 def _two_levels(
@@ -97,6 +114,7 @@ def _two_levels(
 
 
 def _tables(positions: Tensor, count: int, base: float, freqs: Tensor | None) -> tuple[Tensor, Tensor]:
-    theta = frequencies(count, base) if freqs is None else freqs.double()
-    angles = positions.double()[..., None] * theta.to(positions.device) % (2 * math.pi)
+    # On the device: a graph being captured cannot wait for a copy from the host.
+    theta = frequencies(count, base, positions.device) if freqs is None else freqs.to(positions.device).double()
+    angles = positions.double()[..., None] * theta % (2 * math.pi)
     return angles.cos().float(), angles.sin().float()
