@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from seqpope.domains.music.chorales.codec import Chorale
 from seqpope.domains.music.chorales.corpus import music21_chorales
+
+# Without a GPU the Triton kernels run in Triton's interpreter, which must be chosen before Triton is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # Tiny models: two threads on cores that others use are a hundred times slower than one.
 torch.set_num_threads(1)

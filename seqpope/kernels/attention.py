@@ -155,7 +155,9 @@ def _check(
     if not 0 <= dropout_p < 1:
         raise ValueError(f"dropout_p must be in [0, 1), it is {dropout_p}")
     if freqs is not None and freqs.shape != (count,):
-        raise ValueError(f"freqs must be ({count},) for a head dimension of {q.shape[3]}, it is {tuple(freqs.shape)}")
+        raise ValueError(
+            f"freqs must be ({count},) for a head dimension of {q.shape[3]}, it is {tuple(freqs.shape)}"
+        )
     scope.check(q.shape[0], q.shape[2], k.shape[2])
 
 
@@ -181,8 +183,8 @@ def _seed_tensor(dropout_p: float, seed: int | Tensor | None, device: torch.devi
 
 
 def _reference(
-    scores: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, base: float, freqs: Tensor | None, scope: Scope,
-    scale: float, dropout_p: float, dropout_seed: int | Tensor | None,
+    scores: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, base: float, freqs: Tensor | None,
+    scope: Scope, scale: float, dropout_p: float, dropout_seed: int | Tensor | None,
 ) -> Tensor:  # fmt: skip
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
@@ -206,15 +208,12 @@ def _why_not_triton(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     if not q.dtype == k.dtype == v.dtype or v.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return f"q, k and v must all be float16, bfloat16 or float32, they are {q.dtype}, {k.dtype} and {v.dtype}"
     if q.is_cuda:
-        return None if _runs_triton(q.device.index) else "the GPU must be of compute capability 8.0 or more"
+        if torch.version.hip is None and torch.cuda.get_device_properties(q.device).major >= 8:
+            return None
+        return "the GPU must be one of NVIDIA's of compute capability 8.0 or more"
     if q.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
         return None
     return f"tensors must be on a CUDA device, they are on {q.device}"
-
-
-@torch.compiler.assume_constant_result
-def _runs_triton(index: int) -> bool:
-    return torch.version.hip is None and torch.cuda.get_device_capability(index) >= (8, 0)
 
 
 def _triton(

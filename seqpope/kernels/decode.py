@@ -2,7 +2,7 @@
 
 Decoding is bound by reading the cache, so the cache holds width D, as RoPE's does, and keys are rotated on the
 way: scores depend on s - t alone, so each tile of keys is counted from its own first position. The keys' table is
-then the same few rows for every tile, and the queries, few as they are, are turned anew by t minus the tile's start.
+then the same few rows for every tile, and the queries, few as they are, are turned anew by t minus that start.
 
 The keys are split among programs; a second kernel joins the partial softmaxes (as in Flash-Decoding).
 """
@@ -82,8 +82,12 @@ def decode_part(
         keys_here = begin + near
         there = (keys_here < stop)[:, None] & wide
         far = tl.cast(begin, tl.int64)
-        k = tl.load(K + far * stride_k_row + near[:, None] * stride_k_row + columns[None, :] * stride_k_column, there, 0.0)
-        v = tl.load(V + far * stride_v_row + near[:, None] * stride_v_row + columns[None, :] * stride_v_column, there, 0.0)
+        k = tl.load(
+            K + far * stride_k_row + near[:, None] * stride_k_row + columns[None, :] * stride_k_column, there, 0.0
+        )
+        v = tl.load(
+            V + far * stride_v_row + near[:, None] * stride_v_row + columns[None, :] * stride_v_column, there, 0.0
+        )
         mu = softplus(k.to(tl.float32))
         distance = position - begin
         cosine, sine = turn_rows(COARSE, FINE, tl.abs(distance), columns, inside, D)

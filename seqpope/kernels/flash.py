@@ -49,7 +49,7 @@ SIZES = ["pairs", "span", "heads", "queries", "keys", "length", "offset", "thres
 
 @triton.jit
 def softplus(x):
-    """ln(1 + e^x) = max(x, 0) + log1p(e^-|x|), to a relative 2e-7 wherever e^x is no subnormal.
+    """ln(1 + e^x) = max(x, 0) + log1p(e^-|x|), to a relative (4 + |x|) 1e-7 wherever e^x is no subnormal.
 
     log1p(y) / y on [0, 1] is a polynomial of degree 9, interpolated at Chebyshev's nodes: a library logarithm took
     four times as many instructions, which at short lengths cost as much as the attention itself.
@@ -126,8 +126,9 @@ def mix(x):
 def dropout_rows(SEED, head, rows):
     """Two random 32-bit words for each query row of one head of one sequence (reference.dropout_mask)."""
     seed = tl.load(SEED)
-    low, high = (seed & 0xFFFFFFFF).to(tl.uint32), ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    first = mix(mix(rows.to(tl.uint32) ^ low) + head.to(tl.uint32) * 0x9E3779B9 ^ high)
+    low = mix((seed & 0xFFFFFFFF).to(tl.uint32) + 0x9E3779B9)
+    high = mix(((seed >> 32) & 0xFFFFFFFF).to(tl.uint32) ^ low)
+    first = mix((mix(rows.to(tl.uint32) ^ low) + head.to(tl.uint32) * 0x9E3779B9) ^ high)
     return first, mix(first + 0x9E3779B9)
 
 
@@ -159,10 +160,7 @@ def load_tile(
         else:
             tile = tl.load(address, (rows < limit)[:, None] & (columns < D)[None, :], 0.0)
     else:
-        if EVEN:
-            tile = tl.load(address)
-        else:
-            tile = tl.load(address, (columns < D)[None, :], 0.0)
+        tile = tl.load(address) if EVEN else tl.load(address, (columns < D)[None, :], 0.0)
     return tile
 
 
@@ -177,7 +175,7 @@ def store_tile(X, tile, rows, stride_row, columns, limit, D: tl.constexpr):
 def polar_query(
     Q, stride_row, stride_column, TURN, COARSE, FINE, near, limit, origin, columns, scale, D: tl.constexpr
 ):  # fmt: skip
-    """Rotated queries of a tile that begins at position `origin`, interleaved, times `scale`: [near, 2 columns]."""
+    """Rotated queries of a tile that begins at position `origin`, interleaved, scaled: [near, 2 columns]."""
     inside = (near < limit)[:, None] & (columns < D)[None, :]
     x = tl.load(Q + near[:, None] * stride_row + columns[None, :] * stride_column, inside, 0.0)
     cosine, sine = turn_query_tile(COARSE, FINE, TURN, origin, near, columns, D)
@@ -196,7 +194,7 @@ def place(blocks, pairs, span):
     """Which block of which pair (sequence and head) a program works on; block 0 is the one to start first.
 
     Under a causal mask blocks differ in work. `span` pairs at a time start their longest blocks before any shorter
-    one, so that what is left at the end is short; no more pairs than that, so that their keys stay in the L2 cache.
+    one, so that what is left at the end is short; no more than that, so that their keys stay in the L2 cache.
     """
     program = tl.program_id(0)
     group = program // (span * blocks)
@@ -271,10 +269,8 @@ def attend_keys(
                 seen = seen & (keys[None, :] <= position[:, None])
             s = tl.where(seen, s, float("-inf"))
         higher = tl.maximum(highest, tl.max(s, 1))
-        if MASKED:  # a row that has seen no key yet has no maximum: -inf - -inf would be nan
-            level = tl.where(higher == float("-inf"), 0.0, higher)
-        else:
-            level = higher
+        # A row that has seen no key yet has no maximum: -inf - -inf would be nan.
+        level = tl.where(higher == float("-inf"), 0.0, higher) if MASKED else higher
         p = tl.exp2(s - level[:, None])
         fade = tl.exp2(highest - level)
         total = total * fade + tl.sum(p, 1)
@@ -284,7 +280,9 @@ def attend_keys(
         v = load_tile(values, near, stride_v_row, tl.arange(0, C1), stride_v_column, left, D, EVEN, MASKED)
         acc1 = tl.dot(p.to(v.dtype), v, acc1 * fade[:, None], input_precision=PRECISION)  # [ROWS, C1]
         if C2 > 0:
-            v = load_tile(values, near, stride_v_row, C1 + tl.arange(0, C2), stride_v_column, left, D, EVEN, MASKED)
+            v = load_tile(
+                values, near, stride_v_row, C1 + tl.arange(0, C2), stride_v_column, left, D, EVEN, MASKED
+            )
             acc2 = tl.dot(p.to(v.dtype), v, acc2 * fade[:, None], input_precision=PRECISION)
         highest = higher
     return acc1, acc2, highest, total
@@ -355,7 +353,18 @@ def forward(
     V += batch * stride_v_batch + (head // GROUP) * stride_v_head
     TURN += head * (2 * D)
     q1 = polar_query(
-        Q, stride_q_row, stride_q_column, TURN, COARSE, FINE, near, left, offset + begin, tl.arange(0, C1), scale, D
+        Q,
+        stride_q_row,
+        stride_q_column,
+        TURN,
+        COARSE,
+        FINE,
+        near,
+        left,
+        offset + begin,
+        tl.arange(0, C1),
+        scale,
+        D,
     )
     q2 = q1
     if C2 > 0:
@@ -557,7 +566,8 @@ def backward_keys(
         )  # fmt: skip
         if DOCUMENTS:
             dk1, dk2, dv1, dv2 = gather_queries(
-                dk1, dk2, dv1, dv2, k1, k2, v1, v2, polar, grad, logsum, row_dots, stride_grad_row, stride_grad_column,
+                dk1, dk2, dv1, dv2, k1, k2, v1, v2, polar, grad, logsum, row_dots,
+                stride_grad_row, stride_grad_column,
                 c, d, queries, offset, keys, first_query, last_query, SEED, query_pair, keep_scale, threshold,
                 D, C1, C2, EVEN, ROWS, CAUSAL, True, DROPOUT, PRECISION,
             )  # fmt: skip
@@ -602,7 +612,9 @@ def gather_keys(
         v = load_tile(values, near, stride_v_row, tl.arange(0, C1), stride_v_column, left, D, EVEN, MASKED)
         dp = tl.dot(g1, tl.trans(v), input_precision=PRECISION)
         if C2 > 0:
-            v = load_tile(values, near, stride_v_row, C1 + tl.arange(0, C2), stride_v_column, left, D, EVEN, MASKED)
+            v = load_tile(
+                values, near, stride_v_row, C1 + tl.arange(0, C2), stride_v_column, left, D, EVEN, MASKED
+            )
             dp = tl.dot(g2, tl.trans(v), dp, input_precision=PRECISION)
         p = tl.exp2(s - logsum[:, None])
         if MASKED:
@@ -763,15 +775,22 @@ class Tiling(NamedTuple):
     backward_queries: Tiles
 
 
-# Measured on an H100 (benchmarks/results/attention-notes.md), by element size and the head dimension rounded up to
-# a power of two. Static, not autotuned: results are then the same on every run, and nothing is timed in a user's
-# first step.
+# Measured on an H100 (benchmarks/results/attention-notes.md) for 16-bit elements, by the columns that the head
+# dimension takes. Static, not autotuned: results are then the same on every run, and nothing is timed in a user's
+# first step. Small programs that share a multiprocessor overlap one's softmax with another's matrix products.
+_NARROW = Tiling(Tiles(64, 64, 4, 3), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168))
+_WIDE = Tiling(Tiles(128, 64, 8, 3), Tiles(32, 128, 8, 2), Tiles(128, 64, 8, 2))
 HOPPER = {
-    (2, 16): Tiling(Tiles(128, 64, 4, 3), Tiles(64, 128, 8, 2), Tiles(128, 64, 4, 3)),
-    (2, 32): Tiling(Tiles(128, 64, 4, 3), Tiles(64, 128, 8, 2), Tiles(128, 64, 4, 3)),
-    (2, 64): Tiling(Tiles(128, 64, 8, 3), Tiles(64, 128, 8, 2), Tiles(128, 64, 8, 2)),
-    (2, 128): Tiling(Tiles(128, 64, 8, 2), Tiles(64, 64, 8, 2), Tiles(128, 64, 8, 2)),
+    16: _NARROW,
+    32: _NARROW,
+    48: _NARROW,
+    64: Tiling(Tiles(64, 32, 4, 3, 128), Tiles(64, 64, 4, 3), Tiles(64, 64, 4, 2, 168)),
+    80: _WIDE,
+    96: _WIDE,
+    128: _WIDE,
 }
+# Beyond 4096 keys the second level cache's bandwidth counts for more than how many programs there are.
+HOPPER_LONG = HOPPER | {64: Tiling(Tiles(64, 64, 4, 3), Tiles(64, 64, 4, 3), Tiles(64, 64, 4, 3))}
 # For every other GPU and for fp32: small enough for 96 KB of shared memory.
 SMALL = {
     16: Tiling(Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2), Tiles(64, 32, 4, 2)),
@@ -779,27 +798,32 @@ SMALL = {
     64: Tiling(Tiles(64, 32, 4, 2), Tiles(32, 32, 4, 1), Tiles(32, 32, 4, 1)),
     128: Tiling(Tiles(32, 32, 8, 1), Tiles(16, 32, 8, 1), Tiles(32, 16, 8, 1)),
 }
-MAX_HEAD_DIM = 128
+# For Triton's interpreter: so small that small tests cross every border.
+INTERPRETED = Tiling(Tiles(32, 16, 4, 1), Tiles(16, 32, 4, 1), Tiles(32, 16, 4, 1))
 
 
 def split_head_dim(dim: int) -> tuple[int, int]:
-    """D as one or two powers of two, of which the tensor cores want at least 16: 48 -> (32, 16), 40 -> (64, 0)."""
-    whole = max(16, 1 << (dim - 1).bit_length())
+    """D as one or two powers of two, of which the tensor cores want at least 16: 48 -> (32, 16), 56 -> (64, 0)."""
+    whole = _padded(dim)
     largest = max(16, 1 << (dim.bit_length() - 1))
-    rest = max(16, 1 << (dim - largest - 1).bit_length()) if dim > largest else 0
+    rest = _padded(dim - largest) if dim > largest else 0
     return (largest, rest) if largest + rest < whole else (whole, 0)
 
 
-def choose_tiling(dim: int, dtype: torch.dtype, device: torch.device) -> Tiling:
-    """Tiles for a head dimension, dtype and GPU."""
-    whole = max(16, 1 << (dim - 1).bit_length())
-    if device.type == "cpu":  # Triton's interpreter: small tiles, so that small tests cross their borders
-        return Tiling(Tiles(32, 16, 4, 1), Tiles(16, 32, 4, 1), Tiles(32, 16, 4, 1))
+def _padded(dim: int) -> int:
+    """Columns that one tile needs for so many: a power of two, at least 16."""
+    return max(16, 1 << (dim - 1).bit_length())
+
+
+def choose_tiling(dim: int, keys: int, dtype: torch.dtype, device: torch.device) -> Tiling:
+    """Tiles for a head dimension, a number of keys, a dtype and a GPU."""
+    if device.type == "cpu":
+        return INTERPRETED
     if dtype.itemsize == 2 and torch.cuda.get_device_capability(device) >= (9, 0):
-        shared = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
-        if shared >= 220_000:
-            return HOPPER[2, whole]
-    return SMALL[whole]
+        properties = torch.cuda.get_device_properties(device)
+        if getattr(properties, "shared_memory_per_block_optin", 0) >= 220_000:
+            return (HOPPER if keys <= 4096 else HOPPER_LONG)[sum(split_head_dim(dim))]
+    return SMALL[_padded(dim)]
 
 
 class Problem(NamedTuple):
@@ -839,11 +863,6 @@ def new_row_sums(q: Tensor) -> Tensor:
 
 
 ROTATED_ROWS = 32
-
-
-def _padded(dim: int) -> int:
-    """Columns that one tile needs for a whole head: a power of two, at least 16."""
-    return max(16, 1 << (dim - 1).bit_length())
 
 
 def polar_keys(k: Tensor, delta: Tensor, tables: RotationTables) -> tuple[Tensor, Tensor]:
@@ -887,7 +906,14 @@ def _options(problem: Problem, dim: int, group: int, tiles: Tiles) -> dict[str, 
 
 
 def launch_forward(
-    q: Tensor, polar_k: Tensor, v: Tensor, turns: Tensor, out: Tensor, logsum: Tensor, problem: Problem, tiles: Tiles
+    q: Tensor,
+    polar_k: Tensor,
+    v: Tensor,
+    turns: Tensor,
+    out: Tensor,
+    logsum: Tensor,
+    problem: Problem,
+    tiles: Tiles,
 ) -> None:
     """Fill out (B, H, Lq, D) and logsum (B, H, Lq)."""
     (batch, heads, queries, dim), (key_heads, keys) = q.shape, v.shape[1:3]
@@ -913,7 +939,8 @@ def launch_backward_keys(
         polar_q, k, polar_k, v, grad, logsum, row_dots, dk, dv, problem.tables.coarse, problem.tables.fine,
         problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
         *k.stride(), *v.stride(), *grad.stride(), *dk.stride()[:3],
-        pairs, _span(pairs, queries, v), heads, queries, keys, problem.offset, problem.keep_scale, problem.threshold,
+        pairs, _span(pairs, queries, v), heads, queries, keys, problem.offset, problem.keep_scale,
+        problem.threshold,
         **_options(problem, dim, heads // key_heads, tiles),
     )  # fmt: skip
 
@@ -922,7 +949,7 @@ def launch_backward_queries(
     q: Tensor, polar_k: Tensor, v: Tensor, turns: Tensor, out: Tensor, grad: Tensor, logsum: Tensor,
     polar_q: Tensor, row_dots: Tensor, dq: Tensor, problem: Problem, tiles: Tiles,
 ) -> Tensor:  # fmt: skip
-    """Fill polar_q (B, H, Lq, 2D), row_dots and dq (B, H, Lq, D); returns ddelta in parts, (B, H, tiles, D) fp32."""
+    """Fill polar_q (B, H, Lq, 2D), row_dots and dq (B, H, Lq, D); ddelta in parts, (B, H, tiles, D) fp32."""
     (batch, heads, queries, dim), (key_heads, keys) = q.shape, v.shape[1:3]
     parts = triton.cdiv(queries, tiles.rows)
     delta_part = q.new_empty(batch, heads, parts, dim, dtype=torch.float32)
@@ -942,7 +969,7 @@ def launch_backward_queries(
 def attention_forward(q: Tensor, k: Tensor, v: Tensor, delta: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
     """Output (B, H, Lq, D) and the log2 of each query's softmax sum (`new_row_sums`)."""
     out, logsum = like_tokens(q), new_row_sums(q)
-    tiles = choose_tiling(q.shape[-1], q.dtype, q.device).forward
+    tiles = choose_tiling(q.shape[-1], k.shape[2], q.dtype, q.device).forward
     polar, turns = polar_keys(k, delta, problem.tables)
     launch_forward(q, polar, v, turns, out, logsum, problem, tiles)
     return out, logsum
@@ -952,7 +979,7 @@ def attention_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, delta: Tensor, out: Tensor, logsum: Tensor, problem: Problem
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """dq, dk, dv as q, k, v and ddelta (H, D) fp32."""
-    tiling = choose_tiling(q.shape[-1], q.dtype, q.device)
+    tiling = choose_tiling(q.shape[-1], k.shape[2], q.dtype, q.device)
     batch, heads, queries, dim = q.shape
     polar_k, turns = polar_keys(k, delta, problem.tables)
     polar_q, row_dots = q.new_empty(batch, heads, queries, 2 * dim), new_row_sums(q)

@@ -29,7 +29,7 @@ def pope_forward(
     first: Tensor | None, last: Tensor | None, offsets: Tensor | None, lengths: Tensor | None, seed: Tensor | None,
     offset: int, causal: bool, scale: float, dropout_p: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Output (B, H, Lq, D) and log2 of the softmax sums (`flash.new_row_sums`); arguments as `flash.Problem` has them."""
+    """Output (B, H, Lq, D) and log2 of the softmax sums; arguments as `flash.Problem` has them."""
     problem = flash.Problem(
         RotationTables(coarse, fine), first, last, offsets, lengths, seed, offset, causal, scale, dropout_p
     )

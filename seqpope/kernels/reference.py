@@ -115,13 +115,14 @@ def dropout_mask(seed: Tensor, shape: torch.Size | tuple[int, int, int, int], p:
     """
     batch, heads, queries, keys = shape
     golden, word = 0x9E3779B9, 0xFFFFFFFF
-    low, high = seed & word, (seed >> 32) & word
 
     def mix(x: Tensor) -> Tensor:
         x = (x ^ (x >> 16)) * 0x85EBCA6B & word
         x = (x ^ (x >> 13)) * 0xC2B2AE35 & word
         return x ^ (x >> 16)
 
+    low = mix((seed & word) + golden & word)  # first of all: seeds 1 and 2 must not share rows in another order
+    high = mix((seed >> 32) & word ^ low)
     rows = torch.arange(queries, device=seed.device)
     pair = torch.arange(batch * heads, device=seed.device)[:, None]
     first = mix((mix(rows ^ low) + (pair * golden & word) & word) ^ high)[..., None]  # (B H, Lq, 1)

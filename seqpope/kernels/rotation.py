@@ -72,7 +72,7 @@ def two_level_tables(
 
 
 class _Shelf:
-    """Tables by what they were made for, the least used discarded: decoding asks for them at every token and layer.
+    """Tables by what they were made for, the oldest discarded: decoding asks for them at every token and layer.
 
     While a CUDA graph is captured nothing is added, since what is computed then belongs to the graph; and what the
     graph reads from here stays, since the graph will read it at the same address again.
@@ -105,9 +105,7 @@ _FULL = _Shelf(16)
 _TWO_LEVEL = _Shelf(64)
 
 
-def _two_levels(
-    rows: int, count: int, base: float, device: torch.device, freqs: Tensor | None
-) -> RotationTables:
+def _two_levels(rows: int, count: int, base: float, device: torch.device, freqs: Tensor | None) -> RotationTables:
     coarse = _tables(STEP * torch.arange(rows, device=device), count, base, freqs)
     fine = _tables(torch.arange(STEP, device=device), count, base, freqs)
     return RotationTables(torch.cat(coarse, -1), torch.cat(fine, -1))

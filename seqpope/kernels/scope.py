@@ -16,8 +16,8 @@ class Scope:
         causal: a query sees no key after its own position.
         query_offset: position of the first query among the keys; (B,) for one each sequence.
         key_lengths: (B,) how many keys each sequence has; None if all of them.
-        cu_seqlens: (N + 1,) where documents begin, counted along the batch's rows laid end to end, from 0 to B x L.
-            The end of a row ends a document too.
+        cu_seqlens: (N + 1,) where documents begin, counted along the batch's rows laid end to end, from 0 to
+            B x L. The end of a row ends a document too.
     """
 
     causal: bool = True
@@ -50,7 +50,12 @@ class Scope:
                 "cu_seqlens must be whole numbers (N + 1,), N >= 1, from 0 to B x L; "
                 f"it is {self.cu_seqlens.dtype} {tuple(self.cu_seqlens.shape)}"
             )
-        if queries != keys or isinstance(self.query_offset, Tensor) or self.query_offset or self.key_lengths is not None:
+        if (
+            queries != keys
+            or isinstance(self.query_offset, Tensor)
+            or self.query_offset
+            or self.key_lengths is not None
+        ):
             raise ValueError(
                 "packed documents attend within themselves: with cu_seqlens, queries and keys must be of one "
                 f"length (they are {queries} and {keys}), without query_offset and key_lengths"

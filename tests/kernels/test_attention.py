@@ -1,12 +1,17 @@
+"""What every encoding and every backend must do: the formula's values and gradients, and the laws it obeys."""
+
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
+from cases import ALL, DEVICE, ENCODINGS, FAST, attend, make_inputs, relative_error, with_gradients
 from torch.nn import functional as F
 
 from seqpope.kernels import pope_attention, reference, rope_attention
+from seqpope.kernels.scope import Scope
 
 # Fewer queries than keys, lengths around powers of two, head dimensions that are none.
 SHAPES = [  # (Lq, Lk, query_offset, D)
@@ -21,68 +26,74 @@ SHAPES = [  # (Lq, Lk, query_offset, D)
     (63, 257, 100, 16),
     (5, 9, 0, 6),
 ]
-ENCODINGS = ["pope", "rope"]
+NAMES = ("out", "dq", "dk", "dv", "ddelta")
 
 
-def make_inputs(queries, keys, dim, *, batch=2, heads=3, dtype=torch.float32, seed=0):
-    """q, k, v and delta with magnitudes that make attention neither flat nor one-hot."""
-    generator = torch.Generator().manual_seed(seed + 1000 * queries + keys + dim)
-    q, k, v = (
-        (1.5 * torch.randn(batch, heads, length, dim, generator=generator)).to(dtype)
-        for length in (queries, keys, keys)
-    )
-    delta = -2 * math.pi * torch.rand(heads, dim, generator=generator)
-    return q, k, v, delta
+def random_like(x):
+    return torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x.device)
 
 
-def attend(encoding, q, k, v, delta, **options):
-    if encoding == "pope":
-        return pope_attention(q, k, v, delta, **options)
-    return rope_attention(q, k, v, **options)
-
-
-def with_gradients(encoding, inputs, upstream, dtype, **options):
-    leaves = [x.detach().to(dtype).requires_grad_() for x in inputs]
-    out = attend(encoding, *leaves, **options)
-    wanted = leaves if encoding == "pope" else leaves[:3]
-    return [out.detach(), *torch.autograd.grad(out, wanted, upstream.to(out.dtype))]
+def assert_formula(encoding, backend, inputs, *, bound=2e-6, **options):
+    """Values and every gradient in fp32 against the formula in fp64."""
+    upstream = random_like(inputs[0])
+    got = with_gradients(encoding, inputs, upstream, torch.float32, backend=backend, **options)
+    exact = with_gradients(encoding, inputs, upstream, torch.float64, backend="reference", **options)
+    for name, ours, theirs in zip(NAMES, got, exact, strict=False):
+        assert ours.dtype == torch.float32
+        assert ours.shape == theirs.shape
+        # Not relative to a norm below 0.05 an entry: gradients that cancel to 0 come out as 1e-8.
+        error = (ours.double() - theirs).norm() / theirs.norm().clamp(min=0.05 * math.sqrt(theirs.numel()))
+        assert error < bound, f"{name}: {float(error):.2e}"
 
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("queries", "keys", "offset", "dim"), SHAPES)
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_values_and_gradients_are_those_of_the_formula_in_fp64(encoding, queries, keys, offset, dim, causal):
+@pytest.mark.parametrize(("encoding", "backend"), FAST)
+def test_values_and_gradients_are_those_of_the_formula_in_fp64(
+    encoding, backend, queries, keys, offset, dim, causal
+):
     inputs = make_inputs(queries, keys, dim, batch=1 if keys > 100 else 2, heads=2)
-    upstream = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1))
-    options = {"query_offset": offset, "causal": causal}
-    got = with_gradients(encoding, inputs, upstream, torch.float32, **options)
-    expected = with_gradients(encoding, inputs, upstream, torch.float64, backend="reference", **options)
-    for name, ours, exact in zip(("out", "dq", "dk", "dv", "ddelta"), got, expected, strict=False):
-        assert ours.dtype == torch.float32
-        # Relative to the largest entry: fp32 sums of a few hundred terms.
-        error = (ours.double() - exact).abs().max() / exact.abs().max().clamp(min=1e-3)
-        assert error < 2e-5, f"{name}: {float(error):.2e}"
+    assert_formula(encoding, backend, inputs, query_offset=offset, causal=causal)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_base_and_scale_are_used(encoding):
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 1), (4, 2), (6, 2)])
+@pytest.mark.parametrize(("encoding", "backend"), FAST)
+def test_grouped_heads(encoding, backend, heads, key_heads):
+    """Head h reads key head h // group: the formula's own gradient sums over the group."""
+    inputs = make_inputs(37, 40, 16, heads=heads, key_heads=key_heads)
+    assert_formula(encoding, backend, inputs, query_offset=3)
+
+
+@pytest.mark.parametrize(("encoding", "backend"), FAST)
+def test_base_frequencies_and_scale_are_used(encoding, backend):
     inputs = make_inputs(9, 9, 6)
-    options = {"base": 50.0, "softmax_scale": 0.9}
-    exact = attend(encoding, *(x.double() for x in inputs), backend="reference", **options)
-    torch.testing.assert_close(attend(encoding, *inputs, **options).double(), exact, atol=1e-5, rtol=1e-5)
-    assert (attend(encoding, *inputs) - exact).abs().max() > 1e-2
+    count = 6 if encoding == "pope" else 3
+    freqs = torch.linspace(0.9, 0.1, count, dtype=torch.float64, device=DEVICE)
+    plain = attend(encoding, *inputs, backend=backend)
+    for options in ({"base": 50.0}, {"softmax_scale": 0.9}, {"freqs": freqs}):
+        assert_formula(encoding, backend, inputs, **options)
+        assert (attend(encoding, *inputs, backend=backend, **options) - plain).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_layout_in_memory_does_not_matter(encoding):
+@pytest.mark.parametrize(("encoding", "backend"), FAST)
+def test_layout_in_memory_does_not_matter(encoding, backend):
     q, k, v, delta = make_inputs(65, 65, 16)
-    strided = [x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for x in (q, k, v)]
+    # A model's q, k and v are slices of one projection; and every axis in another order; and gradients are
+    # whatever the next operation left.
+    sliced = torch.stack((q, k, v)).permute(1, 3, 0, 2, 4).contiguous().permute(2, 0, 3, 1, 4)
+    turned = [x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for x in (q, k, v)]
+    upstream = random_like(q)
+    scattered = upstream.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0)
     every_other = torch.stack((delta, delta + 1), -1)[..., 0]
-    assert not strided[0].is_contiguous()
-    assert not every_other.is_contiguous()
-    torch.testing.assert_close(
-        attend(encoding, *strided, every_other), attend(encoding, q, k, v, delta), atol=1e-6, rtol=1e-6
-    )
+    assert not any(x.is_contiguous() for x in (*sliced, *turned, scattered, every_other))
+    plain = with_gradients(encoding, (q, k, v, delta), upstream, torch.float32, backend=backend)
+    for inputs in (sliced, turned):
+        # No .detach().to() as in with_gradients: clones would be contiguous.
+        leaves = [x.detach().requires_grad_() for x in (*inputs, every_other)]
+        out = attend(encoding, *leaves, backend=backend)
+        wanted = leaves if encoding == "pope" else leaves[:3]
+        for got, expected in zip((out, *torch.autograd.grad(out, wanted, scattered)), plain, strict=True):
+            torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
 def pope_by_hand(q, k, v, delta, base, offset, causal, scale):
@@ -105,7 +116,7 @@ def pope_by_hand(q, k, v, delta, base, offset, causal, scale):
                         )
                         * scale
                     )
-                weights = torch.tensor(scores, dtype=q.dtype).softmax(0)
+                weights = torch.tensor(scores, dtype=q.dtype, device=q.device).softmax(0)
                 out[b, h, t] = weights @ v[b, h, : len(scores)]
     return out
 
@@ -131,30 +142,30 @@ def rope_by_hand(q, k, v, base, offset, causal, scale):
     return scores.softmax(-1) @ v
 
 
-@pytest.mark.parametrize("backend", ["reference", "cartesian"])
 @pytest.mark.parametrize(
     ("queries", "keys", "offset", "causal"), [(5, 5, 0, True), (2, 6, 3, True), (3, 4, 9, False)]
 )
 @pytest.mark.parametrize("softmax_scale", [None, 0.9])
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_both_backends_are_the_papers_formula(encoding, softmax_scale, queries, keys, offset, causal, backend):
+@pytest.mark.parametrize(("encoding", "backend"), ALL)
+def test_every_backend_is_the_papers_formula(encoding, backend, softmax_scale, queries, keys, offset, causal):
     """Two backends could share a mistake; plain loops do not."""
-    q, k, v, delta = (x.double() for x in make_inputs(queries, keys, 6, heads=2))
+    inputs = make_inputs(queries, keys, 6, heads=2)
+    q, k, v, delta = (x.double() for x in inputs)
     scale = softmax_scale or 1 / math.sqrt(6)
     if encoding == "pope":
         expected = pope_by_hand(q, k, v, delta, 100.0, offset, causal, scale)
     else:
         expected = rope_by_hand(q, k, v, 100.0, offset, causal, scale)
     options = {"query_offset": offset, "causal": causal, "softmax_scale": softmax_scale, "backend": backend}
-    got = attend(encoding, q, k, v, delta, base=100.0, **options)
-    torch.testing.assert_close(got, expected, atol=2e-6, rtol=2e-6)
+    got = attend(encoding, *inputs, base=100.0, **options)
+    torch.testing.assert_close(got.double(), expected, atol=4e-6, rtol=4e-6)
 
 
 @pytest.mark.parametrize("shift", [1, 8, 200])
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_shifting_all_positions_changes_no_score(encoding, shift):
     q, k, _, delta = (x.double() for x in make_inputs(5, 7, 6))
-    before = torch.randn(2, 3, shift, 6, dtype=torch.float64)
+    before = torch.randn(2, 3, shift, 6, dtype=torch.float64, device=DEVICE)
     score = (
         reference.rope_scores if encoding == "rope" else lambda q, k, **o: reference.pope_scores(q, k, delta, **o)
     )
@@ -163,25 +174,24 @@ def test_shifting_all_positions_changes_no_score(encoding, shift):
     torch.testing.assert_close(there, here, atol=1e-10, rtol=1e-10)
 
 
-@pytest.mark.parametrize("backend", ["reference", "cartesian"])
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize(("encoding", "backend"), ALL)
 def test_shifting_all_positions_changes_no_weight(encoding, backend):
     """The same law of the kernel itself: values that are unit vectors show the attention weights."""
     dim, real, before = 16, 9, 7
     q, k, _, delta = make_inputs(3, real, dim)
     options = {"causal": False, "backend": backend}
-    values = torch.eye(dim).expand(2, 3, dim, dim)
+    values = torch.eye(dim, device=DEVICE).expand(2, 3, dim, dim)
     weights = attend(encoding, q, k, values[:, :, :real], delta, query_offset=6, **options)[..., :real]
-    filler = torch.randn(2, 3, before, dim)
+    filler = torch.randn(2, 3, before, dim, device=DEVICE)
     moved = attend(encoding, q, torch.cat((filler, k), 2), values, delta, query_offset=6 + before, **options)
     moved = moved[..., before:] / moved[..., before:].sum(-1, keepdim=True)  # among the keys that both have
     torch.testing.assert_close(moved, weights, atol=2e-6, rtol=2e-5)
 
 
-@pytest.mark.parametrize("backend", ["reference", "cartesian"])
+@pytest.mark.parametrize("backend", ["reference", "cartesian", "triton"])
 def test_delta_is_an_angle(backend):
     q, k, v, delta = make_inputs(17, 17, 16)
-    turns = 2 * math.pi * torch.randint(-2, 3, delta.shape)
+    turns = 2 * math.pi * torch.randint(-2, 3, delta.shape, device=DEVICE)
     out = pope_attention(q, k, v, delta, backend=backend)
     torch.testing.assert_close(pope_attention(q, k, v, delta + turns, backend=backend), out, atol=2e-5, rtol=2e-5)
     assert (pope_attention(q, k, v, delta + 1, backend=backend) - out).abs().max() > 1e-2
@@ -194,7 +204,7 @@ def test_pope_is_rope_of_twice_the_width():
     wide_q = torch.cat((F.softplus(q), zero), -1)
     wide_k = torch.cat((F.softplus(k) * turn.cos(), F.softplus(k) * turn.sin()), -1)
     wide = rope_attention(wide_q, wide_k, F.pad(v, (0, 6)), query_offset=3, softmax_scale=6**-0.5)
-    got = pope_attention(q, k, v, delta, query_offset=3)
+    got = pope_attention(q, k, v, delta, query_offset=3, backend="cartesian")
     torch.testing.assert_close(got, wide[..., :6], atol=1e-5, rtol=1e-5)
 
 
@@ -207,41 +217,129 @@ def test_pope_without_delta_scores_the_own_position_highest():
 
 
 @pytest.mark.parametrize("offset", [0, 11])
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_the_future_changes_nothing(encoding, offset):
+@pytest.mark.parametrize(("encoding", "backend"), ALL)
+def test_the_future_changes_nothing(encoding, backend, offset):
     q, k, v, delta = make_inputs(6, 20, 16)
     last = offset + 3  # query 3 may see keys up to here
-    out = attend(encoding, q, k, v, delta, query_offset=offset)
+    out = attend(encoding, q, k, v, delta, query_offset=offset, backend=backend)
     k2, v2 = k.clone(), v.clone()
     k2[:, :, last + 1 :] += 3
     v2[:, :, last + 1 :] = 100
-    after = attend(encoding, q, k2, v2, delta, query_offset=offset)
+    after = attend(encoding, q, k2, v2, delta, query_offset=offset, backend=backend)
     torch.testing.assert_close(after[:, :, :4], out[:, :, :4], atol=1e-6, rtol=1e-6)
     v2 = v.clone()
     v2[:, :, last] += 1  # but its own key counts
-    after = attend(encoding, q, k, v2, delta, query_offset=offset)
+    after = attend(encoding, q, k, v2, delta, query_offset=offset, backend=backend)
     assert ((after - out)[:, :, 3].abs().amax(-1) > 1e-4).all()
     torch.testing.assert_close(after[:, :, :3], out[:, :, :3], atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_the_first_query_sees_only_the_first_value(encoding):
+@pytest.mark.parametrize(("encoding", "backend"), ALL)
+def test_the_first_query_sees_only_the_first_value(encoding, backend):
     q, k, v, delta = make_inputs(4, 4, 6)
-    torch.testing.assert_close(attend(encoding, q, k, v, delta)[:, :, 0], v[:, :, 0])
+    torch.testing.assert_close(attend(encoding, q, k, v, delta, backend=backend)[:, :, 0], v[:, :, 0])
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_dropout(encoding):
-    q, k, v, delta = make_inputs(33, 33, 16)
-    plain = attend(encoding, q, k, v, delta)
-    assert torch.equal(attend(encoding, q, k, v, delta, dropout_p=0.0), plain)
+@pytest.mark.parametrize(("encoding", "backend"), ALL)
+def test_dropout(encoding, backend):
+    q, k, v, delta = make_inputs(33, 33, 16, batch=1)
+    plain = attend(encoding, q, k, v, delta, backend=backend)
+    assert torch.equal(attend(encoding, q, k, v, delta, dropout_p=0.0, backend=backend), plain)
     torch.manual_seed(0)
-    draws = torch.stack([attend(encoding, q, k, v, delta, dropout_p=0.3) for _ in range(300)])
+    count = 60 if backend == "triton" else 300
+    draws = torch.stack([attend(encoding, q, k, v, delta, dropout_p=0.3, backend=backend) for _ in range(count)])
     assert not torch.equal(draws[0], draws[1])
-    spread = draws.std(0) / math.sqrt(300)
-    assert ((draws.mean(0) - plain).abs() <= 6 * spread + 1e-5).all()  # what is kept is scaled up
-    with pytest.raises(ValueError, match="no dropout"):
-        attend(encoding, q, k, v, delta, dropout_p=0.1, backend="reference")
+    torch.manual_seed(0)
+    assert torch.equal(attend(encoding, q, k, v, delta, dropout_p=0.3, backend=backend), draws[0])
+    # What is kept is scaled up: the mean is that of no dropout, and every row was touched.
+    spread = draws.std(0) / math.sqrt(count)
+    assert ((draws.mean(0) - plain).abs() <= 7 * spread + 1e-5).all()
+    assert (spread[:, :, 1:].amax(-1) > 1e-4).all()
+
+
+class TestSequencesOfUnequalLength:
+    """One call for a batch whose sequences stand at different positions and have different numbers of keys."""
+
+    offsets, lengths = (2, 30, 11), (9, 40, 18)
+
+    def options(self):
+        return {
+            "query_offset": torch.tensor(self.offsets, device=DEVICE),
+            "key_lengths": torch.tensor(self.lengths, device=DEVICE),
+        }
+
+    @pytest.mark.parametrize("queries", [1, 7])
+    @pytest.mark.parametrize(("encoding", "backend"), ALL)
+    def test_is_a_call_each(self, encoding, backend, queries):
+        q, k, v, delta = make_inputs(queries, 40, 16, batch=3)
+        together = attend(encoding, q, k, v, delta, backend=backend, **self.options())
+        for row, (offset, length) in enumerate(zip(self.offsets, self.lengths, strict=True)):
+            one = slice(row, row + 1)
+            alone = attend(
+                encoding, q[one], k[one, :, :length], v[one, :, :length], delta,
+                query_offset=offset, backend=backend,
+            )  # fmt: skip
+            torch.testing.assert_close(together[one], alone, atol=3e-6, rtol=3e-6)
+
+    @pytest.mark.parametrize(("encoding", "backend"), FAST)
+    def test_gradients(self, encoding, backend):
+        assert_formula(encoding, backend, make_inputs(7, 40, 16, batch=3), **self.options())
+
+    @pytest.mark.parametrize("queries", [1, 20])
+    @pytest.mark.parametrize(("encoding", "backend"), ALL)
+    def test_a_sequence_without_keys_gives_zeros(self, encoding, backend, queries):
+        q, k, v, delta = make_inputs(queries, 30, 16)
+        leaves = [x.requires_grad_() for x in (q, k, v, delta)]
+        lengths = torch.tensor([0, 30], device=DEVICE)
+        options = {"causal": False, "key_lengths": lengths, "backend": backend}
+        out = attend(encoding, *leaves, **options)
+        assert torch.equal(out[0], torch.zeros_like(out[0]))
+        assert (out[1] != 0).all()
+        with torch.no_grad():
+            torch.testing.assert_close(attend(encoding, *leaves, **options), out, atol=2e-6, rtol=2e-6)
+        for gradient in torch.autograd.grad(out.square().sum(), leaves[:3]):
+            assert torch.equal(gradient[0], torch.zeros_like(gradient[0]))
+            assert gradient.isfinite().all()
+
+
+class TestPackedDocuments:
+    cuts = (0, 1, 4, 37, 38, 70, 99)
+
+    def inputs(self, batch):
+        return make_inputs(99 // batch, 99 // batch, 16, batch=batch, heads=2)
+
+    def documents(self, batch):
+        """(row, start, stop) of every document: the end of a row is one of a document too."""
+        length = 99 // batch
+        edges = sorted({*self.cuts, *range(0, 99, length)})
+        return [(a // length, a % length, (b - 1) % length + 1) for a, b in itertools.pairwise(edges)]
+
+    @pytest.mark.parametrize("causal", [True, False])
+    @pytest.mark.parametrize("batch", [1, 3])
+    @pytest.mark.parametrize(("encoding", "backend"), ALL)
+    def test_packing_is_separate_calls(self, encoding, backend, batch, causal):
+        """Also that a document does not feel where in the row it stands, since positions count along the row."""
+        q, k, v, delta = self.inputs(batch)
+        cuts = torch.tensor(self.cuts, device=DEVICE)
+        packed = attend(encoding, q, k, v, delta, causal=causal, cu_seqlens=cuts, backend=backend)
+        for row, start, stop in self.documents(batch):
+            alone = attend(
+                encoding, *(x[row : row + 1, :, start:stop] for x in (q, k, v)), delta,
+                causal=causal, backend=backend,
+            )  # fmt: skip
+            torch.testing.assert_close(packed[row : row + 1, :, start:stop], alone, atol=3e-6, rtol=3e-5)
+
+    @pytest.mark.parametrize("causal", [True, False])
+    @pytest.mark.parametrize(("encoding", "backend"), FAST)
+    def test_gradients(self, encoding, backend, causal):
+        cuts = torch.tensor(self.cuts, device=DEVICE)
+        assert_formula(encoding, backend, self.inputs(3), causal=causal, cu_seqlens=cuts)
+
+    def test_what_lies_behind_the_last_length_is_a_document(self):
+        scope = Scope(cu_seqlens=torch.tensor([0, 3, 5]))
+        first, last = scope.documents(2, 4)
+        assert first.tolist() == [[0, 0, 0, 3], [0, 1, 1, 1]]
+        assert last.tolist() == [[3, 3, 3, 4], [1, 4, 4, 4]]
 
 
 @pytest.mark.parametrize("offset", [0, 4088])
@@ -255,8 +353,7 @@ def test_bf16_inputs_keep_exact_angles(encoding, offset):
     exact = attend(
         encoding, q.double(), k.double(), v.double(), delta.double(), query_offset=offset, backend="reference"
     )
-    error = (out.double() - exact).norm() / exact.norm()
-    assert error < 0.02, float(error)
+    assert relative_error(out, exact) < 0.02
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -293,7 +390,18 @@ def test_compiled_for_any_length_it_is_the_same(encoding):
     )
     for length in (5, 9, 300):
         inputs = make_inputs(length, length, 6)
-        torch.testing.assert_close(compiled(*inputs), attend(encoding, *inputs))
+        torch.testing.assert_close(compiled(*inputs), attend(encoding, *inputs), atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_autocast_lowers_all_three_inputs(encoding):
+    inputs = make_inputs(9, 9, 16)
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        out = attend(encoding, *inputs)
+        reference_out = attend(encoding, *inputs, backend="reference")
+    assert out.dtype == reference_out.dtype == torch.bfloat16
+    lowered = [x.bfloat16() for x in inputs[:3]]
+    assert torch.equal(out, attend(encoding, *lowered, inputs[3]))
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -308,8 +416,11 @@ class TestErrors:
         ("q_shape", "k_shape", "v_shape"),
         [
             ((2, 3, 6), (2, 3, 6), (2, 3, 6)),
+            ((2, 3, 5, 6), (2, 3, 6), (2, 3, 6)),
             ((2, 3, 5, 6), (2, 3, 5, 4), (2, 3, 5, 4)),
-            ((2, 3, 5, 6), (2, 1, 5, 6), (2, 1, 5, 6)),
+            ((2, 3, 5, 6), (2, 2, 5, 6), (2, 2, 5, 6)),
+            ((2, 3, 5, 6), (2, 6, 5, 6), (2, 6, 5, 6)),
+            ((2, 3, 5, 6), (2, 0, 5, 6), (2, 0, 5, 6)),
             ((1, 3, 5, 6), (2, 3, 5, 6), (2, 3, 5, 6)),
             ((2, 3, 5, 6), (2, 3, 5, 6), (2, 3, 4, 6)),
         ],
@@ -317,8 +428,17 @@ class TestErrors:
     @pytest.mark.parametrize("encoding", ENCODINGS)
     def test_shapes_that_do_not_fit(self, encoding, q_shape, k_shape, v_shape, backend):
         q, k, v = torch.ones(q_shape), torch.ones(k_shape), torch.ones(v_shape)
-        with pytest.raises(ValueError, match=r"expected q \(B, H, Lq, D\)"):
+        with pytest.raises(ValueError, match=r"expected q \(B, H, Lq, D\).*multiple of Hkv"):
             attend(encoding, q, k, v, torch.zeros(3, 6), backend=backend)
+
+    @pytest.mark.parametrize("empty", [0, 2, 3])
+    @pytest.mark.parametrize("encoding", ENCODINGS)
+    def test_nothing_to_attend(self, encoding, empty):
+        shape = [2, 3, 5, 6]
+        shape[empty] = 0
+        x = torch.ones(shape)
+        with pytest.raises(ValueError, match="nothing to attend"):
+            attend(encoding, x, x, x, torch.zeros(3, shape[3]))
 
     @pytest.mark.parametrize("shape", [(6,), (2, 6), (3, 3), (3, 1, 6)])
     def test_delta_of_another_shape(self, shape):
@@ -333,6 +453,32 @@ class TestErrors:
             attend(encoding, q, k, v, delta, query_offset=3)
         attend(encoding, q, k, v, delta, query_offset=3, causal=False)
 
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"query_offset": -1}, "query_offset must be at least 0, it is -1"),
+            ({"query_offset": torch.tensor([1, 2, 3])}, r"query_offset must be whole numbers.*\(2,\).*\(3,\)"),
+            ({"query_offset": torch.tensor([1, 2]), "causal": False}, "needs causal=True"),
+            ({"key_lengths": torch.tensor([1.0, 2.0])}, "key_lengths must be whole numbers"),
+            ({"cu_seqlens": torch.tensor([0])}, r"cu_seqlens must be whole numbers \(N \+ 1,\)"),
+            ({"cu_seqlens": torch.tensor([0.0, 4.0])}, "cu_seqlens must be whole numbers"),
+            (
+                {"cu_seqlens": torch.tensor([0, 8]), "key_lengths": torch.tensor([4, 4])},
+                "attend within themselves",
+            ),
+            ({"dropout_p": 1.0}, r"dropout_p must be in \[0, 1\), it is 1.0"),
+            ({"freqs": torch.ones(5)}, r"freqs must be \([63],\) for a head dimension of 6, it is \(5,\)"),
+        ],
+    )
+    @pytest.mark.parametrize("encoding", ENCODINGS)
+    def test_options_that_do_not_fit(self, encoding, options, message):
+        with pytest.raises(ValueError, match=message):
+            attend(encoding, *make_inputs(4, 4, 6), **options)
+
+    def test_packed_documents_want_as_many_queries_as_keys(self):
+        with pytest.raises(ValueError, match=r"one length \(they are 3 and 4\)"):
+            pope_attention(*make_inputs(3, 4, 6), cu_seqlens=torch.tensor([0, 8]))
+
     def test_rope_turns_pairs(self):
         x = torch.ones(1, 1, 2, 5)
         with pytest.raises(ValueError, match="must be even, it is 5"):
@@ -343,3 +489,8 @@ class TestErrors:
     def test_unknown_backend(self, encoding):
         with pytest.raises(ValueError, match="backend must be"):
             attend(encoding, *make_inputs(2, 2, 6), backend="fast")
+
+    @pytest.mark.parametrize("encoding", ENCODINGS)
+    def test_sdpa_takes_no_seed(self, encoding):
+        with pytest.raises(ValueError, match="SDPA draws its own dropout"):
+            attend(encoding, *make_inputs(2, 2, 6), dropout_p=0.1, dropout_seed=1, backend="cartesian")

@@ -6,7 +6,8 @@ from decimal import Decimal, localcontext
 import pytest
 import torch
 
-from seqpope.kernels.rotation import frequencies, rotation_tables
+from seqpope.kernels import rotation
+from seqpope.kernels.rotation import STEP, frequencies, rotation_tables, two_level_tables
 
 CPU = torch.device("cpu")
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
@@ -43,6 +44,48 @@ def test_fp32_angles_would_not_pass():
     assert (rough - exact).abs().max() > 1e-3  # thousands of times the bound
 
 
+@pytest.mark.parametrize("position", [0, 1, STEP - 1, STEP, 12_345, 1_000_000, 1_048_575])
+def test_two_levels_compose_to_the_exact_rotation(position):
+    """As the kernels do it, in fp32: three roundings of numbers up to 1."""
+    count = 48
+    coarse, fine = two_level_tables(position + 1, count, 10000.0, CPU)
+    assert coarse.dtype == fine.dtype == torch.float32
+    a, b = coarse[position // STEP], fine[position % STEP]
+    cosine = a[:count] * b[:count] - a[count:] * b[count:]
+    sine = a[count:] * b[:count] + a[:count] * b[count:]
+    for channel in range(count):
+        angle = exact_angle(position, channel, count, 10000.0)
+        assert float(cosine[channel]) == pytest.approx(math.cos(angle), abs=2e-7)
+        assert float(sine[channel]) == pytest.approx(math.sin(angle), abs=2e-7)
+
+
+def test_two_level_tables_are_small_and_long_enough():
+    for length in (1, STEP, STEP + 1, 1_000_000):
+        coarse, fine = two_level_tables(length, 16, 10000.0, CPU)
+        assert len(fine) == STEP
+        assert length <= len(coarse) * STEP <= max(STEP, 2 * length)
+
+
+@pytest.mark.parametrize("make", [rotation_tables, two_level_tables])
+def test_frequencies_of_ones_own(make):
+    """Those of another base, given as numbers, give that base's tables; and base is then not looked at."""
+    start = (0,) if make is rotation_tables else ()
+    ours = make(*start, 300, 6, 10000.0, CPU, frequencies(6, 123.0))
+    theirs = make(*start, 300, 6, 123.0, CPU)
+    for x, y in zip(ours, theirs, strict=True):
+        assert torch.equal(x, y[: len(x)])
+
+
+def test_a_start_for_each_sequence():
+    starts = torch.tensor([3, 1_000_000])
+    cosine, sine = rotation_tables(starts, 5, 6, 10000.0, CPU)
+    assert cosine.shape == (2, 5, 6)
+    for row, start in enumerate((3, 1_000_000)):
+        one = rotation_tables(start, 5, 6, 10000.0, CPU)
+        assert torch.equal(cosine[row], one[0])
+        assert torch.equal(sine[row], one[1])
+
+
 def test_far_and_near_tables_join():
     """Tables kept for short positions and those computed on demand are one function."""
     edge = 1 << 17
@@ -70,10 +113,37 @@ def test_frequencies_fall_from_one_and_never_reach_one_over_base():
     assert float(theta[-1]) > 1 / 10000.0
 
 
-def test_tables_made_in_inference_mode_serve_training():
+@pytest.mark.parametrize("make", [rotation_tables, two_level_tables])
+def test_tables_made_in_inference_mode_serve_training(make):
+    start = (0,) if make is rotation_tables else ()
     with torch.inference_mode():
-        rotation_tables(0, 7, 5, 1234.5, CPU)
-    weight = torch.ones(7, 5, requires_grad=True)
-    cosine, _ = rotation_tables(0, 7, 5, 1234.5, CPU)
-    (weight * cosine).sum().backward()
-    assert torch.equal(weight.grad, cosine)
+        make(*start, 7, 5, 1234.5, CPU)
+    weight = torch.ones(5, requires_grad=True)
+    cosine, _ = make(*start, 7, 5, 1234.5, CPU)
+    (weight * cosine[:, :5]).sum().backward()
+    assert torch.equal(weight.grad, cosine[:, :5].sum(0))
+
+
+class TestShelf:
+    def test_keeps_the_most_recently_used(self):
+        shelf = rotation._Shelf(2)
+        made = []
+
+        def get(key):
+            return shelf.get(key, lambda: made.append(key) or key.upper())
+
+        assert [get(k) for k in ("a", "b", "a", "c", "a", "b")] == ["A", "B", "A", "C", "A", "B"]
+        assert made == ["a", "b", "c", "b"]  # c took the place of b, not of a
+
+    def test_a_graph_being_captured_adds_nothing_and_pins_what_it_reads(self, monkeypatch):
+        shelf = rotation._Shelf(1)
+        shelf.get("old", lambda: "OLD")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        assert shelf.get("new", lambda: "graph's own") == "graph's own"
+        assert shelf.get("old", lambda: pytest.fail("it is there")) == "OLD"
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        assert shelf.get("new", lambda: "NEW") == "NEW"
+        shelf.get("newer", lambda: "NEWER")
+        assert "old" in shelf.kept
+        assert "new" not in shelf.kept

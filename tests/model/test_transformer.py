@@ -57,7 +57,9 @@ def test_forward_written_out(position):
                 scores = reference.pope_scores(q, k, own["attention.position.delta"][head : head + 1])
             else:
                 scores = reference.rope_scores(q, k)
-            heads.append(reference.softmax_attention(scores, v, softmax_scale=12**-0.5)[:, 0])
+            past = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()[None]
+            out = reference.softmax_attention(scores, v, visible=past, softmax_scale=12**-0.5)
+            heads.append(out[:, 0])
         x = x + torch.cat(heads, -1) @ own["attention.out.weight"].T
         hidden = normed(x, own["norm_mlp.weight"]) @ own["mlp_in.weight"].T
         hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))

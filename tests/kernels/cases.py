@@ -1,0 +1,48 @@
+"""What the attention tests share: inputs, and every encoding on every backend that can do it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from seqpope.kernels import pope_attention, rope_attention
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+ENCODINGS = ["pope", "rope"]
+FAST = [("pope", "cartesian"), ("pope", "triton"), ("rope", "cartesian")]
+ALL = [*FAST, ("pope", "reference"), ("rope", "reference")]
+
+
+def make_inputs(queries, keys, dim, *, batch=2, heads=3, key_heads=None, dtype=torch.float32, seed=0):
+    """q, k, v and delta with magnitudes that make attention neither flat nor one-hot."""
+    generator = torch.Generator().manual_seed(seed + 1000 * queries + keys + dim)
+    q, k, v = (
+        (1.5 * torch.randn(batch, h, length, dim, generator=generator)).to(DEVICE, dtype)
+        for h, length in ((heads, queries), (key_heads or heads, keys), (key_heads or heads, keys))
+    )
+    delta = -2 * math.pi * torch.rand(heads, dim, generator=generator)
+    return q, k, v, delta.to(DEVICE)
+
+
+def attend(encoding, q, k, v, delta, **options):
+    if encoding == "pope":
+        return pope_attention(q, k, v, delta, **options)
+    return rope_attention(q, k, v, **options)
+
+
+def with_gradients(encoding, inputs, upstream, dtype, **options):
+    """Output, dq, dk, dv and, for PoPE, ddelta."""
+    leaves = [x.detach().to(dtype).requires_grad_() for x in inputs]
+    if dtype.itemsize == 2:
+        leaves[3] = inputs[3].detach().requires_grad_()  # delta is a parameter: fp32, whatever q, k and v are
+    out = attend(encoding, *leaves, **options)
+    wanted = leaves if encoding == "pope" else leaves[:3]
+    return [out.detach(), *torch.autograd.grad(out, wanted, upstream.to(out.dtype))]
+
+
+def relative_error(ours, exact):
+    """Frobenius norm of the difference over that of `exact`; nan is an error of infinity."""
+    error = float((ours.double() - exact).norm() / exact.norm().clamp(min=1e-6))
+    return error if error == error else math.inf

@@ -1,0 +1,487 @@
+"""The Triton kernels beyond what every backend does: tiles, dtypes, dropout's mask, torch's machinery.
+
+Without a GPU they run in Triton's interpreter, whose dot of bf16 is silently wrong (Triton 3.9): there fp32 and
+fp16 are tested, bf16 on a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from cases import DEVICE, make_inputs, relative_error, with_gradients
+from scipy import stats
+
+from seqpope.kernels import attention, pope_attention, reference
+from seqpope.kernels.rotation import two_level_tables
+
+pytest.importorskip("triton")
+from seqpope.kernels import decode, flash, operators
+
+ON_GPU = DEVICE.type == "cuda"
+NAMES = ("out", "dq", "dk", "dv", "ddelta")
+# fp32 is computed in three TF32 products on a GPU. 16-bit types round what is multiplied, so that SDPA on the
+# Cartesian form, which rounds in the same places, is the measure there.
+DTYPES = [torch.float32, torch.float16] + ([torch.bfloat16] if ON_GPU else [])
+
+
+def upstream_like(q):
+    return torch.randn(q.shape, generator=torch.Generator().manual_seed(1)).to(q.device)
+
+
+def errors(inputs, backend, dtype, **options):
+    """Relative Frobenius errors of output and gradients against the formula in fp64, of the same rounded inputs."""
+    rounded = [x.to(dtype) for x in inputs[:3]] + [inputs[3]]
+    upstream = upstream_like(inputs[0]).to(dtype)
+    exact = with_gradients("pope", rounded, upstream, torch.float64, backend="reference", **options)
+    got = with_gradients("pope", rounded, upstream, dtype, backend=backend, **options)
+    assert all(x.dtype == dtype for x in got[:4])
+    return dict(zip(NAMES, map(relative_error, got, exact), strict=True))
+
+
+@pytest.fixture
+def poisoned():
+    """Memory that nothing was written to reads as nan."""
+    before = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = before
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("queries", "keys", "offset", "dim", "heads", "key_heads"),
+    [
+        (1, 1, 0, 16, 1, 1),
+        (63, 63, 0, 48, 2, 1),
+        (64, 64, 0, 20, 2, 2),
+        (65, 65, 0, 96, 2, 2),
+        (33, 100, 67, 80, 2, 2),
+        (17, 40, 5, 128, 2, 1),
+        (40, 40, 0, 1, 1, 1),
+    ],
+)
+def test_values_and_gradients(queries, keys, offset, dim, heads, key_heads, dtype, poisoned):
+    inputs = make_inputs(queries, keys, dim, heads=heads, key_heads=key_heads)
+    got = errors(inputs, "triton", dtype, query_offset=offset)
+    if queries == 1:  # one query that sees one key: nothing depends on q, k or delta
+        got = {"out": got["out"], "dv": got["dv"]}
+    if dtype == torch.float32:
+        assert max(got.values()) < 5e-6, got
+    else:
+        cartesian = errors(inputs, "cartesian", dtype, query_offset=offset)
+        for name, error in got.items():
+            assert error <= 1.2 * cartesian[name] + 1e-4, (name, error, cartesian[name])
+
+
+@pytest.mark.parametrize("dim", [16, 48])
+def test_a_thousand_keys(dim, poisoned):
+    inputs = make_inputs(1000, 1000, dim, batch=1, heads=1)
+    assert max(errors(inputs, "triton", torch.float32).values()) < 5e-6
+
+
+def test_poison_would_be_seen(poisoned, monkeypatch):
+    """The fixture proves something: a kernel that leaves its last tile out does not pass."""
+    launch = flash.launch_forward
+    monkeypatch.setattr(flash, "launch_forward", lambda q, *a: launch(q[:, :, :32], *a))
+    q, k, v, delta = make_inputs(65, 65, 16)
+    assert pope_attention(q, k, v, delta, backend="triton", dropout_p=1e-9).isnan().any()
+
+
+def test_far_positions_are_exact():
+    """At a million positions fp32 angles would be off by 0.03 radians."""
+    far = 1_000_000
+    q, k, v, delta = make_inputs(3, 40, 16, batch=1, heads=2)
+    # With key_lengths the keys before the last forty need not exist for the formula: shift them all to the front.
+    exact = pope_attention(
+        q.double(), k.double(), v.double(), delta.double(), query_offset=37, backend="reference"
+    )
+    tables = two_level_tables(far + 64, 16, 10000.0, DEVICE)
+    keys, turns = flash.polar_keys(k, delta, tables)
+    polar = keys.unflatten(-1, (16, 2))
+    angle = torch.arange(40, dtype=torch.float64)[:, None] * torch.tensor(10000.0) ** (-torch.arange(16) / 16)
+    mu = torch.nn.functional.softplus(k.double())
+    torch.testing.assert_close(polar[..., 0].double(), mu * angle.cos().to(DEVICE), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(turns.double().cpu()[:, 16:], delta.double().sin().cpu(), atol=1e-6, rtol=1e-6)
+    # The same three queries a million positions further on: a query's rotation against keys' at its own place.
+    near = pope_attention(q, k, v, delta, query_offset=37, backend="triton")
+    torch.testing.assert_close(near.double(), exact, atol=1e-5, rtol=1e-5)
+    here = pope_attention(q, k, v, delta, query_offset=far + 37, causal=False, backend="triton")
+    there = pope_attention(
+        q.double(),
+        k.double(),
+        v.double(),
+        delta.double(),
+        query_offset=far + 37,
+        causal=False,
+        backend="reference",
+    )
+    torch.testing.assert_close(here.double(), there, atol=1e-5, rtol=1e-5)
+
+
+def test_twice_is_the_same_to_the_bit():
+    inputs = make_inputs(130, 130, 48, heads=4, key_heads=2)
+    upstream = upstream_like(inputs[0])
+    runs = [with_gradients("pope", inputs, upstream, torch.float32, backend="triton") for _ in range(2)]
+    for first, second in zip(*runs, strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("tiles", [(32, 64), (64, 16), (16, 16), (128, 32)])
+def test_tiles_change_nothing(tiles, monkeypatch):
+    """Every kernel with tiles of other shapes than its own, down to a single one."""
+    inputs = make_inputs(70, 90, 20, heads=2, batch=1)
+    upstream = upstream_like(inputs[0])
+    options = {"query_offset": 20, "backend": "triton"}
+    expected = with_gradients("pope", inputs, upstream, torch.float32, **options)
+    one = flash.Tiles(*tiles, 4, 1)
+    monkeypatch.setattr(flash, "choose_tiling", lambda *_: flash.Tiling(one, one, one))
+    for got, want in zip(
+        with_gradients("pope", inputs, upstream, torch.float32, **options), expected, strict=True
+    ):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dim", range(1, 129))
+def test_a_head_dimension_is_split_into_what_tensor_cores_take(dim):
+    first, second = flash.split_head_dim(dim)
+    assert first + second >= dim
+    assert first in (16, 32, 64, 128)
+    assert second in (0, 16, 32, 64)
+    assert first + second <= max(16, 1 << (dim - 1).bit_length())
+    assert first + second in flash.HOPPER
+    assert flash.HOPPER_LONG.keys() == flash.HOPPER.keys()
+
+
+def test_softplus_is_exact_at_both_ends():
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def apply(X, Y, N: tl.constexpr):
+        i = tl.arange(0, N)
+        tl.store(Y + i, flash.softplus(tl.load(X + i)))
+
+    x = torch.cat((torch.linspace(-80, 80, 3000), torch.randn(1096))).to(DEVICE)
+    y = torch.empty_like(x)
+    apply[(1,)](x, y, 4096)
+    exact = torch.nn.functional.softplus(x.double())
+    # The exponent x log2 e is itself rounded, relatively, so that the error grows with |x|.
+    assert ((y.double() - exact).abs() / exact / (4 + x.double().abs())).max() < 1e-7
+
+
+DROPOUT = {"dropout_p": 0.3, "dropout_seed": 123_456_789_012_345}
+
+
+class TestDropout:
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_values_and_gradients_with_the_formulas_mask(self, packed):
+        inputs = make_inputs(65, 65, 16, heads=4, key_heads=2)
+        more = {"cu_seqlens": torch.tensor([0, 20, 65, 130], device=DEVICE)} if packed else {}
+        assert max(errors(inputs, "triton", torch.float32, **DROPOUT, **more).values()) < 5e-6
+
+    def test_a_mask_belongs_to_its_seed(self):
+        inputs = make_inputs(40, 40, 16)
+        one, again, other = (
+            pope_attention(*inputs, dropout_p=0.3, dropout_seed=seed, backend="triton") for seed in (5, 5, 6)
+        )
+        assert torch.equal(one, again)
+        assert not torch.equal(one, other)
+        as_tensor = torch.tensor([5], device=DEVICE)
+        assert torch.equal(one, pope_attention(*inputs, dropout_p=0.3, dropout_seed=as_tensor, backend="triton"))
+        high = pope_attention(*inputs, dropout_p=0.3, dropout_seed=5 + (1 << 32), backend="triton")
+        assert not torch.equal(one, high)  # all 64 bits of it count
+
+    def test_seeds_of_another_shape(self):
+        for seed in (torch.tensor(5), torch.tensor([5.0]), torch.tensor([5, 6])):
+            with pytest.raises(ValueError, match=r"dropout_seed must be \(1,\) int64"):
+                pope_attention(*make_inputs(3, 3, 6), dropout_p=0.1, dropout_seed=seed, backend="triton")
+
+    def test_none_is_none(self):
+        inputs = make_inputs(33, 33, 16)
+        upstream = upstream_like(inputs[0])
+        plain = with_gradients("pope", inputs, upstream, torch.float32, backend="triton")
+        off = with_gradients(
+            "pope", inputs, upstream, torch.float32, backend="triton", dropout_p=0.0, dropout_seed=7
+        )
+        assert all(torch.equal(a, b) for a, b in zip(plain, off, strict=True))
+
+    @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+    def test_the_mask_is_as_random_as_it_should_be(self, p):
+        """Rate, rows, columns, heads, neighbours, and the same place under other seeds: chi-squared tests."""
+        masks = torch.stack(
+            [reference.dropout_mask(torch.tensor([s]), (2, 3, 128, 160), p) for s in (0, 1, 2, 1 << 40)]
+        )
+        dropped = (~masks).double()
+        total = dropped.numel()
+        assert stats.binomtest(int(dropped.sum()), total, p).pvalue > 1e-4
+        for axis in range(dropped.dim()):
+            counts = dropped.movedim(axis, 0).flatten(1).sum(1)
+            each = total / len(counts)
+            chi2 = float(((counts - p * each) ** 2 / (p * (1 - p) * each)).sum())
+            assert 1e-4 < stats.chi2.sf(chi2, len(counts)) < 1 - 1e-4
+        centred = dropped - p
+        for axis, step in ((3, 1), (3, 2), (4, 1), (4, 2), (4, 16), (2, 1), (1, 1), (0, 1)):
+            a = centred.narrow(axis, 0, centred.shape[axis] - step)
+            b = centred.narrow(axis, step, centred.shape[axis] - step)
+            z = float((a * b).sum()) / (p * (1 - p) * math.sqrt(a.numel()))
+            assert abs(z) < 4, (axis, step, z)
+
+    def test_rows_of_a_mask_are_not_shifts_of_each_other(self):
+        """All rows walk one cycle of 2^32 counters: where they overlap the second word keeps them apart."""
+        mask = reference.dropout_mask(torch.tensor([3]), (1, 1, 512, 512), 0.5)[0, 0].double() - 0.5
+        spectrum = torch.fft.rfft(mask, n=1024)
+        for shift in range(1, 200, 13):
+            correlation = torch.fft.irfft(spectrum * spectrum.roll(shift, 0).conj(), n=1024)
+            assert correlation.abs().max() < 0.25 * 7 * math.sqrt(512)
+
+
+class TestDecoding:
+    def test_a_step_is_the_last_row_of_prefill(self):
+        """At every length, so that the parts into which the keys are split begin and end everywhere."""
+        length = 75
+        q, k, v, delta = make_inputs(length, length, 48, heads=4, key_heads=2, batch=1)
+        full = pope_attention(q, k, v, delta, backend="triton")
+        for t in (0, 1, 15, 16, 17, 31, 40, 63, 64, 74):
+            keys = slice(0, t + 1)
+            step = pope_attention(
+                q[:, :, t : t + 1], k[:, :, keys], v[:, :, keys], delta, query_offset=t, backend="triton"
+            )
+            torch.testing.assert_close(step, full[:, :, t : t + 1], atol=2e-6, rtol=2e-6)
+
+    @pytest.mark.parametrize("causal", [True, False])
+    @pytest.mark.parametrize("queries", [1, 2, 5])
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_is_the_formula(self, dtype, queries, causal, poisoned):
+        q, k, v, delta = make_inputs(queries, 70, 20, heads=4, key_heads=2, dtype=dtype)
+        options = {"query_offset": 40, "causal": causal}
+        exact = pope_attention(q.double(), k.double(), v.double(), delta.double(), backend="reference", **options)
+        out = pope_attention(q, k, v, delta, backend="triton", **options)
+        assert relative_error(out, exact) < {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
+
+    def test_is_taken_for_few_queries_without_gradient_only(self, monkeypatch):
+        called = []
+        decoding = operators.pope_decode
+        monkeypatch.setattr(operators, "pope_decode", lambda *a: called.append(1) or decoding(*a))
+        q, k, v, delta = make_inputs(1, 20, 16)
+        pope_attention(q, k, v, delta, query_offset=19, backend="triton")
+        assert called == [1]
+        pope_attention(q, k, v, delta.requires_grad_(), query_offset=19, backend="triton")
+        with torch.no_grad():
+            pope_attention(*make_inputs(attention.DECODE_ROWS + 1, 20, 16), backend="triton")
+        assert called == [1]
+
+    def test_a_cache_longer_than_what_is_filled(self):
+        """What lies behind key_lengths is never read: a cache is allocated once and filled by and by."""
+        q, k, v, delta = make_inputs(1, 64, 16)
+        lengths = torch.tensor([10, 33], device=DEVICE)
+        for row, length in enumerate(lengths.tolist()):
+            k[row, :, length:] = math.nan
+            v[row, :, length:] = math.nan
+        out = pope_attention(q, k, v, delta, query_offset=lengths - 1, key_lengths=lengths, backend="triton")
+        assert out.isfinite().all()
+
+    def test_takes_a_limited_number_of_rows(self):
+        q, k, v, delta = make_inputs(40, 40, 16, heads=2, key_heads=1)
+        tables = two_level_tables(40, 16, 10000.0, DEVICE)
+        with pytest.raises(ValueError, match="up to 64, not 40 x 2"):
+            decode.decode_attention(q, k, v, delta, tables, None, None, 0, True, 0.25)
+
+
+class TestInTorch:
+    def arguments(self, **options):
+        q, k, v, delta = make_inputs(33, 33, 16, batch=1, heads=2)
+        tables = two_level_tables(33, 16, 10000.0, DEVICE)
+        extra = {"first": None, "last": None, "offsets": None, "lengths": None, "seed": None} | options
+        return (q, k, v, delta, *tables, *extra.values(), 0, True, 0.25, 0.2 if extra["seed"] is not None else 0.0)
+
+    @pytest.mark.parametrize("seeded", [False, True])
+    def test_forward_operator(self, seeded):
+        seed = {"seed": torch.tensor([7], device=DEVICE)} if seeded else {}
+        arguments = self.arguments(**seed)
+        for x in arguments[:4]:
+            x.requires_grad_()
+        torch.library.opcheck(torch.ops.seqpope.pope_attention.default, arguments)
+
+    def test_backward_operator(self):
+        q, k, v, delta, *rest = self.arguments()
+        out, logsum = operators.pope_forward(q, k, v, delta, *rest)
+        arguments = (torch.randn_like(out), q, k, v, delta, out, logsum, *rest)
+        torch.library.opcheck(torch.ops.seqpope.pope_attention_backward.default, arguments)
+
+    def test_decoding_operator(self):
+        q, k, v, delta = make_inputs(1, 33, 16, heads=2)
+        tables = two_level_tables(33, 16, 10000.0, DEVICE)
+        torch.library.opcheck(
+            torch.ops.seqpope.pope_decode.default, (q, k, v, delta, *tables, None, None, 32, True, 0.25)
+        )
+
+    @pytest.mark.parametrize("options", [{}, {"dropout_p": 0.2, "dropout_seed": 3}, {"packed": True}])
+    def test_compiled_without_a_break(self, options):
+        """One graph, forward and backward, at lengths that were not known when it was compiled."""
+        torch._dynamo.reset()
+        options = dict(options)
+        packed = options.pop("packed", False)
+
+        def run(q, k, v, delta, cuts):
+            more = {"cu_seqlens": cuts} if packed else {}
+            return pope_attention(q * 2, k, v, delta, backend="triton", **options, **more) + 1
+
+        compiled = torch.compile(run, backend="inductor" if ON_GPU else "aot_eager", fullgraph=True, dynamic=True)
+        for length in (20, 33):
+            inputs = [x.requires_grad_() for x in make_inputs(length, length, 16, heads=2)]
+            cuts = torch.tensor([0, 7, 2 * length], device=DEVICE)
+            upstream = upstream_like(inputs[0])
+            for f in (compiled, run):
+                out = f(*inputs, cuts)
+                got = [out.detach(), *torch.autograd.grad(out, inputs, upstream)]
+                if f is compiled:
+                    ours = got
+            for a, b in zip(ours, got, strict=True):
+                torch.testing.assert_close(a, b, atol=5e-6, rtol=5e-6)
+
+    def test_only_the_gradients_that_are_asked_for_flow(self):
+        q, k, v, delta = make_inputs(20, 20, 16)
+        delta.requires_grad_()
+        (pope_attention(q, k, v, delta, backend="triton") ** 2).sum().backward()
+        assert delta.grad.abs().max() > 0
+        assert q.grad is None
+
+    def test_delta_keeps_its_dtype(self):
+        inputs = make_inputs(20, 20, 16)
+        delta = inputs[3].double().requires_grad_()
+        pope_attention(*inputs[:3], delta, backend="triton").sum().backward()
+        assert delta.grad.dtype == torch.float64
+
+
+class TestChoice:
+    def test_cpu_takes_sdpa_even_where_the_interpreter_could(self, monkeypatch):
+        monkeypatch.setattr(attention, "_triton", lambda *a: pytest.fail("on a CPU, auto is SDPA"))
+        pope_attention(*(x.cpu() for x in make_inputs(5, 5, 16)))
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"dim": 129}, "head dimension goes up to 128, here it is 129"),
+            ({"dtype": torch.float64}, "must all be float16, bfloat16 or float32, they are torch.float64"),
+        ],
+    )
+    def test_what_triton_cannot_do_goes_elsewhere_or_says_so(self, change, message):
+        dim, dtype = change.get("dim", 16), change.get("dtype", torch.float32)
+        inputs = make_inputs(5, 5, dim, dtype=dtype)
+        exact = pope_attention(*(x.double() for x in inputs), backend="reference")
+        torch.testing.assert_close(pope_attention(*inputs).double(), exact, atol=1e-5, rtol=1e-5)
+        with pytest.raises(ValueError, match=message):
+            pope_attention(*inputs, backend="triton")
+
+    def test_without_triton(self, monkeypatch):
+        monkeypatch.setattr(attention, "TRITON_INSTALLED", False)
+        inputs = make_inputs(5, 5, 16)
+        with pytest.raises(ValueError, match="triton is not installed: pip install triton"):
+            pope_attention(*inputs, backend="triton")
+        pope_attention(*inputs)
+
+    @pytest.mark.skipif(ON_GPU, reason="on a GPU the tensors are on a CUDA device")
+    def test_without_interpreter_or_gpu(self, monkeypatch):
+        monkeypatch.delenv("TRITON_INTERPRET")
+        with pytest.raises(ValueError, match="must be on a CUDA device, they are on cpu"):
+            pope_attention(*make_inputs(5, 5, 16), backend="triton")
+
+    def test_triton_is_not_imported_before_it_is_used(self):
+        code = (
+            "import sys, torch, seqpope.kernels as k; x = torch.ones(1, 1, 2, 4);"
+            "k.pope_attention(x, x, x, torch.zeros(1, 4)); assert 'triton' not in sys.modules"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.gpu
+class TestOnAGPU:
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+    @pytest.mark.parametrize("dim", [16, 32, 48, 64, 80, 96, 128])
+    def test_every_table_entry(self, dim, dtype, poisoned):
+        """Each head dimension's own tiles, short and long, with every kind of mask, against fp64."""
+        inputs = make_inputs(1000, 1000, dim, batch=1, heads=2, key_heads=1)
+        cuts = torch.tensor([0, 300, 301, 1000], device=DEVICE)
+        for options in ({}, {"causal": False}, {"cu_seqlens": cuts}, {"dropout_p": 0.2, "dropout_seed": 3}):
+            got = errors(inputs, "triton", dtype, **options)
+            if dtype == torch.float32:
+                assert max(got.values()) < 1e-5, got
+            elif "dropout_p" not in options:
+                cartesian = errors(inputs, "cartesian", dtype, **options)
+                for name, error in got.items():
+                    assert error <= 1.2 * cartesian[name] + 1e-4, (options, name, error, cartesian[name])
+            else:
+                assert max(got.values()) < 0.01, got
+
+    @pytest.mark.parametrize("dim", [32, 48, 64])
+    def test_long(self, dim):
+        """8,192 keys, the long tiles: against SDPA on the Cartesian form in fp32."""
+        inputs = make_inputs(8192, 8192, dim, batch=1, heads=2)
+        upstream = upstream_like(inputs[0])
+        exact = with_gradients("pope", inputs, upstream, torch.float32, backend="cartesian")
+        got = with_gradients("pope", inputs, upstream, torch.bfloat16, backend="triton")
+        for name, ours, theirs in zip(NAMES, got, exact, strict=True):
+            assert relative_error(ours, theirs) < 0.02, name
+
+    def test_cuda_graph(self):
+        """Captured with dropout: each replay reads new inputs and draws a new mask."""
+        inputs = [x.requires_grad_() for x in make_inputs(200, 200, 64, dtype=torch.bfloat16)[:3]]
+        delta = make_inputs(200, 200, 64)[3].requires_grad_()
+        upstream = upstream_like(inputs[0]).bfloat16()
+
+        def run(p):
+            out = pope_attention(*inputs, delta, dropout_p=p)
+            return [out, *torch.autograd.grad(out, [*inputs, delta], upstream)]
+
+        for p in (0.0, 0.3):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                run(p)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                captured = run(p)
+            graph.replay()
+            first = [x.clone() for x in captured]
+            graph.replay()
+            if p:
+                assert not torch.equal(first[0], captured[0])
+            else:
+                for got, eager in zip(captured, run(p), strict=True):
+                    assert torch.equal(got, eager)
+                with torch.no_grad():
+                    inputs[0].mul_(2)
+                graph.replay()
+                for got, eager in zip(captured, run(p), strict=True):
+                    assert torch.equal(got, eager)
+
+    def test_a_million_keys(self):
+        """A decoding step against a cache of 2^20 keys, the last of them exactly where they are."""
+        length = 1 << 20
+        generator = torch.Generator(DEVICE).manual_seed(0)
+        q, k, v = (
+            torch.randn(1, 2, n, 64, generator=generator, device=DEVICE, dtype=torch.bfloat16)
+            for n in (1, length, length)
+        )
+        delta = torch.zeros(2, 64, device=DEVICE)
+        out = pope_attention(q, k, v, delta, query_offset=length - 1)
+        exact = pope_attention(
+            q.float(), k.float(), v.float(), delta, query_offset=length - 1, backend="cartesian"
+        )
+        assert relative_error(out, exact) < 0.02
+
+    def test_the_model_takes_triton_on_cuda(self, monkeypatch):
+        called = []
+        real = attention._triton
+        monkeypatch.setattr(attention, "_triton", lambda *a: called.append(1) or real(*a))
+        inputs = make_inputs(40, 40, 64, dtype=torch.bfloat16)
+        pope_attention(*inputs)
+        assert called
