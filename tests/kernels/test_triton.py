@@ -33,7 +33,7 @@ def upstream_like(q):
 
 
 def errors(inputs, backend, dtype, **options):
-    """Relative Frobenius errors of output and gradients against the formula in fp64, of the same rounded inputs."""
+    """Relative Frobenius errors of output and gradients against the formula in fp64, of the same rounded input."""
     rounded = [x.to(dtype) for x in inputs[:3]] + [inputs[3]]
     upstream = upstream_like(inputs[0]).to(dtype)
     exact = with_gradients("pope", rounded, upstream, torch.float64, backend="reference", **options)
