@@ -238,13 +238,15 @@ def _triton(
     else:
         offset, reach = scope.query_offset, max(scope.query_offset + queries, keys)
     tables = two_level_tables(reach, q.shape[-1], base, q.device, freqs)
-    delta = delta.float().contiguous()
+    delta = delta.float()
+    with torch.no_grad():
+        turns = torch.cat((delta.cos(), delta.sin()), -1)
     wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, delta))
     few = queries * (q.shape[1] // k.shape[1]) <= DECODE_ROWS
     if few and not wants_gradient and not dropout_p and scope.cu_seqlens is None:
-        return operators.pope_decode(q, k, v, delta, *tables, offsets, lengths, offset, scope.causal, scale)
+        return operators.pope_decode(q, k, v, turns, *tables, offsets, lengths, offset, scope.causal, scale)
     seed = _seed_tensor(dropout_p, dropout_seed, q.device)
     out, _ = operators.pope_forward(
-        q, k, v, delta, *tables, first, last, offsets, lengths, seed, offset, scope.causal, scale, dropout_p
+        q, k, v, delta, turns, *tables, first, last, offsets, lengths, seed, offset, scope.causal, scale, dropout_p
     )
     return out

@@ -33,7 +33,7 @@ def turn_rows(COARSE, FINE, positions, columns, inside, D: tl.constexpr):
 
 @triton.jit
 def decode_part(
-    Q, K, V, DELTA, COARSE, FINE, PART, LOGSUM, OFFSETS, LENGTHS,
+    Q, K, V, TURN, COARSE, FINE, PART, LOGSUM, OFFSETS, LENGTHS,
     stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
     stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
     stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
@@ -67,9 +67,9 @@ def decode_part(
     address = Q + batch * stride_q_batch + head[:, None] * stride_q_head + (rows % queries)[:, None] * stride_q_row
     q = tl.load(address + columns[None, :] * stride_q_column, inside, 0.0)
     magnitude = tl.where(inside, softplus(q.to(tl.float32)) * scale, 0.0)
-    delta = tl.load(DELTA + head[:, None] * D + columns[None, :], inside, 0.0)
+    turn = TURN + head[:, None] * (2 * D) + columns[None, :]
     # mu (cos delta, sin delta): only the turn by t - start is left to do for each tile
-    along, across = magnitude * tl.cos(delta), magnitude * tl.sin(delta)
+    along, across = magnitude * tl.load(turn, inside, 0.0), magnitude * tl.load(turn + D, inside, 0.0)
     cos_near = tl.load(FINE + near[:, None] * (2 * D) + columns[None, :], wide, 0.0)
     sin_near = tl.load(FINE + near[:, None] * (2 * D) + D + columns[None, :], wide, 0.0)
 
@@ -144,10 +144,10 @@ def join_parts(
 
 
 def decode_attention(
-    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, tables: RotationTables, offsets: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, turns: Tensor, tables: RotationTables, offsets: Tensor | None,
     lengths: Tensor | None, offset: int, causal: bool, scale: float,
 ) -> Tensor:  # fmt: skip
-    """Output (B, H, Lq, D) of a few queries; arguments as for `flash.attention_forward`, no backward pass."""
+    """Output (B, H, Lq, D) of a few queries; arguments as in `flash.Problem`, no backward pass."""
     (batch, heads, queries, dim), (key_heads, keys) = q.shape, k.shape[1:3]
     group = heads // key_heads
     rows = max(16, 1 << (group * queries - 1).bit_length())
@@ -162,7 +162,7 @@ def decode_attention(
     width = max(16, 1 << (dim - 1).bit_length())
     shape = {"GROUP": group, "D": dim, "C": width, "ROWS": rows}
     decode_part[(parts, batch * key_heads)](
-        q, k, v, delta, tables.coarse, tables.fine, part, logsum, offsets, lengths,
+        q, k, v, turns, tables.coarse, tables.fine, part, logsum, offsets, lengths,
         *q.stride(), *k.stride(), *v.stride(),
         key_heads, queries, keys, offset, keys, scale * LOG2_E,
         **shape, COLS=cols, CAUSAL=causal, HAS_OFFSETS=offsets is not None, HAS_LENGTHS=lengths is not None,

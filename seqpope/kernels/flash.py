@@ -106,7 +106,7 @@ def turn_tile(COARSE, FINE, origin, near, columns, D: tl.constexpr):
 
 @triton.jit
 def turn_query_tile(COARSE, FINE, TURN, origin, near, columns, D: tl.constexpr):
-    """The rotation phi = t theta - delta of a tile of queries at positions origin + near; TURN is their head's."""
+    """The rotation phi = t theta - delta of queries at positions origin + near; TURN is their head's."""
     a, b = turn_one(COARSE, FINE, origin, columns, D)
     cosine, sine = tl.load(TURN + columns, columns < D, 1.0), tl.load(TURN + D + columns, columns < D, 0.0)
     return turn_on(FINE, a * cosine + b * sine, b * cosine - a * sine, near, columns, D)
@@ -146,21 +146,23 @@ def dropout_keep(first, second, keys, threshold):
 
 
 @triton.jit
-def load_tile(
-    X, rows, stride_row, columns, stride_column, limit, D: tl.constexpr, EVEN: tl.constexpr, MASKED: tl.constexpr
-):
-    """A tile [rows, columns] of a matrix D columns wide.
+def load_polar(POLAR, rows, columns, D: tl.constexpr, EVEN: tl.constexpr):
+    """A tile of rotated queries or keys: padded with zeros to whole tiles, so that no row is out of bounds."""
+    address = POLAR + rows[:, None] * (2 * D) + columns[None, :]
+    return tl.load(address) if EVEN else tl.load(address, (columns < 2 * D)[None, :], 0.0)
 
-    Rows at and beyond `limit` read 0 if MASKED; columns beyond D exist only where D was rounded up, not EVEN.
+
+@triton.jit
+def load_tile(X, rows, stride_row, columns, stride_column, limit, D: tl.constexpr, EVEN: tl.constexpr):
+    """A tile [rows, columns] of a matrix D columns wide; rows at and beyond `limit` read 0.
+
+    Columns beyond D exist only where D was rounded up, not EVEN.
     """
     address = X + rows[:, None] * stride_row + columns[None, :] * stride_column
-    if MASKED:
-        if EVEN:
-            tile = tl.load(address, (rows < limit)[:, None], 0.0)
-        else:
-            tile = tl.load(address, (rows < limit)[:, None] & (columns < D)[None, :], 0.0)
+    if EVEN:
+        tile = tl.load(address, (rows < limit)[:, None], 0.0)
     else:
-        tile = tl.load(address) if EVEN else tl.load(address, (columns < D)[None, :], 0.0)
+        tile = tl.load(address, (rows < limit)[:, None] & (columns < D)[None, :], 0.0)
     return tile
 
 
@@ -209,33 +211,64 @@ def place(blocks, pairs, span):
 
 
 @triton.jit(do_not_specialize=SIZES)
-def rotate_keys(
-    K, POLAR, DELTA, TURNS, COARSE, FINE,
-    stride_batch, stride_head, stride_row, stride_column,
-    heads, length,
+def rotate(
+    Q, K, POLAR_Q, POLAR_K, TURN, OUT, GRAD, ROW_DOTS, COARSE, FINE, OFFSETS, LENGTHS,
+    stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
+    stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
+    stride_out_batch, stride_out_head, stride_out_row,
+    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
+    key_programs, heads, queries, keys, offset, scale,
     GROUP: tl.constexpr, D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
+    HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
-    """K (B, Hkv, L, D) as projected -> POLAR (B, Hkv, L, 2D), contiguous and interleaved.
+    """K (B, Hkv, Lk, D) as projected -> POLAR_K (B, Hkv, Lk padded, 2D), interleaved, zeros behind the last key.
 
-    And, while here, DELTA (H, D) -> TURNS (H, 2D), its cosines and then its sines.
+    The same for queries, with delta and the scale; and for the backward pass each query's sum of grad x out.
     """
-    begin = tl.program_id(0) * ROWS
-    near, left = tl.arange(0, ROWS), length - begin
-    pair = tl.program_id(1).to(tl.int64)
+    program = tl.program_id(0)
+    near = tl.arange(0, ROWS)
     columns, wide = tl.arange(0, C), tl.arange(0, 2 * C)
-    inside = (near < left)[:, None] & (columns < D)[None, :]
-    K += (pair // heads) * stride_batch + (pair % heads) * stride_head + begin.to(tl.int64) * stride_row
-    x = tl.load(K + near[:, None] * stride_row + columns[None, :] * stride_column, inside, 0.0)
-    cosine, sine = turn_tile(COARSE, FINE, begin, near, columns, D)
-    magnitude = softplus(x.to(tl.float32))
-    polar = tl.interleave(magnitude * cosine, magnitude * sine)
-    store_tile(POLAR + (pair * length + begin) * (2 * D), polar, near, 2 * D, wide, left, 2 * D)
-    if (begin == 0) & (pair < heads):
-        for member in range(GROUP):
-            head = pair * GROUP + member
-            delta = tl.load(DELTA + head * D + columns, columns < D, 0.0)
-            tl.store(TURNS + head * (2 * D) + columns, tl.cos(delta), columns < D)
-            tl.store(TURNS + head * (2 * D) + D + columns, tl.sin(delta), columns < D)
+    if program < key_programs:
+        blocks = padded(keys) // ROWS
+        begin, pair = program % blocks * ROWS, (program // blocks).to(tl.int64)
+        batch, head = pair // (heads // GROUP), pair % (heads // GROUP)
+        end = keys
+        if HAS_LENGTHS:  # what lies behind them may be anything, and 0 x nan is nan
+            end = tl.minimum(keys, tl.load(LENGTHS + batch))
+        left = end - begin
+        inside = (near < left)[:, None] & (columns < D)[None, :]
+        K += batch * stride_k_batch + head * stride_k_head + begin.to(tl.int64) * stride_k_row
+        x = tl.load(K + near[:, None] * stride_k_row + columns[None, :] * stride_k_column, inside, 0.0)
+        cosine, sine = turn_tile(COARSE, FINE, begin, near, columns, D)
+        magnitude = tl.where(inside, softplus(x.to(tl.float32)), 0.0)
+        polar = tl.interleave(magnitude * cosine, magnitude * sine)
+        POLAR_K += (pair * padded(keys) + begin) * (2 * D)
+        store_tile(POLAR_K, polar, near, 2 * D, wide, ROWS, 2 * D)
+    else:
+        program -= key_programs
+        blocks = padded(queries) // ROWS
+        begin, pair = program % blocks * ROWS, (program // blocks).to(tl.int64)
+        batch, head = pair // heads, pair % heads
+        if HAS_OFFSETS:
+            offset = tl.load(OFFSETS + batch)
+        left = queries - begin
+        far = begin.to(tl.int64)
+        Q += batch * stride_q_batch + head * stride_q_head + far * stride_q_row
+        TURN += head * (2 * D)
+        polar = polar_query(
+            Q, stride_q_row, stride_q_column, TURN, COARSE, FINE, near, left, offset + begin, columns, scale, D
+        )
+        POLAR_Q += (pair * padded(queries) + begin) * (2 * D)
+        store_tile(POLAR_Q, polar, near, 2 * D, wide, ROWS, 2 * D)
+        if BACKWARD:
+            inside = (near < left)[:, None] & (columns < D)[None, :]
+            OUT += batch * stride_out_batch + head * stride_out_head + far * stride_out_row
+            GRAD += batch * stride_grad_batch + head * stride_grad_head + far * stride_grad_row
+            out = tl.load(OUT + near[:, None] * stride_out_row + columns[None, :], inside, 0.0)
+            address = GRAD + near[:, None] * stride_grad_row + columns[None, :] * stride_grad_column
+            grad = tl.load(address, inside, 0.0)
+            dots = tl.sum(out.to(tl.float32) * grad.to(tl.float32), 1)
+            tl.store(ROW_DOTS + pair * padded(queries) + begin + near, dots)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -247,42 +280,44 @@ def rotate_keys(
 def attend_keys(
     acc1, acc2, highest, total,
     q1, q2, POLAR, V, stride_v_row, stride_v_column,
-    start, stop, keys_end,
+    start, plain, plain_end, stop, keys_end,
     position, first_key, last_key, noise1, noise2, threshold,
     D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, EVEN: tl.constexpr, COLS: tl.constexpr,
-    CAUSAL: tl.constexpr, MASKED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Online softmax over the keys start..stop-1, COLS at a time (Milakov & Gimelshein, arXiv 1805.02867)."""
+    """Online softmax over the keys start..stop-1, COLS at a time (Milakov & Gimelshein, arXiv 1805.02867).
+
+    Tiles in plain..plain_end-1 are seen whole. One loop with a branch: two loops one after the other, masked and
+    plain, made ptxas wait for every single matrix instruction of the backward pass (its warning C7515).
+    """
     near = tl.arange(0, COLS)
     for begin in tl.range(start, stop, COLS):
         left = keys_end - begin
         polar = POLAR + tl.cast(begin, tl.int64) * (2 * D)
-        k = load_tile(polar, near, 2 * D, tl.arange(0, 2 * C1), 1, left, 2 * D, EVEN, MASKED)
+        k = load_polar(polar, near, tl.arange(0, 2 * C1), D, EVEN)
         s = tl.dot(q1, tl.trans(k), input_precision=PRECISION)  # [ROWS, COLS]
         if C2 > 0:
-            k = load_tile(polar, near, 2 * D, 2 * C1 + tl.arange(0, 2 * C2), 1, left, 2 * D, EVEN, MASKED)
+            k = load_polar(polar, near, 2 * C1 + tl.arange(0, 2 * C2), D, EVEN)
             s = tl.dot(q2, tl.trans(k), s, input_precision=PRECISION)
         keys = begin + near
-        if MASKED:
+        if (begin < plain) | (begin >= plain_end):
             seen = (keys[None, :] >= first_key[:, None]) & (keys[None, :] < last_key[:, None])
             if CAUSAL:
                 seen = seen & (keys[None, :] <= position[:, None])
             s = tl.where(seen, s, float("-inf"))
         higher = tl.maximum(highest, tl.max(s, 1))
         # A row that has seen no key yet has no maximum: -inf - -inf would be nan.
-        level = tl.where(higher == float("-inf"), 0.0, higher) if MASKED else higher
+        level = tl.where(higher == float("-inf"), 0.0, higher)
         p = tl.exp2(s - level[:, None])
         fade = tl.exp2(highest - level)
         total = total * fade + tl.sum(p, 1)
         if DROPOUT:
             p = tl.where(dropout_keep(noise1[:, None], noise2[:, None], keys[None, :], threshold), p, 0.0)
         values = V + tl.cast(begin, tl.int64) * stride_v_row
-        v = load_tile(values, near, stride_v_row, tl.arange(0, C1), stride_v_column, left, D, EVEN, MASKED)
+        v = load_tile(values, near, stride_v_row, tl.arange(0, C1), stride_v_column, left, D, EVEN)
         acc1 = tl.dot(p.to(v.dtype), v, acc1 * fade[:, None], input_precision=PRECISION)  # [ROWS, C1]
         if C2 > 0:
-            v = load_tile(
-                values, near, stride_v_row, C1 + tl.arange(0, C2), stride_v_column, left, D, EVEN, MASKED
-            )
+            v = load_tile(values, near, stride_v_row, C1 + tl.arange(0, C2), stride_v_column, left, D, EVEN)
             acc2 = tl.dot(p.to(v.dtype), v, acc2 * fade[:, None], input_precision=PRECISION)
         highest = higher
     return acc1, acc2, highest, total
@@ -325,11 +360,10 @@ def key_ranges(
 
 @triton.jit(do_not_specialize=SIZES)
 def forward(
-    Q, POLAR, V, TURN, COARSE, FINE, OUT, LOGSUM, FIRST, LAST, OFFSETS, LENGTHS, SEED,
-    stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
+    POLAR_Q, POLAR_K, V, OUT, LOGSUM, FIRST, LAST, OFFSETS, LENGTHS, SEED,
     stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
     stride_out_batch, stride_out_head, stride_out_row,
-    pairs, span, heads, queries, keys, offset, scale, keep_scale, threshold,
+    pairs, span, heads, queries, keys, offset, keep_scale, threshold,
     GROUP: tl.constexpr, D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr,
     CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
@@ -346,58 +380,29 @@ def forward(
         offset = tl.load(OFFSETS + batch)
     if HAS_LENGTHS:
         keys_end = tl.minimum(keys, tl.load(LENGTHS + batch))
-    rows = begin + tl.arange(0, ROWS)
     near, left = tl.arange(0, ROWS), queries - begin
-    Q += batch * stride_q_batch + head * stride_q_head + begin.to(tl.int64) * stride_q_row
-    POLAR += (pair // GROUP) * keys * (2 * D)
+    rows = begin + near
+    POLAR_Q += (pair * padded(queries) + begin) * (2 * D)
+    POLAR_K += (pair // GROUP) * padded(keys) * (2 * D)
     V += batch * stride_v_batch + (head // GROUP) * stride_v_head
-    TURN += head * (2 * D)
-    q1 = polar_query(
-        Q,
-        stride_q_row,
-        stride_q_column,
-        TURN,
-        COARSE,
-        FINE,
-        near,
-        left,
-        offset + begin,
-        tl.arange(0, C1),
-        scale,
-        D,
-    )
+    q1 = load_polar(POLAR_Q, near, tl.arange(0, 2 * C1), D, EVEN)
     q2 = q1
     if C2 > 0:
-        q2 = polar_query(
-            Q, stride_q_row, stride_q_column, TURN, COARSE, FINE, near, left, offset + begin,
-            C1 + tl.arange(0, C2), scale, D,
-        )  # fmt: skip
+        q2 = load_polar(POLAR_Q, near, 2 * C1 + tl.arange(0, 2 * C2), D, EVEN)
     a, b, c, d, first_key, last_key = key_ranges(
         FIRST, LAST, batch, begin, rows, queries, keys_end, offset, ROWS, COLS, CAUSAL, DOCUMENTS
     )
     noise1, noise2 = rows, rows
     if DROPOUT:
         noise1, noise2 = dropout_rows(SEED, pair, rows)
-    position = rows + offset
     highest = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc1 = tl.zeros([ROWS, C1], tl.float32)
     acc2 = tl.zeros([ROWS, C2 if C2 > 0 else 16], tl.float32)
-    if DOCUMENTS:
-        acc1, acc2, highest, total = attend_keys(
-            acc1, acc2, highest, total, q1, q2, POLAR, V, stride_v_row, stride_v_column, a, b, keys_end,
-            position, first_key, last_key, noise1, noise2, threshold,
-            D, C1, C2, EVEN, COLS, CAUSAL, True, DROPOUT, PRECISION,
-        )  # fmt: skip
     acc1, acc2, highest, total = attend_keys(
-        acc1, acc2, highest, total, q1, q2, POLAR, V, stride_v_row, stride_v_column, b, c, keys_end,
-        position, first_key, last_key, noise1, noise2, threshold,
-        D, C1, C2, EVEN, COLS, CAUSAL, False, DROPOUT, PRECISION,
-    )  # fmt: skip
-    acc1, acc2, highest, total = attend_keys(
-        acc1, acc2, highest, total, q1, q2, POLAR, V, stride_v_row, stride_v_column, c, d, keys_end,
-        position, first_key, last_key, noise1, noise2, threshold,
-        D, C1, C2, EVEN, COLS, CAUSAL, True, DROPOUT, PRECISION,
+        acc1, acc2, highest, total, q1, q2, POLAR_K, V, stride_v_row, stride_v_column, a, b, c, d, keys_end,
+        rows + offset, first_key, last_key, noise1, noise2, threshold,
+        D, C1, C2, EVEN, COLS, CAUSAL, DROPOUT, PRECISION,
     )  # fmt: skip
     # A query without a single key attends to nothing: its output is 0, and +inf makes its weights 0 in the
     # backward pass. So it does for the rows that pad the last tile: `backward_keys` need not mask them.
@@ -424,47 +429,49 @@ def forward(
 def gather_queries(
     dk1, dk2, dv1, dv2,
     k1, k2, v1, v2, POLAR, GRAD, LOGSUM, ROW_DOTS, stride_grad_row, stride_grad_column,
-    start, stop, queries, offset, keys, first_query, last_query, SEED, pair, keep_scale, threshold,
+    start, plain, plain_end, stop,
+    queries, offset, keys, first_query, last_query, SEED, pair, keep_scale, threshold,
     D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr,
-    CAUSAL: tl.constexpr, MASKED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Add to dk and dv of a tile of keys what the queries start..stop-1 send; tiles are [keys, queries]."""
+    """Add to dk and dv of a tile of keys what the queries start..stop-1 send; tiles are [keys, queries].
+
+    Rows behind the last query are zeros, and so are their weights, since their logsum is +inf.
+    """
     near = tl.arange(0, ROWS)
     for begin in tl.range(start, stop, ROWS):
         rows = begin + near
-        # Rows behind the last query read the last one again; their weights are 0, since their logsum is +inf.
-        real = tl.minimum(near, queries - 1 - begin)
+        left = queries - begin
         polar = POLAR + tl.cast(begin, tl.int64) * (2 * D)
-        q1 = load_tile(polar, real, 2 * D, tl.arange(0, 2 * C1), 1, queries, 2 * D, EVEN, False)
+        grads = GRAD + tl.cast(begin, tl.int64) * stride_grad_row
+        q1 = load_polar(polar, near, tl.arange(0, 2 * C1), D, EVEN)
         s = tl.dot(k1, tl.trans(q1), input_precision=PRECISION)
         if C2 > 0:
-            q2 = load_tile(polar, real, 2 * D, 2 * C1 + tl.arange(0, 2 * C2), 1, queries, 2 * D, EVEN, False)
+            q2 = load_polar(polar, near, 2 * C1 + tl.arange(0, 2 * C2), D, EVEN)
             s = tl.dot(k2, tl.trans(q2), s, input_precision=PRECISION)
+        # Both products that need no other come first: their tensor cores work while the weights are computed.
+        g1 = load_tile(grads, near, stride_grad_row, tl.arange(0, C1), stride_grad_column, left, D, EVEN)
+        dp = tl.dot(v1, tl.trans(g1), input_precision=PRECISION)
+        if C2 > 0:
+            g2 = load_tile(grads, near, stride_grad_row, C1 + tl.arange(0, C2), stride_grad_column, left, D, EVEN)
+            dp = tl.dot(v2, tl.trans(g2), dp, input_precision=PRECISION)
         logsum, row_dots = tl.load(LOGSUM + rows), tl.load(ROW_DOTS + rows)
         p = tl.exp2(s - logsum[None, :])
-        if MASKED:
+        if (begin < plain) | (begin >= plain_end):
             seen = (rows[None, :] >= first_query[:, None]) & (rows[None, :] < last_query[:, None])
             if CAUSAL:
                 seen = seen & (keys[:, None] <= rows[None, :] + offset)
             p = tl.where(seen, p, 0.0)
-        grads = GRAD + tl.cast(begin, tl.int64) * stride_grad_row
-        g1 = load_tile(grads, real, stride_grad_row, tl.arange(0, C1), stride_grad_column, queries, D, EVEN, False)
         kept = p
         if DROPOUT:
             noise1, noise2 = dropout_rows(SEED, pair, rows)
             keep = dropout_keep(noise1[None, :], noise2[None, :], keys[:, None], threshold)
             kept = tl.where(keep, p * keep_scale, 0.0)
-        dv1 = tl.dot(kept.to(g1.dtype), g1, dv1, input_precision=PRECISION)
-        dp = tl.dot(v1, tl.trans(g1), input_precision=PRECISION)
-        if C2 > 0:
-            g2 = load_tile(
-                grads, real, stride_grad_row, C1 + tl.arange(0, C2), stride_grad_column, queries, D, EVEN, False
-            )
-            dv2 = tl.dot(kept.to(g2.dtype), g2, dv2, input_precision=PRECISION)
-            dp = tl.dot(v2, tl.trans(g2), dp, input_precision=PRECISION)
-        if DROPOUT:
             dp = tl.where(keep, dp * keep_scale, 0.0)
         ds = (p * (dp - row_dots[None, :])).to(q1.dtype)
+        dv1 = tl.dot(kept.to(g1.dtype), g1, dv1, input_precision=PRECISION)
+        if C2 > 0:
+            dv2 = tl.dot(kept.to(g2.dtype), g2, dv2, input_precision=PRECISION)
         dk1 = tl.dot(ds, q1, dk1, input_precision=PRECISION)  # [COLS, 2 C1]
         if C2 > 0:
             dk2 = tl.dot(ds, q2, dk2, input_precision=PRECISION)
@@ -515,13 +522,13 @@ def backward_keys(
     keys = begin + near
     K += batch * stride_k_batch + key_head * stride_k_head + begin.to(tl.int64) * stride_k_row
     V += batch * stride_v_batch + key_head * stride_v_head + begin.to(tl.int64) * stride_v_row
-    polar = POLAR_K + (pair * length + begin) * (2 * D)
-    k1 = load_tile(polar, near, 2 * D, tl.arange(0, 2 * C1), 1, left, 2 * D, EVEN, True)
-    v1 = load_tile(V, near, stride_v_row, tl.arange(0, C1), stride_v_column, left, D, EVEN, True)
+    polar = POLAR_K + (pair * padded(length) + begin) * (2 * D)
+    k1 = load_polar(polar, near, tl.arange(0, 2 * C1), D, EVEN)
+    v1 = load_tile(V, near, stride_v_row, tl.arange(0, C1), stride_v_column, keys_end - begin, D, EVEN)
     k2, v2 = k1, v1
     if C2 > 0:
-        k2 = load_tile(polar, near, 2 * D, 2 * C1 + tl.arange(0, 2 * C2), 1, left, 2 * D, EVEN, True)
-        v2 = load_tile(V, near, stride_v_row, C1 + tl.arange(0, C2), stride_v_column, left, D, EVEN, True)
+        k2 = load_polar(polar, near, 2 * C1 + tl.arange(0, 2 * C2), D, EVEN)
+        v2 = load_tile(V, near, stride_v_row, C1 + tl.arange(0, C2), stride_v_column, keys_end - begin, D, EVEN)
 
     lowest, lowest_full, highest_full, highest = 0, 0, queries, queries
     last_query = tl.zeros([COLS], tl.int32) + queries
@@ -542,7 +549,7 @@ def backward_keys(
         highest = tl.where(begin < keys_end, highest, 0)
     a, b, c, d = ranges(lowest, lowest_full, highest_full, highest, ROWS)
     if not DOCUMENTS:
-        c = tl.maximum(b, d)  # the last tile needs no mask
+        c = d  # the last tile needs no mask
 
     dk1 = tl.zeros([COLS, 2 * C1], tl.float32)
     dv1 = tl.zeros([COLS, C1], tl.float32)
@@ -551,26 +558,14 @@ def backward_keys(
     for member in range(GROUP):
         head = key_head * GROUP + member
         query_pair = batch * heads + head
-        polar = POLAR_Q + query_pair * queries * (2 * D)
+        polar = POLAR_Q + query_pair * padded(queries) * (2 * D)
         grad = GRAD + batch * stride_grad_batch + head * stride_grad_head
         logsum, row_dots = LOGSUM + query_pair * padded(queries), ROW_DOTS + query_pair * padded(queries)
         dk1, dk2, dv1, dv2 = gather_queries(
             dk1, dk2, dv1, dv2, k1, k2, v1, v2, polar, grad, logsum, row_dots, stride_grad_row, stride_grad_column,
-            a, b, queries, offset, keys, first_query, last_query, SEED, query_pair, keep_scale, threshold,
-            D, C1, C2, EVEN, ROWS, CAUSAL, True, DROPOUT, PRECISION,
+            a, b, c, d, queries, offset, keys, first_query, last_query, SEED, query_pair, keep_scale, threshold,
+            D, C1, C2, EVEN, ROWS, CAUSAL, DROPOUT, PRECISION,
         )  # fmt: skip
-        dk1, dk2, dv1, dv2 = gather_queries(
-            dk1, dk2, dv1, dv2, k1, k2, v1, v2, polar, grad, logsum, row_dots, stride_grad_row, stride_grad_column,
-            b, c, queries, offset, keys, first_query, last_query, SEED, query_pair, keep_scale, threshold,
-            D, C1, C2, EVEN, ROWS, CAUSAL, False, DROPOUT, PRECISION,
-        )  # fmt: skip
-        if DOCUMENTS:
-            dk1, dk2, dv1, dv2 = gather_queries(
-                dk1, dk2, dv1, dv2, k1, k2, v1, v2, polar, grad, logsum, row_dots,
-                stride_grad_row, stride_grad_column,
-                c, d, queries, offset, keys, first_query, last_query, SEED, query_pair, keep_scale, threshold,
-                D, C1, C2, EVEN, ROWS, CAUSAL, True, DROPOUT, PRECISION,
-            )  # fmt: skip
     DK += batch * stride_dk_batch + key_head * stride_dk_head + begin.to(tl.int64) * stride_dk_row
     DV += batch * stride_dk_batch + key_head * stride_dk_head + begin.to(tl.int64) * stride_dk_row
     valid = keys < keys_end
@@ -592,10 +587,10 @@ def backward_keys(
 def gather_keys(
     dq1, dq2,
     q1, q2, g1, g2, POLAR, V, stride_v_row, stride_v_column,
-    start, stop, keys_end, logsum, row_dots,
+    start, plain, plain_end, stop, keys_end, logsum, row_dots,
     position, first_key, last_key, noise1, noise2, keep_scale, threshold,
     D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, EVEN: tl.constexpr, COLS: tl.constexpr,
-    CAUSAL: tl.constexpr, MASKED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add to dq' of a tile of queries what the keys start..stop-1 send; tiles are [queries, keys]."""
     near = tl.arange(0, COLS)
@@ -603,21 +598,19 @@ def gather_keys(
         left = keys_end - begin
         keys = begin + near
         polar = POLAR + tl.cast(begin, tl.int64) * (2 * D)
-        k1 = load_tile(polar, near, 2 * D, tl.arange(0, 2 * C1), 1, left, 2 * D, EVEN, MASKED)
+        k1 = load_polar(polar, near, tl.arange(0, 2 * C1), D, EVEN)
         s = tl.dot(q1, tl.trans(k1), input_precision=PRECISION)
         if C2 > 0:
-            k2 = load_tile(polar, near, 2 * D, 2 * C1 + tl.arange(0, 2 * C2), 1, left, 2 * D, EVEN, MASKED)
+            k2 = load_polar(polar, near, 2 * C1 + tl.arange(0, 2 * C2), D, EVEN)
             s = tl.dot(q2, tl.trans(k2), s, input_precision=PRECISION)
         values = V + tl.cast(begin, tl.int64) * stride_v_row
-        v = load_tile(values, near, stride_v_row, tl.arange(0, C1), stride_v_column, left, D, EVEN, MASKED)
+        v = load_tile(values, near, stride_v_row, tl.arange(0, C1), stride_v_column, left, D, EVEN)
         dp = tl.dot(g1, tl.trans(v), input_precision=PRECISION)
         if C2 > 0:
-            v = load_tile(
-                values, near, stride_v_row, C1 + tl.arange(0, C2), stride_v_column, left, D, EVEN, MASKED
-            )
+            v = load_tile(values, near, stride_v_row, C1 + tl.arange(0, C2), stride_v_column, left, D, EVEN)
             dp = tl.dot(g2, tl.trans(v), dp, input_precision=PRECISION)
         p = tl.exp2(s - logsum[:, None])
-        if MASKED:
+        if (begin < plain) | (begin >= plain_end):
             seen = (keys[None, :] >= first_key[:, None]) & (keys[None, :] < last_key[:, None])
             if CAUSAL:
                 seen = seen & (keys[None, :] <= position[:, None])
@@ -653,11 +646,10 @@ def store_query_gradient(
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_queries(
-    Q, POLAR_Q, POLAR_K, V, OUT, GRAD, LOGSUM, ROW_DOTS, DQ, TURN, DELTA_PART, COARSE, FINE,
+    Q, POLAR_Q, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DQ, TURN, DELTA_PART, COARSE, FINE,
     FIRST, LAST, OFFSETS, LENGTHS, SEED,
     stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
     stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
-    stride_out_batch, stride_out_head, stride_out_row,
     stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
     stride_dq_batch, stride_dq_head, stride_dq_row,
     pairs, span, heads, queries, keys, offset, scale, keep_scale, threshold,
@@ -666,9 +658,7 @@ def backward_queries(
     CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dq of one tile of queries, and its part of ddelta; and for `backward_keys`, which runs after it, the tile's
-    rotated queries and sums of grad x out.
-    """
+    """dq of one tile of queries, and its part of ddelta."""
     EVEN: tl.constexpr = C1 + C2 == D
     blocks = tl.cdiv(queries, ROWS)
     block, pair = place(blocks, pairs, span)
@@ -683,72 +673,43 @@ def backward_queries(
     near, left = tl.arange(0, ROWS), queries - begin
     rows = begin + near
     far = begin.to(tl.int64)
-    Q += batch * stride_q_batch + head * stride_q_head + far * stride_q_row
-    POLAR_Q += (pair * queries + begin) * (2 * D)
-    POLAR_K += (pair // GROUP) * keys * (2 * D)
+    POLAR_Q += (pair * padded(queries) + begin) * (2 * D)
+    POLAR_K += (pair // GROUP) * padded(keys) * (2 * D)
     V += batch * stride_v_batch + (head // GROUP) * stride_v_head
-    OUT += batch * stride_out_batch + head * stride_out_head + far * stride_out_row
     GRAD += batch * stride_grad_batch + head * stride_grad_head + far * stride_grad_row
-    TURN += head * (2 * D)
-    columns = tl.arange(0, C1)
-    q1 = polar_query(
-        Q, stride_q_row, stride_q_column, TURN, COARSE, FINE, near, left, offset + begin, columns, scale, D
-    )
-    store_tile(POLAR_Q, q1, near, 2 * D, tl.arange(0, 2 * C1), left, 2 * D)
-    g1 = load_tile(GRAD, near, stride_grad_row, columns, stride_grad_column, left, D, EVEN, True)
-    out = load_tile(OUT, near, stride_out_row, columns, 1, left, D, EVEN, True)
-    row_dots = tl.sum(out.to(tl.float32) * g1.to(tl.float32), 1)
+    q1 = load_polar(POLAR_Q, near, tl.arange(0, 2 * C1), D, EVEN)
+    g1 = load_tile(GRAD, near, stride_grad_row, tl.arange(0, C1), stride_grad_column, left, D, EVEN)
     q2, g2 = q1, g1
     if C2 > 0:
-        columns = C1 + tl.arange(0, C2)
-        q2 = polar_query(
-            Q, stride_q_row, stride_q_column, TURN, COARSE, FINE, near, left, offset + begin, columns, scale, D
-        )
-        store_tile(POLAR_Q, q2, near, 2 * D, 2 * C1 + tl.arange(0, 2 * C2), left, 2 * D)
-        g2 = load_tile(GRAD, near, stride_grad_row, columns, stride_grad_column, left, D, EVEN, True)
-        out = load_tile(OUT, near, stride_out_row, columns, 1, left, D, EVEN, True)
-        row_dots += tl.sum(out.to(tl.float32) * g2.to(tl.float32), 1)
+        q2 = load_polar(POLAR_Q, near, 2 * C1 + tl.arange(0, 2 * C2), D, EVEN)
+        g2 = load_tile(GRAD, near, stride_grad_row, C1 + tl.arange(0, C2), stride_grad_column, left, D, EVEN)
     logsum = tl.load(LOGSUM + pair * padded(queries) + rows)
-    ROW_DOTS += pair * padded(queries)
-    tl.store(ROW_DOTS + rows, row_dots)
-    if begin + ROWS >= queries:
-        rest = begin + ROWS + tl.arange(0, _PAD)
-        tl.store(ROW_DOTS + rest, tl.zeros([_PAD], tl.float32), rest < padded(queries))
+    row_dots = tl.load(ROW_DOTS + pair * padded(queries) + rows)
     a, b, c, d, first_key, last_key = key_ranges(
         FIRST, LAST, batch, begin, rows, queries, keys_end, offset, ROWS, COLS, CAUSAL, DOCUMENTS
     )
     noise1, noise2 = rows, rows
     if DROPOUT:
         noise1, noise2 = dropout_rows(SEED, pair, rows)
-    position = rows + offset
     dq1 = tl.zeros([ROWS, 2 * C1], tl.float32)
     dq2 = tl.zeros([ROWS, 2 * C2 if C2 > 0 else 16], tl.float32)
-    if DOCUMENTS:
-        dq1, dq2 = gather_keys(
-            dq1, dq2, q1, q2, g1, g2, POLAR_K, V, stride_v_row, stride_v_column, a, b, keys_end, logsum, row_dots,
-            position, first_key, last_key, noise1, noise2, keep_scale, threshold,
-            D, C1, C2, EVEN, COLS, CAUSAL, True, DROPOUT, PRECISION,
-        )  # fmt: skip
     dq1, dq2 = gather_keys(
-        dq1, dq2, q1, q2, g1, g2, POLAR_K, V, stride_v_row, stride_v_column, b, c, keys_end, logsum, row_dots,
-        position, first_key, last_key, noise1, noise2, keep_scale, threshold,
-        D, C1, C2, EVEN, COLS, CAUSAL, False, DROPOUT, PRECISION,
+        dq1, dq2, q1, q2, g1, g2, POLAR_K, V, stride_v_row, stride_v_column, a, b, c, d, keys_end,
+        logsum, row_dots, rows + offset, first_key, last_key, noise1, noise2, keep_scale, threshold,
+        D, C1, C2, EVEN, COLS, CAUSAL, DROPOUT, PRECISION,
     )  # fmt: skip
-    dq1, dq2 = gather_keys(
-        dq1, dq2, q1, q2, g1, g2, POLAR_K, V, stride_v_row, stride_v_column, c, d, keys_end, logsum, row_dots,
-        position, first_key, last_key, noise1, noise2, keep_scale, threshold,
-        D, C1, C2, EVEN, COLS, CAUSAL, True, DROPOUT, PRECISION,
-    )  # fmt: skip
+    Q += batch * stride_q_batch + head * stride_q_head + far * stride_q_row
     DQ += batch * stride_dq_batch + head * stride_dq_head + far * stride_dq_row
+    TURN += head * (2 * D)
     DELTA_PART += (pair * blocks + block) * D
     store_query_gradient(
         dq1, Q, DQ, TURN, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
-        near, left, offset + begin, tl.arange(0, C1), scale / _LOG2_E, D, C1, ROWS,
+        near, left, offset + begin, tl.arange(0, C1), scale, D, C1, ROWS,
     )  # fmt: skip
     if C2 > 0:
         store_query_gradient(
             dq2, Q, DQ, TURN, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
-            near, left, offset + begin, C1 + tl.arange(0, C2), scale / _LOG2_E, D, C2, ROWS,
+            near, left, offset + begin, C1 + tl.arange(0, C2), scale, D, C2, ROWS,
         )  # fmt: skip
 
 
@@ -827,8 +788,9 @@ def choose_tiling(dim: int, keys: int, dtype: torch.dtype, device: torch.device)
 
 
 class Problem(NamedTuple):
-    """What both passes need besides q, k, v and delta."""
+    """What both passes need besides q, k and v."""
 
+    turns: Tensor  # (H, 2D) fp32: the cosines and then the sines of delta
     tables: RotationTables
     first: Tensor | None  # (B, L) int32: first key that each query may see, for packed documents
     last: Tensor | None  # (B, L) int32: end of the keys that each query may see
@@ -865,15 +827,29 @@ def new_row_sums(q: Tensor) -> Tensor:
 ROTATED_ROWS = 32
 
 
-def polar_keys(k: Tensor, delta: Tensor, tables: RotationTables) -> tuple[Tensor, Tensor]:
-    """Rotated keys (B, Hkv, Lk, 2D), interleaved, and cos and sin of delta (H, 2D): transients."""
-    batch, heads, length, dim = k.shape
-    polar, turns = k.new_empty(batch, heads, length, 2 * dim), delta.new_empty(len(delta), 2 * dim)
-    rotate_keys[(triton.cdiv(length, ROTATED_ROWS), batch * heads)](
-        k, polar, delta, turns, tables.coarse, tables.fine, *k.stride(), heads, length,
-        GROUP=len(delta) // heads, D=dim, C=_padded(dim), ROWS=ROTATED_ROWS,
+def new_polar(x: Tensor) -> Tensor:
+    """Empty (B, H, L rounded up to whole tiles, 2D)."""
+    batch, heads, length, dim = x.shape
+    return x.new_empty(batch, heads, (length + PAD - 1) // PAD * PAD, 2 * dim)
+
+
+def launch_rotate(
+    q: Tensor, k: Tensor, polar_q: Tensor, polar_k: Tensor, problem: Problem,
+    out: Tensor | None = None, grad: Tensor | None = None, row_dots: Tensor | None = None,
+) -> None:  # fmt: skip
+    """Fill polar_q and polar_k (`new_polar`); for the backward pass row_dots too (`new_row_sums`)."""
+    (batch, heads, queries, dim), (key_heads, keys) = q.shape, k.shape[1:3]
+    key_programs = polar_k.shape[2] // ROTATED_ROWS * batch * key_heads
+    query_programs = polar_q.shape[2] // ROTATED_ROWS * batch * heads
+    rotate[(key_programs + query_programs,)](
+        q, k, polar_q, polar_k, problem.turns, out, grad, row_dots, problem.tables.coarse, problem.tables.fine,
+        problem.offsets, problem.lengths,
+        *q.stride(), *k.stride(), *(out.stride()[:3] if out is not None else (0, 0, 0)),
+        *(grad.stride() if grad is not None else (0, 0, 0, 0)),
+        key_programs, heads, queries, keys, problem.offset, problem.scale * LOG2_E,
+        GROUP=heads // key_heads, D=dim, C=_padded(dim), ROWS=ROTATED_ROWS,
+        HAS_OFFSETS=problem.offsets is not None, HAS_LENGTHS=problem.lengths is not None, BACKWARD=out is not None,
     )  # fmt: skip
-    return polar, turns
 
 
 def _span(pairs: int, length: int, v: Tensor) -> int:
@@ -906,24 +882,16 @@ def _options(problem: Problem, dim: int, group: int, tiles: Tiles) -> dict[str, 
 
 
 def launch_forward(
-    q: Tensor,
-    polar_k: Tensor,
-    v: Tensor,
-    turns: Tensor,
-    out: Tensor,
-    logsum: Tensor,
-    problem: Problem,
-    tiles: Tiles,
+    polar_q: Tensor, polar_k: Tensor, v: Tensor, out: Tensor, logsum: Tensor, problem: Problem, tiles: Tiles
 ) -> None:
     """Fill out (B, H, Lq, D) and logsum (B, H, Lq)."""
-    (batch, heads, queries, dim), (key_heads, keys) = q.shape, v.shape[1:3]
+    (batch, heads, queries, dim), (key_heads, keys) = out.shape, v.shape[1:3]
     pairs = batch * heads
     forward[(triton.cdiv(queries, tiles.rows) * pairs,)](
-        q, polar_k, v, turns, problem.tables.coarse, problem.tables.fine, out, logsum,
+        polar_q, polar_k, v, out, logsum,
         problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
-        *q.stride(), *v.stride(), *out.stride()[:3],
-        pairs, _span(pairs, keys, v), heads, queries, keys, problem.offset, problem.scale * LOG2_E,
-        problem.keep_scale, problem.threshold,
+        *v.stride(), *out.stride()[:3],
+        pairs, _span(pairs, keys, v), heads, queries, keys, problem.offset, problem.keep_scale, problem.threshold,
         **_options(problem, dim, heads // key_heads, tiles),
     )  # fmt: skip
 
@@ -946,46 +914,45 @@ def launch_backward_keys(
 
 
 def launch_backward_queries(
-    q: Tensor, polar_k: Tensor, v: Tensor, turns: Tensor, out: Tensor, grad: Tensor, logsum: Tensor,
-    polar_q: Tensor, row_dots: Tensor, dq: Tensor, problem: Problem, tiles: Tiles,
+    q: Tensor, polar_q: Tensor, polar_k: Tensor, v: Tensor, grad: Tensor, logsum: Tensor,
+    row_dots: Tensor, dq: Tensor, problem: Problem, tiles: Tiles,
 ) -> Tensor:  # fmt: skip
-    """Fill polar_q (B, H, Lq, 2D), row_dots and dq (B, H, Lq, D); ddelta in parts, (B, H, tiles, D) fp32."""
+    """Fill dq (B, H, Lq, D); ddelta in parts, (B, H, tiles, D) fp32."""
     (batch, heads, queries, dim), (key_heads, keys) = q.shape, v.shape[1:3]
     parts = triton.cdiv(queries, tiles.rows)
     delta_part = q.new_empty(batch, heads, parts, dim, dtype=torch.float32)
     pairs = batch * heads
     backward_queries[(parts * pairs,)](
-        q, polar_q, polar_k, v, out, grad, logsum, row_dots, dq, turns, delta_part,
+        q, polar_q, polar_k, v, grad, logsum, row_dots, dq, problem.turns, delta_part,
         problem.tables.coarse, problem.tables.fine,
         problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
-        *q.stride(), *v.stride(), *out.stride()[:3], *grad.stride(), *dq.stride()[:3],
-        pairs, _span(pairs, keys, v), heads, queries, keys, problem.offset, problem.scale * LOG2_E,
-        problem.keep_scale, problem.threshold,
+        *q.stride(), *v.stride(), *grad.stride(), *dq.stride()[:3],
+        pairs, _span(pairs, keys, v), heads, queries, keys, problem.offset, problem.scale, problem.keep_scale,
+        problem.threshold,
         **_options(problem, dim, heads // key_heads, tiles),
     )  # fmt: skip
     return delta_part
 
 
-def attention_forward(q: Tensor, k: Tensor, v: Tensor, delta: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+def attention_forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
     """Output (B, H, Lq, D) and the log2 of each query's softmax sum (`new_row_sums`)."""
-    out, logsum = like_tokens(q), new_row_sums(q)
+    out, logsum, polar_q, polar_k = like_tokens(q), new_row_sums(q), new_polar(q), new_polar(k)
     tiles = choose_tiling(q.shape[-1], k.shape[2], q.dtype, q.device).forward
-    polar, turns = polar_keys(k, delta, problem.tables)
-    launch_forward(q, polar, v, turns, out, logsum, problem, tiles)
+    launch_rotate(q, k, polar_q, polar_k, problem)
+    launch_forward(polar_q, polar_k, v, out, logsum, problem, tiles)
     return out, logsum
 
 
 def attention_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, delta: Tensor, out: Tensor, logsum: Tensor, problem: Problem
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsum: Tensor, problem: Problem
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """dq, dk, dv as q, k, v and ddelta (H, D) fp32."""
     tiling = choose_tiling(q.shape[-1], k.shape[2], q.dtype, q.device)
-    batch, heads, queries, dim = q.shape
-    polar_k, turns = polar_keys(k, delta, problem.tables)
-    polar_q, row_dots = q.new_empty(batch, heads, queries, 2 * dim), new_row_sums(q)
+    polar_q, polar_k, row_dots = new_polar(q), new_polar(k), new_row_sums(q)
     dq, dk, dv = like_tokens(q), like_tokens(k), like_tokens(v)
+    launch_rotate(q, k, polar_q, polar_k, problem, out, grad, row_dots)
     delta_part = launch_backward_queries(
-        q, polar_k, v, turns, out, grad, logsum, polar_q, row_dots, dq, problem, tiling.backward_queries
+        q, polar_q, polar_k, v, grad, logsum, row_dots, dq, problem, tiling.backward_queries
     )
     launch_backward_keys(polar_q, k, polar_k, v, grad, logsum, row_dots, dk, dv, problem, tiling.backward_keys)
     return dq, dk, dv, delta_part.sum((0, 2))

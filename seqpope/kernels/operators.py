@@ -25,16 +25,16 @@ def _device_of(x: Tensor) -> Iterator[None]:
 
 @torch.library.custom_op("seqpope::pope_attention", mutates_args=())
 def pope_forward(
-    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, coarse: Tensor, fine: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, turns: Tensor, coarse: Tensor, fine: Tensor,
     first: Tensor | None, last: Tensor | None, offsets: Tensor | None, lengths: Tensor | None, seed: Tensor | None,
     offset: int, causal: bool, scale: float, dropout_p: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Output (B, H, Lq, D) and log2 of the softmax sums; arguments as `flash.Problem` has them."""
     problem = flash.Problem(
-        RotationTables(coarse, fine), first, last, offsets, lengths, seed, offset, causal, scale, dropout_p
+        turns, RotationTables(coarse, fine), first, last, offsets, lengths, seed, offset, causal, scale, dropout_p
     )
     with _device_of(q):
-        return flash.attention_forward(q, k, v, delta, problem)
+        return flash.attention_forward(q, k, v, problem)
 
 
 @pope_forward.register_fake
@@ -45,16 +45,16 @@ def _(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("seqpope::pope_attention_backward", mutates_args=())
 def pope_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, delta: Tensor, out: Tensor, logsum: Tensor,
-    coarse: Tensor, fine: Tensor,
+    turns: Tensor, coarse: Tensor, fine: Tensor,
     first: Tensor | None, last: Tensor | None, offsets: Tensor | None, lengths: Tensor | None, seed: Tensor | None,
     offset: int, causal: bool, scale: float, dropout_p: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dq, dk, dv and ddelta."""
     problem = flash.Problem(
-        RotationTables(coarse, fine), first, last, offsets, lengths, seed, offset, causal, scale, dropout_p
+        turns, RotationTables(coarse, fine), first, last, offsets, lengths, seed, offset, causal, scale, dropout_p
     )
     with _device_of(q):
-        return flash.attention_backward(grad, q, k, v, delta, out, logsum, problem)
+        return flash.attention_backward(grad, q, k, v, out, logsum, problem)
 
 
 @pope_backward.register_fake
@@ -63,16 +63,16 @@ def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, delta: Tensor, *rest: Any) 
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, delta, coarse, fine, first, last, offsets, lengths, seed, *numbers = inputs
+    q, k, v, delta, turns, coarse, fine, first, last, offsets, lengths, seed, *numbers = inputs
     out, logsum = output
     ctx.mark_non_differentiable(logsum)
-    ctx.save_for_backward(q, k, v, delta, out, logsum, coarse, fine, first, last, offsets, lengths, seed)
+    ctx.save_for_backward(q, k, v, delta, out, logsum, turns, coarse, fine, first, last, offsets, lengths, seed)
     ctx.numbers = numbers
 
 
 def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     gradients = pope_backward(grad, *ctx.saved_tensors, *ctx.numbers)
-    return *gradients, *[None] * 11
+    return *gradients, *[None] * 12
 
 
 torch.library.register_autograd("seqpope::pope_attention", _backward, setup_context=_setup_context)
@@ -80,13 +80,13 @@ torch.library.register_autograd("seqpope::pope_attention", _backward, setup_cont
 
 @torch.library.custom_op("seqpope::pope_decode", mutates_args=())
 def pope_decode(
-    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, coarse: Tensor, fine: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, turns: Tensor, coarse: Tensor, fine: Tensor,
     offsets: Tensor | None, lengths: Tensor | None, offset: int, causal: bool, scale: float,
 ) -> Tensor:  # fmt: skip
     """Output (B, H, Lq, D) of a few queries against a cache; no gradient."""
     with _device_of(q):
         tables = RotationTables(coarse, fine)
-        return decode.decode_attention(q, k, v, delta, tables, offsets, lengths, offset, causal, scale)
+        return decode.decode_attention(q, k, v, turns, tables, offsets, lengths, offset, causal, scale)
 
 
 @pope_decode.register_fake

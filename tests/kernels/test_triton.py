@@ -42,6 +42,10 @@ def errors(inputs, backend, dtype, **options):
     return dict(zip(NAMES, map(relative_error, got, exact), strict=True))
 
 
+def turned(delta):
+    return torch.cat((delta.cos(), delta.sin()), -1)
+
+
 @pytest.fixture
 def poisoned():
     """Memory that nothing was written to reads as nan."""
@@ -89,7 +93,7 @@ def test_a_thousand_keys(dim, poisoned):
 def test_poison_would_be_seen(poisoned, monkeypatch):
     """The fixture proves something: a kernel that leaves its last tile out does not pass."""
     launch = flash.launch_forward
-    monkeypatch.setattr(flash, "launch_forward", lambda q, *a: launch(q[:, :, :32], *a))
+    monkeypatch.setattr(flash, "launch_forward", lambda q, k, v, out, *a: launch(q, k, v, out[:, :, :32], *a))
     q, k, v, delta = make_inputs(65, 65, 16)
     assert pope_attention(q, k, v, delta, backend="triton", dropout_p=1e-9).isnan().any()
 
@@ -103,12 +107,14 @@ def test_far_positions_are_exact():
         q.double(), k.double(), v.double(), delta.double(), query_offset=37, backend="reference"
     )
     tables = two_level_tables(far + 64, 16, 10000.0, DEVICE)
-    keys, turns = flash.polar_keys(k, delta, tables)
-    polar = keys.unflatten(-1, (16, 2))
+    problem = flash.Problem(turned(delta), tables, None, None, None, None, None, 0, True, 0.25, 0.0)
+    keys = flash.new_polar(k)
+    flash.launch_rotate(q, k, flash.new_polar(q), keys, problem)
+    polar = keys[:, :, :40].unflatten(-1, (16, 2))
+    assert not keys[:, :, 40:].any()
     angle = torch.arange(40, dtype=torch.float64)[:, None] * torch.tensor(10000.0) ** (-torch.arange(16) / 16)
     mu = torch.nn.functional.softplus(k.double())
     torch.testing.assert_close(polar[..., 0].double(), mu * angle.cos().to(DEVICE), atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(turns.double().cpu()[:, 16:], delta.double().sin().cpu(), atol=1e-6, rtol=1e-6)
     # The same three queries a million positions further on: a query's rotation against keys' at its own place.
     near = pope_attention(q, k, v, delta, query_offset=37, backend="triton")
     torch.testing.assert_close(near.double(), exact, atol=1e-5, rtol=1e-5)
@@ -291,7 +297,7 @@ class TestDecoding:
         q, k, v, delta = make_inputs(40, 40, 16, heads=2, key_heads=1)
         tables = two_level_tables(40, 16, 10000.0, DEVICE)
         with pytest.raises(ValueError, match="up to 64, not 40 x 2"):
-            decode.decode_attention(q, k, v, delta, tables, None, None, 0, True, 0.25)
+            decode.decode_attention(q, k, v, turned(delta), tables, None, None, 0, True, 0.25)
 
 
 class TestInTorch:
@@ -299,7 +305,19 @@ class TestInTorch:
         q, k, v, delta = make_inputs(33, 33, 16, batch=1, heads=2)
         tables = two_level_tables(33, 16, 10000.0, DEVICE)
         extra = {"first": None, "last": None, "offsets": None, "lengths": None, "seed": None} | options
-        return (q, k, v, delta, *tables, *extra.values(), 0, True, 0.25, 0.2 if extra["seed"] is not None else 0.0)
+        return (
+            q,
+            k,
+            v,
+            delta,
+            turned(delta),
+            *tables,
+            *extra.values(),
+            0,
+            True,
+            0.25,
+            0.2 if extra["seed"] is not None else 0.0,
+        )
 
     @pytest.mark.parametrize("seeded", [False, True])
     def test_forward_operator(self, seeded):
@@ -319,7 +337,7 @@ class TestInTorch:
         q, k, v, delta = make_inputs(1, 33, 16, heads=2)
         tables = two_level_tables(33, 16, 10000.0, DEVICE)
         torch.library.opcheck(
-            torch.ops.seqpope.pope_decode.default, (q, k, v, delta, *tables, None, None, 32, True, 0.25)
+            torch.ops.seqpope.pope_decode.default, (q, k, v, turned(delta), *tables, None, None, 32, True, 0.25)
         )
 
     @pytest.mark.parametrize("options", [{}, {"dropout_p": 0.2, "dropout_seed": 3}, {"packed": True}])
