@@ -153,13 +153,15 @@ def load_polar(POLAR, rows, columns, D: tl.constexpr, EVEN: tl.constexpr):
 
 
 @triton.jit
-def load_tile(X, rows, stride_row, columns, stride_column, limit, D: tl.constexpr, EVEN: tl.constexpr):
+def load_tile(
+    X, rows, stride_row, columns, stride_column, limit, D: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr
+):
     """A tile [rows, columns] of a matrix D columns wide; rows at and beyond `limit` read 0.
 
-    Columns beyond D exist only where D was rounded up, not EVEN.
+    Columns beyond D exist only where D was rounded up to E1 + E2.
     """
     address = X + rows[:, None] * stride_row + columns[None, :] * stride_column
-    if EVEN:
+    if E1 + E2 == D:
         tile = tl.load(address, (rows < limit)[:, None], 0.0)
     else:
         tile = tl.load(address, (rows < limit)[:, None] & (columns < D)[None, :], 0.0)
@@ -282,7 +284,7 @@ def attend_keys(
     q1, q2, POLAR, V, stride_v_row, stride_v_column,
     start, plain, plain_end, stop, keys_end,
     position, first_key, last_key, noise1, noise2, threshold,
-    D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, EVEN: tl.constexpr, COLS: tl.constexpr,
+    D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, COLS: tl.constexpr,
     CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Online softmax over the keys start..stop-1, COLS at a time (Milakov & Gimelshein, arXiv 1805.02867).
@@ -294,10 +296,10 @@ def attend_keys(
     for begin in tl.range(start, stop, COLS):
         left = keys_end - begin
         polar = POLAR + tl.cast(begin, tl.int64) * (2 * D)
-        k = load_polar(polar, near, tl.arange(0, 2 * C1), D, EVEN)
+        k = load_polar(polar, near, tl.arange(0, 2 * C1), D, C1 + C2 == D)
         s = tl.dot(q1, tl.trans(k), input_precision=PRECISION)  # [ROWS, COLS]
         if C2 > 0:
-            k = load_polar(polar, near, 2 * C1 + tl.arange(0, 2 * C2), D, EVEN)
+            k = load_polar(polar, near, 2 * C1 + tl.arange(0, 2 * C2), D, C1 + C2 == D)
             s = tl.dot(q2, tl.trans(k), s, input_precision=PRECISION)
         keys = begin + near
         if (begin < plain) | (begin >= plain_end):
@@ -314,10 +316,10 @@ def attend_keys(
         if DROPOUT:
             p = tl.where(dropout_keep(noise1[:, None], noise2[:, None], keys[None, :], threshold), p, 0.0)
         values = V + tl.cast(begin, tl.int64) * stride_v_row
-        v = load_tile(values, near, stride_v_row, tl.arange(0, C1), stride_v_column, left, D, EVEN)
-        acc1 = tl.dot(p.to(v.dtype), v, acc1 * fade[:, None], input_precision=PRECISION)  # [ROWS, C1]
-        if C2 > 0:
-            v = load_tile(values, near, stride_v_row, C1 + tl.arange(0, C2), stride_v_column, left, D, EVEN)
+        v = load_tile(values, near, stride_v_row, tl.arange(0, E1), stride_v_column, left, D, E1, E2)
+        acc1 = tl.dot(p.to(v.dtype), v, acc1 * fade[:, None], input_precision=PRECISION)  # [ROWS, E1]
+        if E2 > 0:
+            v = load_tile(values, near, stride_v_row, E1 + tl.arange(0, E2), stride_v_column, left, D, E1, E2)
             acc2 = tl.dot(p.to(v.dtype), v, acc2 * fade[:, None], input_precision=PRECISION)
         highest = higher
     return acc1, acc2, highest, total
@@ -364,13 +366,12 @@ def forward(
     stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
     stride_out_batch, stride_out_head, stride_out_row,
     pairs, span, heads, queries, keys, offset, keep_scale, threshold,
-    GROUP: tl.constexpr, D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr,
+    C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
     CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one head against all keys it may see; the longest causal tiles start first."""
-    EVEN: tl.constexpr = C1 + C2 == D
     blocks = tl.cdiv(queries, ROWS)
     block, pair = place(blocks, pairs, span)
     begin = (blocks - 1 - block) * ROWS
@@ -385,10 +386,10 @@ def forward(
     POLAR_Q += (pair * padded(queries) + begin) * (2 * D)
     POLAR_K += (pair // GROUP) * padded(keys) * (2 * D)
     V += batch * stride_v_batch + (head // GROUP) * stride_v_head
-    q1 = load_polar(POLAR_Q, near, tl.arange(0, 2 * C1), D, EVEN)
+    q1 = load_polar(POLAR_Q, near, tl.arange(0, 2 * C1), D, C1 + C2 == D)
     q2 = q1
     if C2 > 0:
-        q2 = load_polar(POLAR_Q, near, 2 * C1 + tl.arange(0, 2 * C2), D, EVEN)
+        q2 = load_polar(POLAR_Q, near, 2 * C1 + tl.arange(0, 2 * C2), D, C1 + C2 == D)
     a, b, c, d, first_key, last_key = key_ranges(
         FIRST, LAST, batch, begin, rows, queries, keys_end, offset, ROWS, COLS, CAUSAL, DOCUMENTS
     )
@@ -397,21 +398,21 @@ def forward(
         noise1, noise2 = dropout_rows(SEED, pair, rows)
     highest = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
-    acc1 = tl.zeros([ROWS, C1], tl.float32)
-    acc2 = tl.zeros([ROWS, C2 if C2 > 0 else 16], tl.float32)
+    acc1 = tl.zeros([ROWS, E1], tl.float32)
+    acc2 = tl.zeros([ROWS, E2 if E2 > 0 else 16], tl.float32)
     acc1, acc2, highest, total = attend_keys(
         acc1, acc2, highest, total, q1, q2, POLAR_K, V, stride_v_row, stride_v_column, a, b, c, d, keys_end,
         rows + offset, first_key, last_key, noise1, noise2, threshold,
-        D, C1, C2, EVEN, COLS, CAUSAL, DROPOUT, PRECISION,
+        D, C1, C2, E1, E2, COLS, CAUSAL, DROPOUT, PRECISION,
     )  # fmt: skip
     # A query without a single key attends to nothing: its output is 0, and +inf makes its weights 0 in the
     # backward pass. So it does for the rows that pad the last tile: `backward_keys` need not mask them.
     empty = (total == 0.0) | (rows >= queries)
     share = tl.where(empty, 0.0, keep_scale / tl.where(empty, 1.0, total))
     OUT += batch * stride_out_batch + head * stride_out_head + begin.to(tl.int64) * stride_out_row
-    store_tile(OUT, acc1 * share[:, None], near, stride_out_row, tl.arange(0, C1), left, D)
-    if C2 > 0:
-        store_tile(OUT, acc2 * share[:, None], near, stride_out_row, C1 + tl.arange(0, C2), left, D)
+    store_tile(OUT, acc1 * share[:, None], near, stride_out_row, tl.arange(0, E1), left, D)
+    if E2 > 0:
+        store_tile(OUT, acc2 * share[:, None], near, stride_out_row, E1 + tl.arange(0, E2), left, D)
     logsum = tl.where(empty, float("inf"), highest + tl.log2(tl.where(empty, 1.0, total)))
     LOGSUM += pair * padded(queries)
     tl.store(LOGSUM + rows, logsum)
@@ -431,7 +432,7 @@ def gather_queries(
     k1, k2, v1, v2, POLAR, GRAD, LOGSUM, ROW_DOTS, stride_grad_row, stride_grad_column,
     start, plain, plain_end, stop,
     queries, offset, keys, first_query, last_query, SEED, pair, keep_scale, threshold,
-    D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr,
+    D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, ROWS: tl.constexpr,
     CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add to dk and dv of a tile of keys what the queries start..stop-1 send; tiles are [keys, queries].
@@ -444,16 +445,18 @@ def gather_queries(
         left = queries - begin
         polar = POLAR + tl.cast(begin, tl.int64) * (2 * D)
         grads = GRAD + tl.cast(begin, tl.int64) * stride_grad_row
-        q1 = load_polar(polar, near, tl.arange(0, 2 * C1), D, EVEN)
+        q1 = load_polar(polar, near, tl.arange(0, 2 * C1), D, C1 + C2 == D)
         s = tl.dot(k1, tl.trans(q1), input_precision=PRECISION)
         if C2 > 0:
-            q2 = load_polar(polar, near, 2 * C1 + tl.arange(0, 2 * C2), D, EVEN)
+            q2 = load_polar(polar, near, 2 * C1 + tl.arange(0, 2 * C2), D, C1 + C2 == D)
             s = tl.dot(k2, tl.trans(q2), s, input_precision=PRECISION)
         # Both products that need no other come first: their tensor cores work while the weights are computed.
-        g1 = load_tile(grads, near, stride_grad_row, tl.arange(0, C1), stride_grad_column, left, D, EVEN)
+        g1 = load_tile(grads, near, stride_grad_row, tl.arange(0, E1), stride_grad_column, left, D, E1, E2)
         dp = tl.dot(v1, tl.trans(g1), input_precision=PRECISION)
-        if C2 > 0:
-            g2 = load_tile(grads, near, stride_grad_row, C1 + tl.arange(0, C2), stride_grad_column, left, D, EVEN)
+        if E2 > 0:
+            g2 = load_tile(
+                grads, near, stride_grad_row, E1 + tl.arange(0, E2), stride_grad_column, left, D, E1, E2
+            )
             dp = tl.dot(v2, tl.trans(g2), dp, input_precision=PRECISION)
         logsum, row_dots = tl.load(LOGSUM + rows), tl.load(ROW_DOTS + rows)
         p = tl.exp2(s - logsum[None, :])
@@ -470,7 +473,7 @@ def gather_queries(
             dp = tl.where(keep, dp * keep_scale, 0.0)
         ds = (p * (dp - row_dots[None, :])).to(q1.dtype)
         dv1 = tl.dot(kept.to(g1.dtype), g1, dv1, input_precision=PRECISION)
-        if C2 > 0:
+        if E2 > 0:
             dv2 = tl.dot(kept.to(g2.dtype), g2, dv2, input_precision=PRECISION)
         dk1 = tl.dot(ds, q1, dk1, input_precision=PRECISION)  # [COLS, 2 C1]
         if C2 > 0:
@@ -502,13 +505,12 @@ def backward_keys(
     stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
     stride_dk_batch, stride_dk_head, stride_dk_row,
     pairs, span, heads, queries, length, offset, keep_scale, threshold,
-    GROUP: tl.constexpr, D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr,
+    C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
     CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of one tile of keys: all queries that see it, of every head of its group in turn."""
-    EVEN: tl.constexpr = C1 + C2 == D
     block, pair = place(tl.cdiv(length, COLS), pairs, span)  # pairs of sequence and key head
     begin = block * COLS
     key_heads = heads // GROUP
@@ -523,12 +525,13 @@ def backward_keys(
     K += batch * stride_k_batch + key_head * stride_k_head + begin.to(tl.int64) * stride_k_row
     V += batch * stride_v_batch + key_head * stride_v_head + begin.to(tl.int64) * stride_v_row
     polar = POLAR_K + (pair * padded(length) + begin) * (2 * D)
-    k1 = load_polar(polar, near, tl.arange(0, 2 * C1), D, EVEN)
-    v1 = load_tile(V, near, stride_v_row, tl.arange(0, C1), stride_v_column, keys_end - begin, D, EVEN)
+    k1 = load_polar(polar, near, tl.arange(0, 2 * C1), D, C1 + C2 == D)
+    v1 = load_tile(V, near, stride_v_row, tl.arange(0, E1), stride_v_column, keys_end - begin, D, E1, E2)
     k2, v2 = k1, v1
     if C2 > 0:
-        k2 = load_polar(polar, near, 2 * C1 + tl.arange(0, 2 * C2), D, EVEN)
-        v2 = load_tile(V, near, stride_v_row, C1 + tl.arange(0, C2), stride_v_column, keys_end - begin, D, EVEN)
+        k2 = load_polar(polar, near, 2 * C1 + tl.arange(0, 2 * C2), D, C1 + C2 == D)
+    if E2 > 0:
+        v2 = load_tile(V, near, stride_v_row, E1 + tl.arange(0, E2), stride_v_column, keys_end - begin, D, E1, E2)
 
     lowest, lowest_full, highest_full, highest = 0, 0, queries, queries
     last_query = tl.zeros([COLS], tl.int32) + queries
@@ -552,9 +555,9 @@ def backward_keys(
         c = d  # the last tile needs no mask
 
     dk1 = tl.zeros([COLS, 2 * C1], tl.float32)
-    dv1 = tl.zeros([COLS, C1], tl.float32)
+    dv1 = tl.zeros([COLS, E1], tl.float32)
     dk2 = tl.zeros([COLS, 2 * C2 if C2 > 0 else 16], tl.float32)
-    dv2 = tl.zeros([COLS, C2 if C2 > 0 else 16], tl.float32)
+    dv2 = tl.zeros([COLS, E2 if E2 > 0 else 16], tl.float32)
     for member in range(GROUP):
         head = key_head * GROUP + member
         query_pair = batch * heads + head
@@ -564,7 +567,7 @@ def backward_keys(
         dk1, dk2, dv1, dv2 = gather_queries(
             dk1, dk2, dv1, dv2, k1, k2, v1, v2, polar, grad, logsum, row_dots, stride_grad_row, stride_grad_column,
             a, b, c, d, queries, offset, keys, first_query, last_query, SEED, query_pair, keep_scale, threshold,
-            D, C1, C2, EVEN, ROWS, CAUSAL, DROPOUT, PRECISION,
+            D, C1, C2, E1, E2, ROWS, CAUSAL, DROPOUT, PRECISION,
         )  # fmt: skip
     DK += batch * stride_dk_batch + key_head * stride_dk_head + begin.to(tl.int64) * stride_dk_row
     DV += batch * stride_dk_batch + key_head * stride_dk_head + begin.to(tl.int64) * stride_dk_row
@@ -574,13 +577,14 @@ def backward_keys(
         dk1, K, DK, COARSE, FINE, stride_k_row, stride_k_column, stride_dk_row,
         near, left, begin, valid, tl.arange(0, C1), 1.0 / _LOG2_E, D, C1, COLS,
     )  # fmt: skip
-    store_tile(DV, tl.where(valid[:, None], dv1, 0.0), near, stride_dk_row, tl.arange(0, C1), left, D)
+    store_tile(DV, tl.where(valid[:, None], dv1, 0.0), near, stride_dk_row, tl.arange(0, E1), left, D)
     if C2 > 0:
         store_key_gradient(
             dk2, K, DK, COARSE, FINE, stride_k_row, stride_k_column, stride_dk_row,
             near, left, begin, valid, C1 + tl.arange(0, C2), 1.0 / _LOG2_E, D, C2, COLS,
         )  # fmt: skip
-        store_tile(DV, tl.where(valid[:, None], dv2, 0.0), near, stride_dk_row, C1 + tl.arange(0, C2), left, D)
+    if E2 > 0:
+        store_tile(DV, tl.where(valid[:, None], dv2, 0.0), near, stride_dk_row, E1 + tl.arange(0, E2), left, D)
 
 
 @triton.jit
@@ -589,7 +593,7 @@ def gather_keys(
     q1, q2, g1, g2, POLAR, V, stride_v_row, stride_v_column,
     start, plain, plain_end, stop, keys_end, logsum, row_dots,
     position, first_key, last_key, noise1, noise2, keep_scale, threshold,
-    D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, EVEN: tl.constexpr, COLS: tl.constexpr,
+    D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, COLS: tl.constexpr,
     CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add to dq' of a tile of queries what the keys start..stop-1 send; tiles are [queries, keys]."""
@@ -598,16 +602,16 @@ def gather_keys(
         left = keys_end - begin
         keys = begin + near
         polar = POLAR + tl.cast(begin, tl.int64) * (2 * D)
-        k1 = load_polar(polar, near, tl.arange(0, 2 * C1), D, EVEN)
+        k1 = load_polar(polar, near, tl.arange(0, 2 * C1), D, C1 + C2 == D)
         s = tl.dot(q1, tl.trans(k1), input_precision=PRECISION)
         if C2 > 0:
-            k2 = load_polar(polar, near, 2 * C1 + tl.arange(0, 2 * C2), D, EVEN)
+            k2 = load_polar(polar, near, 2 * C1 + tl.arange(0, 2 * C2), D, C1 + C2 == D)
             s = tl.dot(q2, tl.trans(k2), s, input_precision=PRECISION)
         values = V + tl.cast(begin, tl.int64) * stride_v_row
-        v = load_tile(values, near, stride_v_row, tl.arange(0, C1), stride_v_column, left, D, EVEN)
+        v = load_tile(values, near, stride_v_row, tl.arange(0, E1), stride_v_column, left, D, E1, E2)
         dp = tl.dot(g1, tl.trans(v), input_precision=PRECISION)
-        if C2 > 0:
-            v = load_tile(values, near, stride_v_row, C1 + tl.arange(0, C2), stride_v_column, left, D, EVEN)
+        if E2 > 0:
+            v = load_tile(values, near, stride_v_row, E1 + tl.arange(0, E2), stride_v_column, left, D, E1, E2)
             dp = tl.dot(g2, tl.trans(v), dp, input_precision=PRECISION)
         p = tl.exp2(s - logsum[:, None])
         if (begin < plain) | (begin >= plain_end):
@@ -653,13 +657,12 @@ def backward_queries(
     stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
     stride_dq_batch, stride_dq_head, stride_dq_row,
     pairs, span, heads, queries, keys, offset, scale, keep_scale, threshold,
-    GROUP: tl.constexpr, D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr,
+    C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
     CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dq of one tile of queries, and its part of ddelta."""
-    EVEN: tl.constexpr = C1 + C2 == D
     blocks = tl.cdiv(queries, ROWS)
     block, pair = place(blocks, pairs, span)
     block = blocks - 1 - block
@@ -677,12 +680,13 @@ def backward_queries(
     POLAR_K += (pair // GROUP) * padded(keys) * (2 * D)
     V += batch * stride_v_batch + (head // GROUP) * stride_v_head
     GRAD += batch * stride_grad_batch + head * stride_grad_head + far * stride_grad_row
-    q1 = load_polar(POLAR_Q, near, tl.arange(0, 2 * C1), D, EVEN)
-    g1 = load_tile(GRAD, near, stride_grad_row, tl.arange(0, C1), stride_grad_column, left, D, EVEN)
+    q1 = load_polar(POLAR_Q, near, tl.arange(0, 2 * C1), D, C1 + C2 == D)
+    g1 = load_tile(GRAD, near, stride_grad_row, tl.arange(0, E1), stride_grad_column, left, D, E1, E2)
     q2, g2 = q1, g1
     if C2 > 0:
-        q2 = load_polar(POLAR_Q, near, 2 * C1 + tl.arange(0, 2 * C2), D, EVEN)
-        g2 = load_tile(GRAD, near, stride_grad_row, C1 + tl.arange(0, C2), stride_grad_column, left, D, EVEN)
+        q2 = load_polar(POLAR_Q, near, 2 * C1 + tl.arange(0, 2 * C2), D, C1 + C2 == D)
+    if E2 > 0:
+        g2 = load_tile(GRAD, near, stride_grad_row, E1 + tl.arange(0, E2), stride_grad_column, left, D, E1, E2)
     logsum = tl.load(LOGSUM + pair * padded(queries) + rows)
     row_dots = tl.load(ROW_DOTS + pair * padded(queries) + rows)
     a, b, c, d, first_key, last_key = key_ranges(
@@ -696,7 +700,7 @@ def backward_queries(
     dq1, dq2 = gather_keys(
         dq1, dq2, q1, q2, g1, g2, POLAR_K, V, stride_v_row, stride_v_column, a, b, c, d, keys_end,
         logsum, row_dots, rows + offset, first_key, last_key, noise1, noise2, keep_scale, threshold,
-        D, C1, C2, EVEN, COLS, CAUSAL, DROPOUT, PRECISION,
+        D, C1, C2, E1, E2, COLS, CAUSAL, DROPOUT, PRECISION,
     )  # fmt: skip
     Q += batch * stride_q_batch + head * stride_q_head + far * stride_q_row
     DQ += batch * stride_dq_batch + head * stride_dq_head + far * stride_dq_row
@@ -769,6 +773,11 @@ def split_head_dim(dim: int) -> tuple[int, int]:
     largest = max(16, 1 << (dim.bit_length() - 1))
     rest = _padded(dim - largest) if dim > largest else 0
     return (largest, rest) if largest + rest < whole else (whole, 0)
+
+
+def split_values(dim: int) -> tuple[int, int]:
+    """The columns of values, likewise, but 48 is 64: with 16 apart ptxas makes matrix products wait (C7514)."""
+    return split_head_dim(dim) if dim > 64 else (_padded(dim), 0)
 
 
 def _padded(dim: int) -> int:
@@ -861,12 +870,14 @@ def _span(pairs: int, length: int, v: Tensor) -> int:
 
 
 def _options(problem: Problem, dim: int, group: int, tiles: Tiles) -> dict[str, object]:
-    c1, c2 = split_head_dim(dim)
+    (c1, c2), (e1, e2) = split_head_dim(dim), split_values(dim)
     return {
         "GROUP": group,
         "D": dim,
         "C1": c1,
         "C2": c2,
+        "E1": e1,
+        "E2": e2,
         "ROWS": tiles.rows,
         "COLS": tiles.cols,
         "CAUSAL": problem.causal,
