@@ -243,7 +243,7 @@ def rotate(
         x = tl.load(K + near[:, None] * stride_k_row + columns[None, :] * stride_k_column, inside, 0.0)
         cosine, sine = turn_tile(COARSE, FINE, begin, near, columns, D)
         magnitude = tl.where(inside, softplus(x.to(tl.float32)), 0.0)
-        polar = tl.interleave(magnitude * cosine, magnitude * sine)
+        polar = tl.interleave(magnitude * cosine, magnitude * sine).to(x.dtype)
         POLAR_K += (pair * padded(keys) + begin) * (2 * D)
         store_tile(POLAR_K, polar, near, 2 * D, wide, ROWS, 2 * D)
     else:
