@@ -14,8 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seqpope.kernels.flash import LOG2_E, like_tokens, softplus
+from seqpope.kernels.flash import like_tokens
 from seqpope.kernels.rotation import STEP, RotationTables
+from seqpope.kernels.tiles import LOG2_E, softplus
 
 SHIFT, LOW = tl.constexpr(STEP.bit_length() - 1), tl.constexpr(STEP - 1)
 MAX_ROWS = 64  # queries x heads of a group that one program takes

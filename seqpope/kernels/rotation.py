@@ -40,14 +40,32 @@ def rotation_tables(
     if isinstance(start, Tensor):
         return _tables(start[:, None] + torch.arange(length, device=device), count, base, freqs)
     end = start + length
+    if freqs is None and torch.compiler.is_compiling():
+        return opaque_tables(start, length, count, base, device)
     # Far positions are rare: compute what is asked for and keep nothing.
-    if freqs is not None or torch.compiler.is_compiling() or end > 1 << 17:
+    if freqs is not None or end > 1 << 17:
         return _tables(torch.arange(start, end, device=device), count, base, freqs)
     kept = max(256, 1 << (end - 1).bit_length())
     cosine, sine = _FULL.get(
         (kept, count, base, device), lambda: _tables(torch.arange(kept, device=device), count, base, None)
     )
     return cosine[start:end], sine[start:end]
+
+
+@torch.library.custom_op("seqpope::rotation_tables", mutates_args=())
+def opaque_tables(
+    start: int, length: int, count: int, base: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The same for torch.compile, which cannot look inside.
+
+    If it could, it would make every angle anew, in fp64, for each element of queries and keys that is rotated.
+    """
+    return _tables(torch.arange(start, start + length, device=device), count, base, None)
+
+
+@opaque_tables.register_fake
+def _(start: int, length: int, count: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.empty(length, count, device=device), torch.empty(length, count, device=device)
 
 
 class RotationTables(NamedTuple):

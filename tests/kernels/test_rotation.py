@@ -6,7 +6,7 @@ from decimal import Decimal, localcontext
 import pytest
 import torch
 
-from seqpope.kernels import rotation
+from seqpope.kernels import rope_attention, rotation
 from seqpope.kernels.rotation import STEP, frequencies, rotation_tables, two_level_tables
 
 CPU = torch.device("cpu")
@@ -147,3 +147,35 @@ class TestShelf:
         shelf.get("newer", lambda: "NEWER")
         assert "old" in shelf.kept
         assert "new" not in shelf.kept
+
+
+def test_compiled_models_make_their_tables_once():
+    """One call for all layers, and nothing of fp64 in the graph for a compiler to put into every element."""
+    from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+    from torch._dynamo.backends.common import aot_autograd
+
+    graphs = []
+
+    def capture(graph, _):
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    def layers(q, k, v):
+        return rope_attention(rope_attention(q, k, v), k, v)
+
+    partition = min_cut_rematerialization_partition
+    backend = aot_autograd(fw_compiler=capture, bw_compiler=capture, partition_fn=partition)
+    compiled = torch.compile(layers, backend=backend, fullgraph=True, dynamic=True)
+    for length in (10, 13):  # a length that was not known when it was compiled
+        q, k, v = (torch.randn(1, 2, length, 8, requires_grad=True) for _ in range(3))
+        compiled(q, k, v).sum().backward()
+        torch.testing.assert_close(compiled(q, k, v), layers(q, k, v))
+    for graph in graphs:
+        targets = [str(node.target) for node in graph.graph.nodes]
+        assert sum("rotation_tables" in target for target in targets) <= 1
+        assert not any(name in target for target in targets for name in ("aten.pow", "aten.cos", "aten.sin"))
+    assert any("rotation_tables" in str(node.target) for graph in graphs for node in graph.graph.nodes)
+
+
+def test_tables_operator():
+    torch.library.opcheck(torch.ops.seqpope.rotation_tables.default, (3, 5, 4, 10000.0, CPU))

@@ -19,7 +19,7 @@ from seqpope.kernels import attention, pope_attention, reference
 from seqpope.kernels.rotation import two_level_tables
 
 pytest.importorskip("triton")
-from seqpope.kernels import decode, flash, operators
+from seqpope.kernels import decode, flash, operators, tiles
 
 ON_GPU = DEVICE.type == "cuda"
 NAMES = ("out", "dq", "dk", "dv", "ddelta")
@@ -92,43 +92,25 @@ def test_a_thousand_keys(dim, poisoned):
 
 def test_poison_would_be_seen(poisoned, monkeypatch):
     """The fixture proves something: a kernel that leaves its last tile out does not pass."""
-    launch = flash.launch_forward
-    monkeypatch.setattr(flash, "launch_forward", lambda q, k, v, out, *a: launch(q, k, v, out[:, :, :32], *a))
+    planned = flash.plan
+
+    def plan(*arguments):
+        one = planned(*arguments)
+        return one._replace(grid=(one.grid[0] - 1,))
+
+    monkeypatch.setattr(flash, "plan", plan)
     q, k, v, delta = make_inputs(65, 65, 16)
     assert pope_attention(q, k, v, delta, backend="triton", dropout_p=1e-9).isnan().any()
 
 
 def test_far_positions_are_exact():
     """At a million positions fp32 angles would be off by 0.03 radians."""
-    far = 1_000_000
     q, k, v, delta = make_inputs(3, 40, 16, batch=1, heads=2)
-    # With key_lengths the keys before the last forty need not exist for the formula: shift them all to the front.
-    exact = pope_attention(
-        q.double(), k.double(), v.double(), delta.double(), query_offset=37, backend="reference"
-    )
-    tables = two_level_tables(far + 64, 16, 10000.0, DEVICE)
-    problem = flash.Problem(turned(delta), tables, None, None, None, None, None, 0, True, 0.25, 0.0)
-    keys = flash.new_polar(k)
-    flash.launch_rotate(q, k, flash.new_polar(q), keys, problem)
-    polar = keys[:, :, :40].unflatten(-1, (16, 2))
-    assert not keys[:, :, 40:].any()
-    angle = torch.arange(40, dtype=torch.float64)[:, None] * torch.tensor(10000.0) ** (-torch.arange(16) / 16)
-    mu = torch.nn.functional.softplus(k.double())
-    torch.testing.assert_close(polar[..., 0].double(), mu * angle.cos().to(DEVICE), atol=1e-6, rtol=1e-6)
-    # The same three queries a million positions further on: a query's rotation against keys' at its own place.
-    near = pope_attention(q, k, v, delta, query_offset=37, backend="triton")
-    torch.testing.assert_close(near.double(), exact, atol=1e-5, rtol=1e-5)
-    here = pope_attention(q, k, v, delta, query_offset=far + 37, causal=False, backend="triton")
-    there = pope_attention(
-        q.double(),
-        k.double(),
-        v.double(),
-        delta.double(),
-        query_offset=far + 37,
-        causal=False,
-        backend="reference",
-    )
-    torch.testing.assert_close(here.double(), there, atol=1e-5, rtol=1e-5)
+    options = {"query_offset": 1_000_000, "causal": False}
+    exact = pope_attention(q.double(), k.double(), v.double(), delta.double(), backend="reference", **options)
+    for inputs in ((q, k, v, delta), (q, k, v, delta.requires_grad_())):  # the decoding kernel, the other
+        far = pope_attention(*inputs, backend="triton", **options)
+        torch.testing.assert_close(far.double(), exact, atol=1e-5, rtol=1e-5)
 
 
 def test_twice_is_the_same_to_the_bit():
@@ -146,12 +128,30 @@ def test_tiles_change_nothing(tiles, monkeypatch):
     upstream = upstream_like(inputs[0])
     options = {"query_offset": 20, "backend": "triton"}
     expected = with_gradients("pope", inputs, upstream, torch.float32, **options)
-    one = flash.Tiles(*tiles, 4, 1)
-    monkeypatch.setattr(flash, "choose_tiling", lambda *_: flash.Tiling(one, one, one))
+    other = flash.Tiling(flash.Forward(*tiles, 4, 1), flash.Backward(*tiles, *tiles[::-1], 4, 1))
+    monkeypatch.setattr(flash, "choose_tiling", lambda *_: other)
     for got, want in zip(
         with_gradients("pope", inputs, upstream, torch.float32, **options), expected, strict=True
     ):
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("span", [1, 2, 3, 5, 100])
+def test_order_of_programs_changes_nothing(span, monkeypatch):
+    """Units in groups of any number: every block is rotated, waited for and attended once."""
+    inputs = make_inputs(40, 40, 16, heads=4, key_heads=2, batch=2)  # four units
+    upstream = upstream_like(inputs[0])
+    expected = with_gradients("pope", inputs, upstream, torch.float32, backend="triton")
+    planned = flash.plan
+
+    def plan(q, k, jobs, warps):
+        _, _, rotated = planned(q, k, jobs, warps)
+        rotations = span * ((128 + 2 * 128) // rotated)
+        return flash.Plan((rotations + -(-4 // span) * (rotations + span * jobs),), span, rotated)
+
+    monkeypatch.setattr(flash, "plan", plan)
+    got = with_gradients("pope", inputs, upstream, torch.float32, backend="triton")
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 @pytest.mark.parametrize("dim", range(1, 129))
@@ -162,7 +162,6 @@ def test_a_head_dimension_is_split_into_what_tensor_cores_take(dim):
     assert second in (0, 16, 32, 64)
     assert first + second <= max(16, 1 << (dim - 1).bit_length())
     assert first + second in flash.HOPPER
-    assert flash.HOPPER_LONG.keys() == flash.HOPPER.keys()
 
 
 def test_softplus_is_exact_at_both_ends():
@@ -172,7 +171,7 @@ def test_softplus_is_exact_at_both_ends():
     @triton.jit
     def apply(X, Y, N: tl.constexpr):
         i = tl.arange(0, N)
-        tl.store(Y + i, flash.softplus(tl.load(X + i)))
+        tl.store(Y + i, tiles.softplus(tl.load(X + i)))
 
     x = torch.cat((torch.linspace(-80, 80, 3000), torch.randn(1096))).to(DEVICE)
     y = torch.empty_like(x)

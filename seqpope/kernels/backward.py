@@ -1,0 +1,411 @@
+"""The backward pass of PoPE attention in Triton; `flash` launches it and says what it is built on.
+
+One program sums over queries for dk and dv of a tile of keys, another over keys for dq and ddelta of a tile of
+queries. Both compute the weights anew; there are no atomic sums, so that gradients are the same every time.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from seqpope.kernels.forward import key_ranges, ranges
+from seqpope.kernels.tiles import (
+    _LOG2_E,
+    SIZES,
+    await_rotation,
+    dropout_keep,
+    dropout_rows,
+    load_polar,
+    load_tile,
+    padded,
+    place,
+    report_rotation,
+    rotate_keys,
+    rotate_queries,
+    sigmoid,
+    softplus,
+    store_tile,
+    turn_query_tile,
+    turn_tile,
+)
+
+
+@triton.jit
+def gather_queries(
+    dk1, dk2, dv1, dv2,
+    k1, k2, v1, v2, POLAR, GRAD, LOGSUM, ROW_DOTS, stride_grad_row, stride_grad_column,
+    start, plain, plain_end, stop,
+    queries, offset, keys, first_query, last_query, SEED, pair, keep_scale, threshold,
+    D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, ROWS: tl.constexpr,
+    CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Add to dk and dv of a tile of keys what the queries start..stop-1 send; tiles are [keys, queries].
+
+    Rows behind the last query are zeros, and so are their weights, since their logsum is +inf.
+    """
+    near = tl.arange(0, ROWS)
+    for begin in tl.range(start, stop, ROWS):
+        rows = begin + near
+        left = queries - begin
+        polar = POLAR + tl.cast(begin, tl.int64) * (2 * D)
+        grads = GRAD + tl.cast(begin, tl.int64) * stride_grad_row
+        q1 = load_polar(polar, near, tl.arange(0, 2 * C1), D, C1 + C2 == D)
+        s = tl.dot(k1, tl.trans(q1), input_precision=PRECISION)
+        if C2 > 0:
+            q2 = load_polar(polar, near, 2 * C1 + tl.arange(0, 2 * C2), D, C1 + C2 == D)
+            s = tl.dot(k2, tl.trans(q2), s, input_precision=PRECISION)
+        # Both products that need no other come first: their tensor cores work while the weights are computed.
+        g1 = load_tile(grads, near, stride_grad_row, tl.arange(0, E1), stride_grad_column, left, D, E1, E2)
+        dp = tl.dot(v1, tl.trans(g1), input_precision=PRECISION)
+        if E2 > 0:
+            g2 = load_tile(
+                grads, near, stride_grad_row, E1 + tl.arange(0, E2), stride_grad_column, left, D, E1, E2
+            )
+            dp = tl.dot(v2, tl.trans(g2), dp, input_precision=PRECISION)
+        logsum, row_dots = tl.load(LOGSUM + rows), tl.load(ROW_DOTS + rows)
+        p = tl.exp2(s - logsum[None, :])
+        if (begin < plain) | (begin >= plain_end):
+            seen = (rows[None, :] >= first_query[:, None]) & (rows[None, :] < last_query[:, None])
+            if CAUSAL:
+                seen = seen & (keys[:, None] <= rows[None, :] + offset)
+            p = tl.where(seen, p, 0.0)
+        kept = p
+        if DROPOUT:
+            noise1, noise2 = dropout_rows(SEED, pair, rows)
+            keep = dropout_keep(noise1[None, :], noise2[None, :], keys[:, None], threshold)
+            kept = tl.where(keep, p * keep_scale, 0.0)
+            dp = tl.where(keep, dp * keep_scale, 0.0)
+        ds = (p * (dp - row_dots[None, :])).to(q1.dtype)
+        dv1 = tl.dot(kept.to(g1.dtype), g1, dv1, input_precision=PRECISION)
+        if E2 > 0:
+            dv2 = tl.dot(kept.to(g2.dtype), g2, dv2, input_precision=PRECISION)
+        dk1 = tl.dot(ds, q1, dk1, input_precision=PRECISION)  # [COLS, 2 C1]
+        if C2 > 0:
+            dk2 = tl.dot(ds, q2, dk2, input_precision=PRECISION)
+    return dk1, dk2, dv1, dv2
+
+
+@triton.jit
+def store_key_gradient(
+    dk, K, DK, COARSE, FINE, stride_k_row, stride_k_column, stride_dk_row,
+    near, left, origin, valid, columns, factor,
+    D: tl.constexpr, C: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """dk' (cos and sin interleaved) -> dk: back along the rotation, then through softplus."""
+    inside = (near < left)[:, None]
+    cosine, sine = turn_tile(COARSE, FINE, origin, near, columns, D)
+    along, across = tl.split(tl.reshape(dk, (COLS, C, 2)))
+    address = K + near[:, None] * stride_k_row + columns[None, :] * stride_k_column
+    k = tl.load(address, inside & (columns < D)[None, :], 0.0).to(tl.float32)
+    gradient = (along * cosine + across * sine) * sigmoid(k) * factor
+    store_tile(DK, tl.where(valid[:, None], gradient, 0.0), near, stride_dk_row, columns, left, D)
+
+
+@triton.jit
+def backward_keys_block(
+    POLAR_Q, K, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DK, DV, COARSE, FINE, FIRST, LAST, LENGTHS, SEED,
+    stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
+    stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
+    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
+    block, unit, heads, queries, count, offset, keep_scale, threshold,
+    GROUP: tl.constexpr, D: tl.constexpr,
+    C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
+    DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dk and dv of one tile of `count` keys: all queries that see it, of every head of its group in turn."""
+    begin = block * COLS
+    key_heads = heads // GROUP
+    batch, key_head = unit // key_heads, unit % key_heads
+    keys_end = count
+    if HAS_LENGTHS:
+        keys_end = tl.minimum(count, tl.load(LENGTHS + batch))
+    near, left = tl.arange(0, COLS), count - begin
+    keys = begin + near
+    K += batch * stride_k_batch + key_head * stride_k_head + begin.to(tl.int64) * stride_k_row
+    V += batch * stride_v_batch + key_head * stride_v_head + begin.to(tl.int64) * stride_v_row
+    polar = POLAR_K + (unit * padded(count) + begin) * (2 * D)
+    k1 = load_polar(polar, near, tl.arange(0, 2 * C1), D, C1 + C2 == D)
+    v1 = load_tile(V, near, stride_v_row, tl.arange(0, E1), stride_v_column, keys_end - begin, D, E1, E2)
+    k2, v2 = k1, v1
+    if C2 > 0:
+        k2 = load_polar(polar, near, 2 * C1 + tl.arange(0, 2 * C2), D, C1 + C2 == D)
+    if E2 > 0:
+        v2 = load_tile(V, near, stride_v_row, E1 + tl.arange(0, E2), stride_v_column, keys_end - begin, D, E1, E2)
+
+    lowest, lowest_full, highest_full, highest = 0, 0, queries, queries
+    last_query = tl.zeros([COLS], tl.int32) + queries
+    if DOCUMENTS:
+        FIRST += batch * count
+        LAST += batch * count
+        end = tl.minimum(begin + COLS, count) - 1
+        last_query = tl.load(LAST + keys, keys < count, 0)
+        first_query = tl.load(FIRST + keys, keys < count, 0)
+        lowest, lowest_full = tl.load(FIRST + begin), tl.load(FIRST + end)
+        highest_full, highest = tl.load(LAST + begin), tl.load(LAST + end)
+    else:
+        first_query = tl.zeros([COLS], tl.int32)
+    if CAUSAL:
+        lowest = tl.maximum(lowest, begin - offset)
+        lowest_full = tl.maximum(lowest_full, begin + COLS - 1 - offset)
+    if HAS_LENGTHS:
+        highest = tl.where(begin < keys_end, highest, 0)
+    a, b, c, d = ranges(lowest, lowest_full, highest_full, highest, ROWS)
+    if not DOCUMENTS:
+        c = d  # the last tile needs no mask
+
+    dk1 = tl.zeros([COLS, 2 * C1], tl.float32)
+    dv1 = tl.zeros([COLS, E1], tl.float32)
+    dk2 = tl.zeros([COLS, 2 * C2 if C2 > 0 else 16], tl.float32)
+    dv2 = tl.zeros([COLS, E2 if E2 > 0 else 16], tl.float32)
+    for member in range(GROUP):
+        head = key_head * GROUP + member
+        query_pair = batch * heads + head
+        polar = POLAR_Q + query_pair * padded(queries) * (2 * D)
+        grad = GRAD + batch * stride_grad_batch + head * stride_grad_head
+        logsum, row_dots = LOGSUM + query_pair * padded(queries), ROW_DOTS + query_pair * padded(queries)
+        dk1, dk2, dv1, dv2 = gather_queries(
+            dk1, dk2, dv1, dv2, k1, k2, v1, v2, polar, grad, logsum, row_dots, stride_grad_row, stride_grad_column,
+            a, b, c, d, queries, offset, keys, first_query, last_query, SEED, query_pair, keep_scale, threshold,
+            D, C1, C2, E1, E2, ROWS, CAUSAL, DROPOUT, PRECISION,
+        )  # fmt: skip
+    stride_dk_row = key_heads * D
+    DK += (batch * count + begin) * stride_dk_row + key_head * D
+    DV += (batch * count + begin) * stride_dk_row + key_head * D
+    valid = keys < keys_end
+    # dk' was gathered from queries that carry log2 e and the softmax scale: take log2 e back out.
+    store_key_gradient(
+        dk1, K, DK, COARSE, FINE, stride_k_row, stride_k_column, stride_dk_row,
+        near, left, begin, valid, tl.arange(0, C1), 1.0 / _LOG2_E, D, C1, COLS,
+    )  # fmt: skip
+    store_tile(DV, tl.where(valid[:, None], dv1, 0.0), near, stride_dk_row, tl.arange(0, E1), left, D)
+    if C2 > 0:
+        store_key_gradient(
+            dk2, K, DK, COARSE, FINE, stride_k_row, stride_k_column, stride_dk_row,
+            near, left, begin, valid, C1 + tl.arange(0, C2), 1.0 / _LOG2_E, D, C2, COLS,
+        )  # fmt: skip
+    if E2 > 0:
+        store_tile(DV, tl.where(valid[:, None], dv2, 0.0), near, stride_dk_row, E1 + tl.arange(0, E2), left, D)
+
+
+@triton.jit
+def gather_keys(
+    dq1, dq2,
+    q1, q2, g1, g2, POLAR, V, stride_v_row, stride_v_column,
+    start, plain, plain_end, stop, keys_end, logsum, row_dots,
+    position, first_key, last_key, noise1, noise2, keep_scale, threshold,
+    D: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, COLS: tl.constexpr,
+    CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Add to dq' of a tile of queries what the keys start..stop-1 send; tiles are [queries, keys]."""
+    near = tl.arange(0, COLS)
+    for begin in tl.range(start, stop, COLS):
+        left = keys_end - begin
+        keys = begin + near
+        polar = POLAR + tl.cast(begin, tl.int64) * (2 * D)
+        k1 = load_polar(polar, near, tl.arange(0, 2 * C1), D, C1 + C2 == D)
+        s = tl.dot(q1, tl.trans(k1), input_precision=PRECISION)
+        if C2 > 0:
+            k2 = load_polar(polar, near, 2 * C1 + tl.arange(0, 2 * C2), D, C1 + C2 == D)
+            s = tl.dot(q2, tl.trans(k2), s, input_precision=PRECISION)
+        values = V + tl.cast(begin, tl.int64) * stride_v_row
+        v = load_tile(values, near, stride_v_row, tl.arange(0, E1), stride_v_column, left, D, E1, E2)
+        dp = tl.dot(g1, tl.trans(v), input_precision=PRECISION)
+        if E2 > 0:
+            v = load_tile(values, near, stride_v_row, E1 + tl.arange(0, E2), stride_v_column, left, D, E1, E2)
+            dp = tl.dot(g2, tl.trans(v), dp, input_precision=PRECISION)
+        p = tl.exp2(s - logsum[:, None])
+        if (begin < plain) | (begin >= plain_end):
+            seen = (keys[None, :] >= first_key[:, None]) & (keys[None, :] < last_key[:, None])
+            if CAUSAL:
+                seen = seen & (keys[None, :] <= position[:, None])
+            p = tl.where(seen, p, 0.0)
+        if DROPOUT:
+            keep = dropout_keep(noise1[:, None], noise2[:, None], keys[None, :], threshold)
+            dp = tl.where(keep, dp * keep_scale, 0.0)
+        ds = (p * (dp - row_dots[:, None])).to(k1.dtype)
+        dq1 = tl.dot(ds, k1, dq1, input_precision=PRECISION)  # [ROWS, 2 C1]
+        if C2 > 0:
+            dq2 = tl.dot(ds, k2, dq2, input_precision=PRECISION)
+    return dq1, dq2
+
+
+@triton.jit
+def store_query_gradient(
+    dq, Q, DQ, TURN, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
+    near, left, origin, columns, scale,
+    D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """dq' (cos and sin interleaved) -> dq and this tile's share of ddelta."""
+    inside = (near < left)[:, None]
+    cosine, sine = turn_query_tile(COARSE, FINE, TURN, origin, near, columns, D)
+    along, across = tl.split(tl.reshape(dq * scale, (ROWS, C, 2)))
+    address = Q + near[:, None] * stride_q_row + columns[None, :] * stride_q_column
+    q = tl.load(address, inside & (columns < D)[None, :], 0.0).to(tl.float32)
+    gradient = (along * cosine + across * sine) * sigmoid(q)
+    store_tile(DQ, gradient, near, stride_dq_row, columns, left, D)
+    # d cos(phi) / d delta = sin(phi), d sin(phi) / d delta = -cos(phi)
+    part = tl.where(inside, (along * sine - across * cosine) * softplus(q), 0.0)
+    tl.store(DELTA_PART + columns, tl.sum(part, 0), columns < D)
+
+
+@triton.jit
+def backward_queries_block(
+    Q, POLAR_Q, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DQ, TURN, DELTA_PART, COARSE, FINE, FIRST, LAST, LENGTHS, SEED,
+    stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
+    stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
+    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
+    block, pair, heads, queries, keys, offset, scale, keep_scale, threshold,
+    GROUP: tl.constexpr, D: tl.constexpr,
+    C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
+    DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dq of one tile of queries, and its part of ddelta."""
+    begin = block * ROWS
+    batch, head = pair // heads, pair % heads
+    keys_end = keys
+    if HAS_LENGTHS:
+        keys_end = tl.minimum(keys, tl.load(LENGTHS + batch))
+    near, left = tl.arange(0, ROWS), queries - begin
+    rows = begin + near
+    far = begin.to(tl.int64)
+    POLAR_Q += (pair * padded(queries) + begin) * (2 * D)
+    POLAR_K += (pair // GROUP) * padded(keys) * (2 * D)
+    V += batch * stride_v_batch + (head // GROUP) * stride_v_head
+    GRAD += batch * stride_grad_batch + head * stride_grad_head + far * stride_grad_row
+    q1 = load_polar(POLAR_Q, near, tl.arange(0, 2 * C1), D, C1 + C2 == D)
+    g1 = load_tile(GRAD, near, stride_grad_row, tl.arange(0, E1), stride_grad_column, left, D, E1, E2)
+    q2, g2 = q1, g1
+    if C2 > 0:
+        q2 = load_polar(POLAR_Q, near, 2 * C1 + tl.arange(0, 2 * C2), D, C1 + C2 == D)
+    if E2 > 0:
+        g2 = load_tile(GRAD, near, stride_grad_row, E1 + tl.arange(0, E2), stride_grad_column, left, D, E1, E2)
+    logsum = tl.load(LOGSUM + pair * padded(queries) + rows)
+    row_dots = tl.load(ROW_DOTS + pair * padded(queries) + rows)
+    a, b, c, d, first_key, last_key = key_ranges(
+        FIRST, LAST, batch, begin, rows, queries, keys_end, offset, ROWS, COLS, CAUSAL, DOCUMENTS
+    )
+    noise1, noise2 = rows, rows
+    if DROPOUT:
+        noise1, noise2 = dropout_rows(SEED, pair, rows)
+    dq1 = tl.zeros([ROWS, 2 * C1], tl.float32)
+    dq2 = tl.zeros([ROWS, 2 * C2 if C2 > 0 else 16], tl.float32)
+    dq1, dq2 = gather_keys(
+        dq1, dq2, q1, q2, g1, g2, POLAR_K, V, stride_v_row, stride_v_column, a, b, c, d, keys_end,
+        logsum, row_dots, rows + offset, first_key, last_key, noise1, noise2, keep_scale, threshold,
+        D, C1, C2, E1, E2, COLS, CAUSAL, DROPOUT, PRECISION,
+    )  # fmt: skip
+    Q += batch * stride_q_batch + head * stride_q_head + far * stride_q_row
+    stride_dq_row = heads * D
+    DQ += (batch * queries + begin) * stride_dq_row + head * D
+    TURN += head * (2 * D)
+    DELTA_PART += (pair * tl.cdiv(queries, ROWS) + block) * D
+    store_query_gradient(
+        dq1, Q, DQ, TURN, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
+        near, left, offset + begin, tl.arange(0, C1), scale, D, C1, ROWS,
+    )  # fmt: skip
+    if C2 > 0:
+        store_query_gradient(
+            dq2, Q, DQ, TURN, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
+            near, left, offset + begin, C1 + tl.arange(0, C2), scale, D, C2, ROWS,
+        )  # fmt: skip
+
+
+@triton.jit
+def dot_rows(
+    OUT, GRAD, ROW_DOTS, stride_out_batch, stride_out_head, stride_out_row,
+    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
+    block, pair, heads, queries,
+    D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Each query's sum of grad x out, which the gradient of its softmax subtracts; 0 behind the last query."""
+    begin = block * ROWS
+    batch, head = pair // heads, pair % heads
+    near, columns = tl.arange(0, ROWS), tl.arange(0, C)
+    inside = (near < queries - begin)[:, None] & (columns < D)[None, :]
+    OUT += batch * stride_out_batch + head * stride_out_head + begin.to(tl.int64) * stride_out_row
+    GRAD += batch * stride_grad_batch + head * stride_grad_head + begin.to(tl.int64) * stride_grad_row
+    out = tl.load(OUT + near[:, None] * stride_out_row + columns[None, :], inside, 0.0)
+    grad = tl.load(GRAD + near[:, None] * stride_grad_row + columns[None, :] * stride_grad_column, inside, 0.0)
+    tl.store(ROW_DOTS + pair * padded(queries) + begin + near, tl.sum(out.to(tl.float32) * grad.to(tl.float32), 1))
+
+
+@triton.jit(do_not_specialize=SIZES)
+def pope_backward(
+    Q, K, V, OUT, GRAD, LOGSUM, TURN, COARSE, FINE, POLAR_Q, POLAR_K, ROW_DOTS, DONE, DQ, DK, DV, DELTA_PART,
+    FIRST, LAST, OFFSETS, LENGTHS, SEED,
+    stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
+    stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
+    stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
+    stride_out_batch, stride_out_head, stride_out_row,
+    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
+    units, span, heads, queries, keys, offset, scale, keep_scale, threshold,
+    GROUP: tl.constexpr, D: tl.constexpr, C: tl.constexpr,
+    C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr,
+    KEY_ROWS: tl.constexpr, KEY_COLS: tl.constexpr, QUERY_ROWS: tl.constexpr, QUERY_COLS: tl.constexpr,
+    ROTATED: tl.constexpr,
+    CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
+    DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """DQ, DK, DV, which lie as (B, L, H, D), and DELTA_PART (B, H, tiles of queries, D).
+
+    `scale` carries log2 e, as in the forward pass.
+    """
+    key_blocks, query_blocks = padded(keys) // ROTATED, padded(queries) // ROTATED
+    rotations = key_blocks + GROUP * query_blocks
+    key_tiles, query_tiles = tl.cdiv(keys, KEY_COLS), tl.cdiv(queries, QUERY_ROWS)
+    rotates, job, unit = place(units, span, rotations, key_tiles + GROUP * query_tiles)
+    if job >= 0:
+        key_heads = heads // GROUP
+        batch = unit // key_heads
+        if HAS_OFFSETS:
+            offset = tl.load(OFFSETS + batch)
+        if rotates:
+            if job < key_blocks:
+                rotate_keys(
+                    K, POLAR_K, COARSE, FINE, LENGTHS,
+                    stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
+                    job, unit, key_heads, keys, D, C, ROTATED, HAS_LENGTHS,
+                )  # fmt: skip
+            else:
+                job -= key_blocks
+                block, pair = job % query_blocks, unit * GROUP + job // query_blocks
+                rotate_queries(
+                    Q, POLAR_Q, TURN, COARSE, FINE, stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
+                    block, pair, heads, queries, offset, scale, D, C, ROTATED,
+                )  # fmt: skip
+                dot_rows(
+                    OUT, GRAD, ROW_DOTS, stride_out_batch, stride_out_head, stride_out_row,
+                    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
+                    block, pair, heads, queries, D, C, ROTATED,
+                )  # fmt: skip
+            report_rotation(DONE, unit)
+        else:
+            await_rotation(DONE, unit, rotations)
+            # The first keys and the last queries have the most to do: they start first.
+            if job < key_tiles:
+                backward_keys_block(
+                    POLAR_Q, K, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DK, DV, COARSE, FINE,
+                    FIRST, LAST, LENGTHS, SEED,
+                    stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
+                    stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
+                    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
+                    job, unit, heads, queries, keys, offset, keep_scale, threshold,
+                    GROUP, D, C1, C2, E1, E2, KEY_ROWS, KEY_COLS, CAUSAL, DOCUMENTS, HAS_LENGTHS, DROPOUT,
+                    PRECISION,
+                )  # fmt: skip
+            else:
+                job -= key_tiles
+                backward_queries_block(
+                    Q, POLAR_Q, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DQ, TURN, DELTA_PART, COARSE, FINE,
+                    FIRST, LAST, LENGTHS, SEED,
+                    stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
+                    stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
+                    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
+                    query_tiles - 1 - job // GROUP, unit * GROUP + job % GROUP,
+                    heads, queries, keys, offset, scale / _LOG2_E, keep_scale, threshold,
+                    GROUP, D, C1, C2, E1, E2, QUERY_ROWS, QUERY_COLS, CAUSAL, DOCUMENTS, HAS_LENGTHS, DROPOUT,
+                    PRECISION,
+                )  # fmt: skip
