@@ -1,4 +1,8 @@
-"""The Triton kernels as torch operators: visible to autograd, torch.compile, CUDA graphs and opcheck."""
+"""The Triton kernels as torch operators: visible to autograd, torch.compile, CUDA graphs and opcheck.
+
+Defined with torch.library.Library, not with its decorator custom_op, whose wrappers look through every argument in
+Python at every call: with torch 2.11 they cost half a millisecond a call, more than the kernels of a small model.
+"""
 
 from __future__ import annotations
 
@@ -12,83 +16,107 @@ from torch import Tensor
 from seqpope.kernels import decode, flash
 from seqpope.kernels.rotation import RotationTables
 
+_library = torch.library.Library("seqpope", "FRAGMENT")
+_PROBLEM = (
+    "Tensor turns, Tensor coarse, Tensor fine, Tensor? first, Tensor? last, Tensor? offsets, Tensor? lengths, "
+    "Tensor? seed, SymInt offset, bool causal, float scale, float dropout_p"
+)
+_library.define(f"pope_attention(Tensor q, Tensor k, Tensor v, Tensor delta, {_PROBLEM}) -> (Tensor, Tensor)")
+_library.define(
+    "pope_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor delta, Tensor out, Tensor logsum, "
+    f"{_PROBLEM}) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "pope_decode(Tensor q, Tensor k, Tensor v, Tensor turns, Tensor coarse, Tensor fine, Tensor? offsets, "
+    "Tensor? lengths, SymInt offset, bool causal, float scale) -> Tensor"
+)
+pope_forward = torch.ops.seqpope.pope_attention.default
+pope_backward = torch.ops.seqpope.pope_attention_backward.default
+pope_decode = torch.ops.seqpope.pope_decode.default
+
 
 @contextlib.contextmanager
 def _device_of(x: Tensor) -> Iterator[None]:
     # Triton launches on the current device, which need not be that of the tensors.
-    if x.is_cuda:
+    if x.is_cuda and x.device.index != torch.cuda.current_device():
         with torch.cuda.device(x.device):
             yield
     else:
         yield
 
 
-@torch.library.custom_op("seqpope::pope_attention", mutates_args=())
-def pope_forward(
-    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, turns: Tensor, coarse: Tensor, fine: Tensor,
-    first: Tensor | None, last: Tensor | None, offsets: Tensor | None, lengths: Tensor | None, seed: Tensor | None,
-    offset: int, causal: bool, scale: float, dropout_p: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Output (B, H, Lq, D) and log2 of the softmax sums; arguments as `flash.Problem` has them."""
-    problem = flash.Problem(
-        turns, RotationTables(coarse, fine), first, last, offsets, lengths, seed, offset, causal, scale, dropout_p
-    )
+def _problem(turns: Tensor, coarse: Tensor, fine: Tensor, *rest: Any) -> flash.Problem:
+    return flash.Problem(turns, RotationTables(coarse, fine), *rest)
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, delta: Tensor, *problem: Any) -> tuple[Tensor, Tensor]:
+    """Output (B, H, Lq, D) and log2 of the softmax sums."""
     with _device_of(q):
-        return flash.attention_forward(q, k, v, problem)
+        return flash.attention_forward(q, k, v, _problem(*problem))
 
 
-@pope_forward.register_fake
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, delta: Tensor, out: Tensor, logsum: Tensor, *problem: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """dq, dk, dv and ddelta."""
+    with _device_of(q):
+        return flash.attention_backward(grad, q, k, v, out, logsum, _problem(*problem))
+
+
+def _decode(q: Tensor, k: Tensor, v: Tensor, turns: Tensor, coarse: Tensor, fine: Tensor, *rest: Any) -> Tensor:
+    """Output (B, H, Lq, D) of a few queries against a cache; no gradient."""
+    with _device_of(q):
+        return decode.decode_attention(q, k, v, turns, RotationTables(coarse, fine), *rest)
+
+
+for _name, _kernel in (
+    ("pope_attention", _forward),
+    ("pope_attention_backward", _backward),
+    ("pope_decode", _decode),
+):
+    _library.impl(_name, _kernel, "CUDA")
+    _library.impl(_name, _kernel, "CPU")  # Triton's interpreter
+
+
+@torch.library.register_fake("seqpope::pope_attention", lib=_library)
 def _(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return flash.like_tokens(q), flash.new_row_sums(q)
 
 
-@torch.library.custom_op("seqpope::pope_attention_backward", mutates_args=())
-def pope_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, delta: Tensor, out: Tensor, logsum: Tensor,
-    turns: Tensor, coarse: Tensor, fine: Tensor,
-    first: Tensor | None, last: Tensor | None, offsets: Tensor | None, lengths: Tensor | None, seed: Tensor | None,
-    offset: int, causal: bool, scale: float, dropout_p: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """dq, dk, dv and ddelta."""
-    problem = flash.Problem(
-        turns, RotationTables(coarse, fine), first, last, offsets, lengths, seed, offset, causal, scale, dropout_p
-    )
-    with _device_of(q):
-        return flash.attention_backward(grad, q, k, v, out, logsum, problem)
-
-
-@pope_backward.register_fake
+@torch.library.register_fake("seqpope::pope_attention_backward", lib=_library)
 def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, delta: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return flash.like_tokens(q), flash.like_tokens(k), flash.like_tokens(v), torch.empty_like(delta)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, delta, turns, coarse, fine, first, last, offsets, lengths, seed, *numbers = inputs
-    out, logsum = output
-    ctx.mark_non_differentiable(logsum)
-    ctx.save_for_backward(q, k, v, delta, out, logsum, turns, coarse, fine, first, last, offsets, lengths, seed)
-    ctx.numbers = numbers
-
-
-def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    gradients = pope_backward(grad, *ctx.saved_tensors, *ctx.numbers)
-    return *gradients, *[None] * 12
-
-
-torch.library.register_autograd("seqpope::pope_attention", _backward, setup_context=_setup_context)
-
-
-@torch.library.custom_op("seqpope::pope_decode", mutates_args=())
-def pope_decode(
-    q: Tensor, k: Tensor, v: Tensor, turns: Tensor, coarse: Tensor, fine: Tensor,
-    offsets: Tensor | None, lengths: Tensor | None, offset: int, causal: bool, scale: float,
-) -> Tensor:  # fmt: skip
-    """Output (B, H, Lq, D) of a few queries against a cache; no gradient."""
-    with _device_of(q):
-        tables = RotationTables(coarse, fine)
-        return decode.decode_attention(q, k, v, turns, tables, offsets, lengths, offset, causal, scale)
-
-
-@pope_decode.register_fake
+@torch.library.register_fake("seqpope::pope_decode", lib=_library)
 def _(q: Tensor, *rest: Any) -> Tensor:
     return flash.like_tokens(q)
+
+
+class _Attention(torch.autograd.Function):
+    """The forward operator with its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        with torch._C._AutoDispatchBelowAutograd():
+            out, logsum = pope_forward(*arguments)
+        *tensors, offset, causal, scale, dropout_p = arguments
+        ctx.mark_non_differentiable(logsum)
+        ctx.save_for_backward(*tensors[:4], out, logsum, *tensors[4:])
+        ctx.numbers = offset, causal, scale, dropout_p
+        return out, logsum
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        gradients = pope_backward(grad, *ctx.saved_tensors, *ctx.numbers)
+        return *gradients, *[None] * 12
+
+
+def _differentiable(*arguments: Any) -> tuple[Tensor, Tensor]:
+    if torch.is_grad_enabled() and any(x.requires_grad for x in arguments[:4]):
+        return _Attention.apply(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return pope_forward(*arguments)
+
+
+_library.impl("pope_attention", _differentiable, "Autograd")

@@ -53,9 +53,7 @@ def rotation_tables(
 
 
 @torch.library.custom_op("seqpope::rotation_tables", mutates_args=())
-def opaque_tables(
-    start: int, length: int, count: int, base: float, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def opaque_tables(start: int, length: int, count: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """The same for torch.compile, which cannot look inside.
 
     If it could, it would make every angle anew, in fp64, for each element of queries and keys that is rotated.
