@@ -1,6 +1,6 @@
 """The backward pass of PoPE attention in Triton; `flash` launches it and says what it is built on.
 
-One program sums over queries for dk and dv of a tile of keys, another over keys for dq and ddelta of a tile of
+One kernel sums over queries for dk and dv of a tile of keys, another over keys for dq and ddelta of a tile of
 queries. Both compute the weights anew; there are no atomic sums, so that gradients are the same every time.
 """
 
@@ -13,16 +13,12 @@ from seqpope.kernels.forward import key_ranges, ranges
 from seqpope.kernels.tiles import (
     _LOG2_E,
     SIZES,
-    await_rotation,
     dropout_keep,
     dropout_rows,
     load_polar,
     load_tile,
     padded,
     place,
-    report_rotation,
-    rotate_keys,
-    rotate_queries,
     sigmoid,
     softplus,
     store_tile,
@@ -102,30 +98,36 @@ def store_key_gradient(
     store_tile(DK, tl.where(valid[:, None], gradient, 0.0), near, stride_dk_row, columns, left, D)
 
 
-@triton.jit
-def backward_keys_block(
-    POLAR_Q, K, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DK, DV, COARSE, FINE, FIRST, LAST, LENGTHS, SEED,
+@triton.jit(do_not_specialize=SIZES)
+def pope_backward_keys(
+    POLAR_Q, K, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DK, DV, COARSE, FINE, FIRST, LAST, OFFSETS, LENGTHS, SEED,
     stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
     stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
     stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
-    block, unit, heads, queries, count, offset, keep_scale, threshold,
+    pairs, span, heads, queries, keys, offset, keep_scale, threshold,
     GROUP: tl.constexpr, D: tl.constexpr,
     C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
-    CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
+    CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dk and dv of one tile of `count` keys: all queries that see it, of every head of its group in turn."""
+    """dk and dv of one tile of keys: all queries that see it, of every head of its group in turn.
+
+    DK and DV lie as (B, Lk, Hkv, D). The first keys, which most queries see, start first.
+    """
+    block, pair = place(tl.cdiv(keys, COLS), pairs, span)  # pairs of sequence and key head
     begin = block * COLS
     key_heads = heads // GROUP
-    batch, key_head = unit // key_heads, unit % key_heads
-    keys_end = count
+    batch, key_head = pair // key_heads, pair % key_heads
+    keys_end = keys
+    if HAS_OFFSETS:
+        offset = tl.load(OFFSETS + batch)
     if HAS_LENGTHS:
-        keys_end = tl.minimum(count, tl.load(LENGTHS + batch))
-    near, left = tl.arange(0, COLS), count - begin
-    keys = begin + near
+        keys_end = tl.minimum(keys, tl.load(LENGTHS + batch))
+    near, left = tl.arange(0, COLS), keys - begin
+    positions = begin + near
     K += batch * stride_k_batch + key_head * stride_k_head + begin.to(tl.int64) * stride_k_row
     V += batch * stride_v_batch + key_head * stride_v_head + begin.to(tl.int64) * stride_v_row
-    polar = POLAR_K + (unit * padded(count) + begin) * (2 * D)
+    polar = POLAR_K + (pair * padded(keys) + begin) * (2 * D)
     k1 = load_polar(polar, near, tl.arange(0, 2 * C1), D, C1 + C2 == D)
     v1 = load_tile(V, near, stride_v_row, tl.arange(0, E1), stride_v_column, keys_end - begin, D, E1, E2)
     k2, v2 = k1, v1
@@ -137,11 +139,11 @@ def backward_keys_block(
     lowest, lowest_full, highest_full, highest = 0, 0, queries, queries
     last_query = tl.zeros([COLS], tl.int32) + queries
     if DOCUMENTS:
-        FIRST += batch * count
-        LAST += batch * count
-        end = tl.minimum(begin + COLS, count) - 1
-        last_query = tl.load(LAST + keys, keys < count, 0)
-        first_query = tl.load(FIRST + keys, keys < count, 0)
+        FIRST += batch * keys
+        LAST += batch * keys
+        end = tl.minimum(begin + COLS, keys) - 1
+        last_query = tl.load(LAST + positions, positions < keys, 0)
+        first_query = tl.load(FIRST + positions, positions < keys, 0)
         lowest, lowest_full = tl.load(FIRST + begin), tl.load(FIRST + end)
         highest_full, highest = tl.load(LAST + begin), tl.load(LAST + end)
     else:
@@ -167,13 +169,14 @@ def backward_keys_block(
         logsum, row_dots = LOGSUM + query_pair * padded(queries), ROW_DOTS + query_pair * padded(queries)
         dk1, dk2, dv1, dv2 = gather_queries(
             dk1, dk2, dv1, dv2, k1, k2, v1, v2, polar, grad, logsum, row_dots, stride_grad_row, stride_grad_column,
-            a, b, c, d, queries, offset, keys, first_query, last_query, SEED, query_pair, keep_scale, threshold,
+            a, b, c, d, queries, offset, positions, first_query, last_query,
+            SEED, query_pair, keep_scale, threshold,
             D, C1, C2, E1, E2, ROWS, CAUSAL, DROPOUT, PRECISION,
         )  # fmt: skip
     stride_dk_row = key_heads * D
-    DK += (batch * count + begin) * stride_dk_row + key_head * D
-    DV += (batch * count + begin) * stride_dk_row + key_head * D
-    valid = keys < keys_end
+    DK += (batch * keys + begin) * stride_dk_row + key_head * D
+    DV += (batch * keys + begin) * stride_dk_row + key_head * D
+    valid = positions < keys_end
     # dk' was gathered from queries that carry log2 e and the softmax scale: take log2 e back out.
     store_key_gradient(
         dk1, K, DK, COARSE, FINE, stride_k_row, stride_k_column, stride_dk_row,
@@ -250,22 +253,31 @@ def store_query_gradient(
     tl.store(DELTA_PART + columns, tl.sum(part, 0), columns < D)
 
 
-@triton.jit
-def backward_queries_block(
-    Q, POLAR_Q, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DQ, TURN, DELTA_PART, COARSE, FINE, FIRST, LAST, LENGTHS, SEED,
+@triton.jit(do_not_specialize=SIZES)
+def pope_backward_queries(
+    Q, POLAR_Q, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DQ, TURN, DELTA_PART, COARSE, FINE,
+    FIRST, LAST, OFFSETS, LENGTHS, SEED,
     stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
     stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
     stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
-    block, pair, heads, queries, keys, offset, scale, keep_scale, threshold,
+    pairs, span, heads, queries, keys, offset, scale, keep_scale, threshold,
     GROUP: tl.constexpr, D: tl.constexpr,
     C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
-    CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
+    CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dq of one tile of queries, and its part of ddelta."""
+    """dq of one tile of queries, and its part of ddelta; the last queries, which see most keys, start first.
+
+    DQ lies as (B, Lq, H, D), DELTA_PART as (B, H, tiles, D). `scale` is the softmax's, without log2 e.
+    """
+    blocks = tl.cdiv(queries, ROWS)
+    block, pair = place(blocks, pairs, span)
+    block = blocks - 1 - block
     begin = block * ROWS
     batch, head = pair // heads, pair % heads
     keys_end = keys
+    if HAS_OFFSETS:
+        offset = tl.load(OFFSETS + batch)
     if HAS_LENGTHS:
         keys_end = tl.minimum(keys, tl.load(LENGTHS + batch))
     near, left = tl.arange(0, ROWS), queries - begin
@@ -301,7 +313,7 @@ def backward_queries_block(
     stride_dq_row = heads * D
     DQ += (batch * queries + begin) * stride_dq_row + head * D
     TURN += head * (2 * D)
-    DELTA_PART += (pair * tl.cdiv(queries, ROWS) + block) * D
+    DELTA_PART += (pair * blocks + block) * D
     store_query_gradient(
         dq1, Q, DQ, TURN, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
         near, left, offset + begin, tl.arange(0, C1), scale, D, C1, ROWS,
@@ -311,101 +323,3 @@ def backward_queries_block(
             dq2, Q, DQ, TURN, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
             near, left, offset + begin, C1 + tl.arange(0, C2), scale, D, C2, ROWS,
         )  # fmt: skip
-
-
-@triton.jit
-def dot_rows(
-    OUT, GRAD, ROW_DOTS, stride_out_batch, stride_out_head, stride_out_row,
-    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
-    block, pair, heads, queries,
-    D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    """Each query's sum of grad x out, which the gradient of its softmax subtracts; 0 behind the last query."""
-    begin = block * ROWS
-    batch, head = pair // heads, pair % heads
-    near, columns = tl.arange(0, ROWS), tl.arange(0, C)
-    inside = (near < queries - begin)[:, None] & (columns < D)[None, :]
-    OUT += batch * stride_out_batch + head * stride_out_head + begin.to(tl.int64) * stride_out_row
-    GRAD += batch * stride_grad_batch + head * stride_grad_head + begin.to(tl.int64) * stride_grad_row
-    out = tl.load(OUT + near[:, None] * stride_out_row + columns[None, :], inside, 0.0)
-    grad = tl.load(GRAD + near[:, None] * stride_grad_row + columns[None, :] * stride_grad_column, inside, 0.0)
-    tl.store(ROW_DOTS + pair * padded(queries) + begin + near, tl.sum(out.to(tl.float32) * grad.to(tl.float32), 1))
-
-
-@triton.jit(do_not_specialize=SIZES)
-def pope_backward(
-    Q, K, V, OUT, GRAD, LOGSUM, TURN, COARSE, FINE, POLAR_Q, POLAR_K, ROW_DOTS, DONE, DQ, DK, DV, DELTA_PART,
-    FIRST, LAST, OFFSETS, LENGTHS, SEED,
-    stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
-    stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
-    stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
-    stride_out_batch, stride_out_head, stride_out_row,
-    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
-    units, span, heads, queries, keys, offset, scale, keep_scale, threshold,
-    GROUP: tl.constexpr, D: tl.constexpr, C: tl.constexpr,
-    C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr,
-    KEY_ROWS: tl.constexpr, KEY_COLS: tl.constexpr, QUERY_ROWS: tl.constexpr, QUERY_COLS: tl.constexpr,
-    ROTATED: tl.constexpr,
-    CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
-    DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """DQ, DK, DV, which lie as (B, L, H, D), and DELTA_PART (B, H, tiles of queries, D).
-
-    `scale` carries log2 e, as in the forward pass.
-    """
-    key_blocks, query_blocks = padded(keys) // ROTATED, padded(queries) // ROTATED
-    rotations = key_blocks + GROUP * query_blocks
-    key_tiles, query_tiles = tl.cdiv(keys, KEY_COLS), tl.cdiv(queries, QUERY_ROWS)
-    rotates, job, unit = place(units, span, rotations, key_tiles + GROUP * query_tiles)
-    if job >= 0:
-        key_heads = heads // GROUP
-        batch = unit // key_heads
-        if HAS_OFFSETS:
-            offset = tl.load(OFFSETS + batch)
-        if rotates:
-            if job < key_blocks:
-                rotate_keys(
-                    K, POLAR_K, COARSE, FINE, LENGTHS,
-                    stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
-                    job, unit, key_heads, keys, D, C, ROTATED, HAS_LENGTHS,
-                )  # fmt: skip
-            else:
-                job -= key_blocks
-                block, pair = job % query_blocks, unit * GROUP + job // query_blocks
-                rotate_queries(
-                    Q, POLAR_Q, TURN, COARSE, FINE, stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
-                    block, pair, heads, queries, offset, scale, D, C, ROTATED,
-                )  # fmt: skip
-                dot_rows(
-                    OUT, GRAD, ROW_DOTS, stride_out_batch, stride_out_head, stride_out_row,
-                    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
-                    block, pair, heads, queries, D, C, ROTATED,
-                )  # fmt: skip
-            report_rotation(DONE, unit)
-        else:
-            await_rotation(DONE, unit, rotations)
-            # The first keys and the last queries have the most to do: they start first.
-            if job < key_tiles:
-                backward_keys_block(
-                    POLAR_Q, K, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DK, DV, COARSE, FINE,
-                    FIRST, LAST, LENGTHS, SEED,
-                    stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
-                    stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
-                    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
-                    job, unit, heads, queries, keys, offset, keep_scale, threshold,
-                    GROUP, D, C1, C2, E1, E2, KEY_ROWS, KEY_COLS, CAUSAL, DOCUMENTS, HAS_LENGTHS, DROPOUT,
-                    PRECISION,
-                )  # fmt: skip
-            else:
-                job -= key_tiles
-                backward_queries_block(
-                    Q, POLAR_Q, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DQ, TURN, DELTA_PART, COARSE, FINE,
-                    FIRST, LAST, LENGTHS, SEED,
-                    stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
-                    stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
-                    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
-                    query_tiles - 1 - job // GROUP, unit * GROUP + job % GROUP,
-                    heads, queries, keys, offset, scale / _LOG2_E, keep_scale, threshold,
-                    GROUP, D, C1, C2, E1, E2, QUERY_ROWS, QUERY_COLS, CAUSAL, DOCUMENTS, HAS_LENGTHS, DROPOUT,
-                    PRECISION,
-                )  # fmt: skip

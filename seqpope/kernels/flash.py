@@ -10,9 +10,8 @@ on the queries: keys are then the same for all query heads of a group, and its g
 
 Queries and keys are rotated once a call into transient buffers, not in the loops (measured, see
 benchmarks/results/attention-notes.md): a loop would repeat softplus for every tile that passes and keep the
-operand from going straight from memory to the tensor cores. The same launch rotates and attends, so that the
-buffers are read while they are in the L2 cache and rotation, which waits for memory, runs beside matrix products
-(`tiles.place`). Nothing of width 2D outlives the call: the backward pass rotates anew.
+operand from going straight from memory to the tensor cores. Nothing of width 2D outlives the call: the backward
+pass rotates anew.
 
 Rotated tensors are interleaved, (cos_0, sin_0, cos_1, sin_1, ...): then any split of the D frequencies splits the
 2D columns too, and a pair sits in one thread's registers. A head dimension that is no power of two is taken as
@@ -29,57 +28,56 @@ import torch
 import triton
 from torch import Tensor
 
-from seqpope.kernels.backward import pope_backward
+from seqpope.kernels.backward import pope_backward_keys, pope_backward_queries
 from seqpope.kernels.forward import pope_forward
+from seqpope.kernels.polar import pope_rotate
 from seqpope.kernels.rotation import RotationTables
 from seqpope.kernels.tiles import LOG2_E, PAD
 
 
-class Forward(NamedTuple):
-    """Sizes of the forward kernel's tiles and of the program that works on them."""
+class Tiles(NamedTuple):
+    """Sizes of one kernel's tiles and of the program that works on them."""
 
-    rows: int
-    cols: int
+    rows: int  # queries
+    cols: int  # keys
     warps: int
     stages: int
     registers: int | None = None  # at most so many a thread, so that more programs share a multiprocessor
 
 
-class Backward(NamedTuple):
-    """The same of the backward kernel: tiles of `key_cols` keys gather from queries, of `query_rows` from keys."""
-
-    key_rows: int
-    key_cols: int
-    query_rows: int
-    query_cols: int
-    warps: int
-    stages: int
-    registers: int | None = None
-
-
 class Tiling(NamedTuple):
-    """Both kernels' tiles."""
+    """The three kernels' tiles."""
 
-    forward: Forward
-    backward: Backward
+    forward: Tiles
+    backward_keys: Tiles
+    backward_queries: Tiles
 
 
-# Measured on an H100 (benchmarks/results/attention-notes.md) for 16-bit elements, by the columns that the head
-# dimension takes. Static, not autotuned: results are then the same on every run, and nothing is timed in a user's
-# first step.
-_NARROW = Tiling(Forward(128, 64, 8, 3, 128), Backward(64, 64, 64, 64, 4, 3))
-_WIDE = Tiling(Forward(128, 64, 8, 3), Backward(32, 64, 64, 32, 4, 2))
-HOPPER = {16: _NARROW, 32: _NARROW, 48: _NARROW, 64: _NARROW, 80: _WIDE, 96: _WIDE, 128: _WIDE}
+# Measured on an H100 for 16-bit elements (benchmarks/tune_attention.py and results/attention-notes.md), by the
+# columns that the head dimension takes. Static, not autotuned: results are then the same on every run, and nothing
+# is timed in a user's first step.
+_KEYS = Tiles(64, 64, 4, 3)
+_WIDE = Tiling(Tiles(128, 64, 8, 3), Tiles(32, 64, 4, 2), Tiles(128, 64, 8, 2))
+HOPPER = {
+    16: Tiling(Tiles(64, 64, 4, 3, 128), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168)),
+    32: Tiling(Tiles(64, 64, 4, 3, 128), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168)),
+    48: Tiling(Tiles(128, 64, 8, 3, 128), _KEYS, Tiles(64, 64, 4, 2, 168)),
+    64: Tiling(Tiles(128, 64, 8, 3, 128), _KEYS, Tiles(64, 64, 4, 3)),
+    80: _WIDE,
+    96: _WIDE,
+    128: _WIDE,
+}
 # For every other GPU and for fp32: small enough for 96 KB of shared memory.
-_SMALL = Tiling(Forward(64, 32, 4, 2), Backward(32, 64, 64, 32, 4, 2))
+_SMALL = Tiling(Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2), Tiles(64, 32, 4, 2))
 SMALL = {
     16: _SMALL,
     32: _SMALL,
-    64: Tiling(Forward(64, 32, 4, 2), Backward(32, 32, 32, 32, 4, 1)),
-    128: Tiling(Forward(32, 32, 8, 1), Backward(16, 32, 32, 16, 8, 1)),
+    64: Tiling(Tiles(64, 32, 4, 2), Tiles(32, 32, 4, 1), Tiles(32, 32, 4, 1)),
+    128: Tiling(Tiles(32, 32, 8, 1), Tiles(16, 32, 8, 1), Tiles(32, 16, 8, 1)),
 }
 # For Triton's interpreter: so small that small tests cross every border.
-INTERPRETED = Tiling(Forward(32, 16, 4, 1), Backward(16, 32, 32, 16, 4, 1))
+INTERPRETED = Tiling(Tiles(32, 16, 4, 1), Tiles(16, 32, 4, 1), Tiles(32, 16, 4, 1))
+ROTATED_ROWS = 32  # of a tile that is rotated, by four warps
 
 
 def split_head_dim(dim: int) -> tuple[int, int]:
@@ -157,41 +155,44 @@ def new_polar(x: Tensor) -> Tensor:
     return x.new_empty(batch, heads, (length + PAD - 1) // PAD * PAD, 2 * dim)
 
 
-class Plan(NamedTuple):
-    """How one launch is laid out; see `tiles.place`."""
-
-    grid: tuple[int]
-    span: int
-    rotated: int  # rows that one program rotates
-
-
-def plan(q: Tensor, k: Tensor, jobs: int, warps: int) -> Plan:
-    """Programs for q and k; `jobs` of each unit attend, with so many warps each."""
-    units, group = k.shape[0] * k.shape[1], q.shape[1] // k.shape[1]
-    rotated = 8 * warps
-    rows = (k.shape[2] + PAD - 1) // PAD * PAD + group * ((q.shape[2] + PAD - 1) // PAD * PAD)
-    if q.device.type == "cpu":
-        span = 2  # interpreted tests see several groups, the last of them not full
-    else:
-        # As many programs at a time as the GPU holds: what they read, and what is rotated next, stays in its L2.
-        span = torch.cuda.get_device_properties(q.device).multi_processor_count * 16 // warps // jobs
-    span = max(1, min(span, units))
-    rotations = span * (rows // rotated)
-    return Plan((rotations + triton.cdiv(units, span) * (rotations + span * jobs),), span, rotated)
+def launch_rotate(
+    q: Tensor, k: Tensor, polar_q: Tensor, polar_k: Tensor, problem: Problem,
+    out: Tensor | None = None, grad: Tensor | None = None, row_dots: Tensor | None = None,
+) -> None:  # fmt: skip
+    """Fill polar_q and polar_k (`new_polar`); for the backward pass row_dots too (`new_row_sums`)."""
+    (batch, heads, queries, dim), (key_heads, keys) = q.shape, k.shape[1:3]
+    key_programs = polar_k.shape[2] // ROTATED_ROWS * batch * key_heads
+    query_programs = polar_q.shape[2] // ROTATED_ROWS * batch * heads
+    pope_rotate[(key_programs + query_programs,)](
+        q, k, polar_q, polar_k, problem.turns, problem.tables.coarse, problem.tables.fine, out, grad, row_dots,
+        problem.offsets, problem.lengths,
+        *q.stride(), *k.stride(), *(out.stride()[:3] if out is not None else (0, 0, 0)),
+        *(grad.stride() if grad is not None else (0, 0, 0, 0)),
+        key_programs, heads, queries, keys, problem.offset, problem.scale * LOG2_E,
+        GROUP=heads // key_heads, D=dim, C=_padded(dim), ROWS=ROTATED_ROWS,
+        HAS_OFFSETS=problem.offsets is not None, HAS_LENGTHS=problem.lengths is not None, BACKWARD=out is not None,
+    )  # fmt: skip
 
 
-def _options(problem: Problem, q: Tensor, k: Tensor, tiles: Forward | Backward, rotated: int) -> dict[str, Any]:
-    dim = q.shape[-1]
+def _span(pairs: int, length: int, v: Tensor) -> int:
+    """How many pairs may start their longest blocks together: those whose streamed operands fill half the L2."""
+    if v.device.type == "cpu":
+        return 3  # an odd number, so that interpreted tests see a group that is not full
+    half = torch.cuda.get_device_properties(v.device).L2_cache_size // 2
+    return max(1, min(pairs, half // (3 * v.shape[-1] * length * v.element_size())))
+
+
+def _options(problem: Problem, dim: int, group: int, tiles: Tiles) -> dict[str, Any]:
     (c1, c2), (e1, e2) = split_head_dim(dim), split_values(dim)
     return {
-        "GROUP": q.shape[1] // k.shape[1],
+        "GROUP": group,
         "D": dim,
-        "C": _padded(dim),
         "C1": c1,
         "C2": c2,
         "E1": e1,
         "E2": e2,
-        "ROTATED": rotated,
+        "ROWS": tiles.rows,
+        "COLS": tiles.cols,
         "CAUSAL": problem.causal,
         "DOCUMENTS": problem.first is not None,
         "HAS_OFFSETS": problem.offsets is not None,
@@ -204,50 +205,77 @@ def _options(problem: Problem, q: Tensor, k: Tensor, tiles: Forward | Backward, 
     }
 
 
-def attention_forward(
-    q: Tensor, k: Tensor, v: Tensor, problem: Problem, tiles: Forward | None = None
-) -> tuple[Tensor, Tensor]:
-    """Output (B, H, Lq, D) and the log2 of each query's softmax sum (`new_row_sums`)."""
-    batch, heads, queries, dim = q.shape
-    key_heads, keys = k.shape[1:3]
-    tiles = tiles or choose_tiling(dim, q.dtype, q.device).forward
-    out, logsum, polar_q, polar_k = like_tokens(q), new_row_sums(q), new_polar(q), new_polar(k)
-    grid, span, rotated = plan(q, k, heads // key_heads * triton.cdiv(queries, tiles.rows), tiles.warps)
-    units = batch * key_heads
-    pope_forward[grid](
-        q, k, v, problem.turns, problem.tables.coarse, problem.tables.fine, polar_q, polar_k,
-        torch.zeros(units, dtype=torch.int32, device=q.device), out, logsum,
+def launch_forward(
+    polar_q: Tensor, polar_k: Tensor, v: Tensor, out: Tensor, logsum: Tensor, problem: Problem, tiles: Tiles
+) -> None:
+    """Fill out (`like_tokens`) and logsum (`new_row_sums`)."""
+    (batch, heads, queries, dim), (key_heads, keys) = out.shape, v.shape[1:3]
+    pairs = batch * heads
+    pope_forward[(triton.cdiv(queries, tiles.rows) * pairs,)](
+        polar_q, polar_k, v, out, logsum,
         problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
-        *q.stride(), *k.stride(), *v.stride(),
-        units, span, heads, queries, keys, problem.offset, problem.scale * LOG2_E, problem.keep_scale,
-        problem.threshold,
-        ROWS=tiles.rows, COLS=tiles.cols, **_options(problem, q, k, tiles, rotated),
+        *v.stride(),
+        pairs, _span(pairs, keys, v), heads, queries, keys, problem.offset, problem.keep_scale, problem.threshold,
+        **_options(problem, dim, heads // key_heads, tiles),
     )  # fmt: skip
+
+
+def launch_backward_keys(
+    polar_q: Tensor, k: Tensor, polar_k: Tensor, v: Tensor, grad: Tensor, logsum: Tensor, row_dots: Tensor,
+    dk: Tensor, dv: Tensor, problem: Problem, tiles: Tiles,
+) -> None:  # fmt: skip
+    """Fill dk and dv (`like_tokens`)."""
+    (batch, heads, queries, dim), (key_heads, keys) = grad.shape, k.shape[1:3]
+    pairs = batch * key_heads
+    pope_backward_keys[(triton.cdiv(keys, tiles.cols) * pairs,)](
+        polar_q, k, polar_k, v, grad, logsum, row_dots, dk, dv, problem.tables.coarse, problem.tables.fine,
+        problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
+        *k.stride(), *v.stride(), *grad.stride(),
+        pairs, _span(pairs, queries, v), heads, queries, keys, problem.offset, problem.keep_scale,
+        problem.threshold,
+        **_options(problem, dim, heads // key_heads, tiles),
+    )  # fmt: skip
+
+
+def launch_backward_queries(
+    q: Tensor, polar_q: Tensor, polar_k: Tensor, v: Tensor, grad: Tensor, logsum: Tensor, row_dots: Tensor,
+    dq: Tensor, problem: Problem, tiles: Tiles,
+) -> Tensor:  # fmt: skip
+    """Fill dq (`like_tokens`); ddelta in parts, (B, H, tiles, D) fp32."""
+    (batch, heads, queries, dim), (key_heads, keys) = q.shape, v.shape[1:3]
+    parts, pairs = triton.cdiv(queries, tiles.rows), batch * heads
+    delta_part = q.new_empty(batch, heads, parts, dim, dtype=torch.float32)
+    pope_backward_queries[(parts * pairs,)](
+        q, polar_q, polar_k, v, grad, logsum, row_dots, dq, problem.turns, delta_part,
+        problem.tables.coarse, problem.tables.fine,
+        problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
+        *q.stride(), *v.stride(), *grad.stride(),
+        pairs, _span(pairs, keys, v), heads, queries, keys, problem.offset, problem.scale, problem.keep_scale,
+        problem.threshold,
+        **_options(problem, dim, heads // key_heads, tiles),
+    )  # fmt: skip
+    return delta_part
+
+
+def attention_forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+    """Output (B, H, Lq, D) and the log2 of each query's softmax sum (`new_row_sums`)."""
+    out, logsum, polar_q, polar_k = like_tokens(q), new_row_sums(q), new_polar(q), new_polar(k)
+    launch_rotate(q, k, polar_q, polar_k, problem)
+    tiles = choose_tiling(q.shape[-1], q.dtype, q.device).forward
+    launch_forward(polar_q, polar_k, v, out, logsum, problem, tiles)
     return out, logsum
 
 
 def attention_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsum: Tensor, problem: Problem,
-    tiles: Backward | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsum: Tensor, problem: Problem
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """dq, dk, dv as q, k, v and ddelta (H, D) fp32."""
-    batch, heads, queries, dim = q.shape
-    key_heads, keys = k.shape[1:3]
-    tiles = tiles or choose_tiling(dim, q.dtype, q.device).backward
+    tiling = choose_tiling(q.shape[-1], q.dtype, q.device)
     polar_q, polar_k, row_dots = new_polar(q), new_polar(k), new_row_sums(q)
     dq, dk, dv = like_tokens(q), like_tokens(k), like_tokens(v)
-    query_tiles, units = triton.cdiv(queries, tiles.query_rows), batch * key_heads
-    delta_part = q.new_empty(batch, heads, query_tiles, dim, dtype=torch.float32)
-    jobs = triton.cdiv(keys, tiles.key_cols) + heads // key_heads * query_tiles
-    grid, span, rotated = plan(q, k, jobs, tiles.warps)
-    pope_backward[grid](
-        q, k, v, out, grad, logsum, problem.turns, problem.tables.coarse, problem.tables.fine, polar_q, polar_k,
-        row_dots, torch.zeros(units, dtype=torch.int32, device=q.device), dq, dk, dv, delta_part,
-        problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
-        *q.stride(), *k.stride(), *v.stride(), *out.stride()[:3], *grad.stride(),
-        units, span, heads, queries, keys, problem.offset, problem.scale * LOG2_E, problem.keep_scale,
-        problem.threshold,
-        KEY_ROWS=tiles.key_rows, KEY_COLS=tiles.key_cols, QUERY_ROWS=tiles.query_rows, QUERY_COLS=tiles.query_cols,
-        **_options(problem, q, k, tiles, rotated),
-    )  # fmt: skip
+    launch_rotate(q, k, polar_q, polar_k, problem, out, grad, row_dots)
+    delta_part = launch_backward_queries(
+        q, polar_q, polar_k, v, grad, logsum, row_dots, dq, problem, tiling.backward_queries
+    )
+    launch_backward_keys(polar_q, k, polar_k, v, grad, logsum, row_dots, dk, dv, problem, tiling.backward_keys)
     return dq, dk, dv, delta_part.sum((0, 2))

@@ -8,16 +8,12 @@ import triton.language as tl
 from seqpope.kernels.tiles import (
     _PAD,
     SIZES,
-    await_rotation,
     dropout_keep,
     dropout_rows,
     load_polar,
     load_tile,
     padded,
     place,
-    report_rotation,
-    rotate_keys,
-    rotate_queries,
     store_tile,
 )
 
@@ -104,20 +100,27 @@ def key_ranges(
     return a, b, c, d, first_key, last_key
 
 
-@triton.jit
-def attend_block(
-    POLAR_Q, POLAR_K, V, OUT, LOGSUM, FIRST, LAST, LENGTHS, SEED,
+@triton.jit(do_not_specialize=SIZES)
+def pope_forward(
+    POLAR_Q, POLAR_K, V, OUT, LOGSUM, FIRST, LAST, OFFSETS, LENGTHS, SEED,
     stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
-    block, pair, heads, queries, keys, offset, keep_scale, threshold,
+    pairs, span, heads, queries, keys, offset, keep_scale, threshold,
     GROUP: tl.constexpr, D: tl.constexpr,
     C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
-    CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
+    CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One tile of queries of one head against all keys it may see."""
-    begin = block * ROWS
+    """One tile of queries of one head against all keys it may see; the longest causal tiles start first.
+
+    OUT lies as (B, Lq, H, D).
+    """
+    blocks = tl.cdiv(queries, ROWS)
+    block, pair = place(blocks, pairs, span)
+    begin = (blocks - 1 - block) * ROWS
     batch, head = pair // heads, pair % heads
     keys_end = keys
+    if HAS_OFFSETS:
+        offset = tl.load(OFFSETS + batch)
     if HAS_LENGTHS:
         keys_end = tl.minimum(keys, tl.load(LENGTHS + batch))
     near, left = tl.arange(0, ROWS), queries - begin
@@ -159,53 +162,3 @@ def attend_block(
     if begin + ROWS >= queries:
         rest = begin + ROWS + tl.arange(0, _PAD)
         tl.store(LOGSUM + rest, tl.full([_PAD], float("inf"), tl.float32), rest < padded(queries))
-
-
-@triton.jit(do_not_specialize=SIZES)
-def pope_forward(
-    Q, K, V, TURN, COARSE, FINE, POLAR_Q, POLAR_K, DONE, OUT, LOGSUM, FIRST, LAST, OFFSETS, LENGTHS, SEED,
-    stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
-    stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
-    stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
-    units, span, heads, queries, keys, offset, scale, keep_scale, threshold,
-    GROUP: tl.constexpr, D: tl.constexpr, C: tl.constexpr,
-    C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
-    ROTATED: tl.constexpr,
-    CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
-    DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Q, K, V (B, H or Hkv, L, D) -> OUT, which lies as (B, Lq, H, D), and LOGSUM (B, H, Lq padded)."""
-    blocks = tl.cdiv(queries, ROWS)
-    key_blocks, query_blocks = padded(keys) // ROTATED, padded(queries) // ROTATED
-    rotations = key_blocks + GROUP * query_blocks
-    rotates, job, unit = place(units, span, rotations, GROUP * blocks)
-    if job >= 0:
-        key_heads = heads // GROUP
-        batch = unit // key_heads
-        if HAS_OFFSETS:
-            offset = tl.load(OFFSETS + batch)
-        if rotates:
-            if job < key_blocks:
-                rotate_keys(
-                    K, POLAR_K, COARSE, FINE, LENGTHS,
-                    stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
-                    job, unit, key_heads, keys, D, C, ROTATED, HAS_LENGTHS,
-                )  # fmt: skip
-            else:
-                job -= key_blocks
-                rotate_queries(
-                    Q, POLAR_Q, TURN, COARSE, FINE, stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
-                    job % query_blocks, unit * GROUP + job // query_blocks, heads, queries, offset, scale,
-                    D, C, ROTATED,
-                )  # fmt: skip
-            report_rotation(DONE, unit)
-        else:
-            await_rotation(DONE, unit, rotations)
-            # The longest causal tiles start first.
-            attend_block(
-                POLAR_Q, POLAR_K, V, OUT, LOGSUM, FIRST, LAST, LENGTHS, SEED,
-                stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
-                blocks - 1 - job // GROUP, unit * GROUP + job % GROUP, heads, queries, keys, offset, keep_scale,
-                threshold,
-                GROUP, D, C1, C2, E1, E2, ROWS, COLS, CAUSAL, DOCUMENTS, HAS_LENGTHS, DROPOUT, PRECISION,
-            )  # fmt: skip

@@ -16,7 +16,7 @@ _LOW = tl.constexpr(STEP - 1)
 PAD = 128  # no tile has more rows
 _PAD = tl.constexpr(PAD)
 # Triton compiles a kernel anew for numbers that are 1 or multiples of 16, unless told that it does not matter.
-SIZES = ["units", "span", "heads", "queries", "keys", "offset", "threshold"]
+SIZES = ["key_programs", "pairs", "span", "heads", "queries", "keys", "offset", "threshold"]
 
 
 @triton.jit
@@ -166,83 +166,14 @@ def padded(length):
 
 
 @triton.jit
-def rotate_keys(
-    K, POLAR_K, COARSE, FINE, LENGTHS, stride_batch, stride_head, stride_row, stride_column,
-    block, unit, key_heads, keys,
-    D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
-):  # fmt: skip
-    """A block of K (B, Hkv, Lk, D) as projected -> POLAR_K (B, Hkv, Lk padded, 2D); zeros behind the last key."""
-    begin = block * ROWS
-    batch, head = unit // key_heads, unit % key_heads
-    near, columns = tl.arange(0, ROWS), tl.arange(0, C)
-    end = keys
-    if HAS_LENGTHS:  # what lies behind them may be anything, and 0 x nan is nan
-        end = tl.minimum(keys, tl.load(LENGTHS + batch))
-    inside = (near < end - begin)[:, None] & (columns < D)[None, :]
-    K += batch * stride_batch + head * stride_head + begin.to(tl.int64) * stride_row
-    x = tl.load(K + near[:, None] * stride_row + columns[None, :] * stride_column, inside, 0.0)
-    cosine, sine = turn_tile(COARSE, FINE, begin, near, columns, D)
-    magnitude = tl.where(inside, softplus(x.to(tl.float32)), 0.0)
-    polar = tl.interleave(magnitude * cosine, magnitude * sine)
-    POLAR_K += (unit * padded(keys) + begin) * (2 * D)
-    store_tile(POLAR_K, polar, near, 2 * D, tl.arange(0, 2 * C), ROWS, 2 * D)
+def place(blocks, pairs, span):
+    """Which block of which pair (sequence and head) a program works on; block 0 is the one to start first.
 
-
-@triton.jit
-def rotate_queries(
-    Q, POLAR_Q, TURN, COARSE, FINE, stride_batch, stride_head, stride_row, stride_column,
-    block, pair, heads, queries, offset, scale,
-    D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    """A block of Q (B, H, Lq, D) -> POLAR_Q (B, H, Lq padded, 2D), turned by delta too, and scaled."""
-    begin = block * ROWS
-    batch, head = pair // heads, pair % heads
-    near, columns = tl.arange(0, ROWS), tl.arange(0, C)
-    Q += batch * stride_batch + head * stride_head + begin.to(tl.int64) * stride_row
-    TURN += head * (2 * D)
-    polar = polar_query(
-        Q, stride_row, stride_column, TURN, COARSE, FINE, near, queries - begin, offset + begin, columns, scale, D
-    )
-    POLAR_Q += (pair * padded(queries) + begin) * (2 * D)
-    store_tile(POLAR_Q, polar, near, 2 * D, tl.arange(0, 2 * C), ROWS, 2 * D)
-
-
-@triton.jit
-def place(units, span, rotations, attentions):
-    """What this program does: (whether it rotates, index within its unit, unit); the index is -1 for nothing.
-
-    A unit is a sequence and key head with the query heads that read it: `rotations` programs rotate its blocks,
-    then `attentions` programs attend, those that are to start first of all units first. Units go in groups of
-    `span`: the next group is rotated before the present one attends. So rotated tensors are read while they are in
-    the L2 cache, rotation, which waits for memory, shares the GPU with products, and programs that attend seldom
-    wait. Programs start in the order of their numbers, so that what is waited for has started.
+    Under a causal mask blocks differ in work. `span` pairs at a time start their longest blocks before any shorter
+    one, so that what is left at the end is short; no more than that, so that their keys stay in the L2 cache.
     """
     program = tl.program_id(0)
-    rotating_programs = span * rotations
-    later = tl.maximum(program - rotating_programs, 0)
-    group = later // (rotating_programs + span * attentions)
-    within = later - group * (rotating_programs + span * attentions)
-    is_first = program < rotating_programs
-    rotates = is_first | (within < rotating_programs)
-    group = tl.where(is_first, 0, tl.where(rotates, group + 1, group))
-    index = tl.where(is_first, program, tl.where(rotates, within, within - rotating_programs))
-    here = tl.minimum(span, units - group * span)  # the last group may be smaller, and behind it there is none
-    inside = tl.maximum(here, 1)
-    unit = tl.where(rotates, index // rotations, index % inside)
-    job = tl.where(rotates, index % rotations, index // inside)
-    exists = (unit < here) & (rotates | (job < attentions))
-    return rotates, tl.where(exists, job, -1), (group * span + unit).to(tl.int64)
-
-
-@triton.jit
-def report_rotation(DONE, unit):
-    """Count one more block of a unit as rotated, once the whole program has written it."""
-    tl.debug_barrier()
-    tl.atomic_add(DONE + unit, 1, sem="release")
-
-
-@triton.jit
-def await_rotation(DONE, unit, rotations):
-    """Wait until all blocks of a unit are rotated."""
-    while tl.atomic_add(DONE + unit, 0, sem="acquire") < rotations:
-        pass
+    group = program // (span * blocks)
+    within = program - group * span * blocks
+    here = tl.minimum(span, pairs - group * span)
+    return within // here, (group * span + within % here).to(tl.int64)

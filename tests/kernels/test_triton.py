@@ -92,13 +92,8 @@ def test_a_thousand_keys(dim, poisoned):
 
 def test_poison_would_be_seen(poisoned, monkeypatch):
     """The fixture proves something: a kernel that leaves its last tile out does not pass."""
-    planned = flash.plan
-
-    def plan(*arguments):
-        one = planned(*arguments)
-        return one._replace(grid=(one.grid[0] - 1,))
-
-    monkeypatch.setattr(flash, "plan", plan)
+    launch = flash.launch_forward
+    monkeypatch.setattr(flash, "launch_forward", lambda q, k, v, out, *a: launch(q, k, v, out[:, :, :32], *a))
     q, k, v, delta = make_inputs(65, 65, 16)
     assert pope_attention(q, k, v, delta, backend="triton", dropout_p=1e-9).isnan().any()
 
@@ -128,28 +123,20 @@ def test_tiles_change_nothing(tiles, monkeypatch):
     upstream = upstream_like(inputs[0])
     options = {"query_offset": 20, "backend": "triton"}
     expected = with_gradients("pope", inputs, upstream, torch.float32, **options)
-    other = flash.Tiling(flash.Forward(*tiles, 4, 1), flash.Backward(*tiles, *tiles[::-1], 4, 1))
-    monkeypatch.setattr(flash, "choose_tiling", lambda *_: other)
+    one = flash.Tiles(*tiles, 4, 1)
+    monkeypatch.setattr(flash, "choose_tiling", lambda *_: flash.Tiling(one, one, one))
     for got, want in zip(
         with_gradients("pope", inputs, upstream, torch.float32, **options), expected, strict=True
     ):
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("span", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("span", [1, 2, 5, 100])
 def test_order_of_programs_changes_nothing(span, monkeypatch):
-    """Units in groups of any number: every block is rotated, waited for and attended once."""
-    inputs = make_inputs(40, 40, 16, heads=4, key_heads=2, batch=2)  # four units
+    inputs = make_inputs(70, 70, 16, heads=4, key_heads=2, batch=2)
     upstream = upstream_like(inputs[0])
     expected = with_gradients("pope", inputs, upstream, torch.float32, backend="triton")
-    planned = flash.plan
-
-    def plan(q, k, jobs, warps):
-        _, _, rotated = planned(q, k, jobs, warps)
-        rotations = span * ((128 + 2 * 128) // rotated)
-        return flash.Plan((rotations + -(-4 // span) * (rotations + span * jobs),), span, rotated)
-
-    monkeypatch.setattr(flash, "plan", plan)
+    monkeypatch.setattr(flash, "_span", lambda pairs, *_: min(span, pairs))
     got = with_gradients("pope", inputs, upstream, torch.float32, backend="triton")
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
