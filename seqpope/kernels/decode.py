@@ -19,6 +19,7 @@ from seqpope.kernels.rotation import STEP, RotationTables
 from seqpope.kernels.tiles import LOG2_E, softplus
 
 SHIFT, LOW = tl.constexpr(STEP.bit_length() - 1), tl.constexpr(STEP - 1)
+SIZES = ["parts", "key_heads", "queries", "keys", "offset", "last_position"]  # they grow with every token
 MAX_ROWS = 64  # queries x heads of a group that one program takes
 
 
@@ -32,19 +33,18 @@ def turn_rows(COARSE, FINE, positions, columns, inside, D: tl.constexpr):
     return cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def decode_part(
     Q, K, V, TURN, COARSE, FINE, PART, LOGSUM, OFFSETS, LENGTHS,
     stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
     stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
     stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
-    key_heads, queries, keys, offset, last_position, scale,
+    parts, key_heads, queries, keys, offset, last_position, scale,
     GROUP: tl.constexpr, D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
     CAUSAL: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All queries of one group of heads against one of the parts that its keys are split into."""
-    part, parts = tl.program_id(0), tl.num_programs(0)
-    pair = tl.program_id(1).to(tl.int64)
+    part, pair = tl.program_id(0) % parts, (tl.program_id(0) // parts).to(tl.int64)
     batch, key_head = pair // key_heads, pair % key_heads
     keys_end = keys
     if HAS_OFFSETS:
@@ -118,26 +118,29 @@ def decode_part(
     tl.store(LOGSUM + place, logsum)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def join_parts(
-    PART, LOGSUM, OUT, stride_out_batch, stride_out_head, stride_out_row, key_heads, queries, parts,
-    GROUP: tl.constexpr, D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
+    PART, LOGSUM, OUT, stride_out_batch, stride_out_head, stride_out_row, parts, key_heads, queries,
+    GROUP: tl.constexpr, D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """One query of one head: its partial outputs, weighted by their shares of the whole softmax sum."""
-    row = tl.program_id(0)
-    pair = tl.program_id(1).to(tl.int64)
+    """One query of one head: its partial outputs, weighted by their shares of the whole softmax sum.
+
+    Some at a time, not one by one: each would be waited for.
+    """
+    row, pair = tl.program_id(0) % (GROUP * queries), (tl.program_id(0) // (GROUP * queries)).to(tl.int64)
     columns = tl.arange(0, C)
-    highest = float("-inf")
-    for part in range(parts):
-        highest = tl.maximum(highest, tl.load(LOGSUM + (pair * parts + part) * ROWS + row))
+    part = tl.arange(0, PARTS)
+    logs = tl.load(LOGSUM + (pair * parts + part) * ROWS + row, part < parts, float("-inf"))
+    highest = tl.max(logs, 0)
     level = tl.where(highest == float("-inf"), 0.0, highest)
-    total = 0.0
+    total = tl.sum(tl.exp2(logs - level), 0)
     acc = tl.zeros([C], tl.float32)
-    for part in range(parts):
-        place = (pair * parts + part) * ROWS + row
-        weight = tl.exp2(tl.load(LOGSUM + place) - level)
-        total += weight
-        acc += weight * tl.load(PART + place * D + columns, columns < D, 0.0)
+    for begin in range(0, parts, 16):
+        some = begin + tl.arange(0, 16)
+        place = (pair * parts + some) * ROWS + row
+        weight = tl.exp2(tl.load(LOGSUM + place, some < parts, float("-inf")) - level)
+        inside = (some < parts)[:, None] & (columns < D)[None, :]
+        acc += tl.sum(weight[:, None] * tl.load(PART + place[:, None] * D + columns[None, :], inside, 0.0), 0)
     acc = acc / tl.where(total == 0.0, 1.0, total)
     head = pair % key_heads * GROUP + row // queries
     OUT += pair // key_heads * stride_out_batch + head * stride_out_head + (row % queries) * stride_out_row
@@ -162,20 +165,21 @@ def decode_attention(
     logsum = part.new_empty(batch * key_heads, parts, rows)
     width = max(16, 1 << (dim - 1).bit_length())
     shape = {"GROUP": group, "D": dim, "C": width, "ROWS": rows}
-    decode_part[(parts, batch * key_heads)](
+    decode_part[(parts * batch * key_heads,)](
         q, k, v, turns, tables.coarse, tables.fine, part, logsum, offsets, lengths,
         *q.stride(), *k.stride(), *v.stride(),
-        key_heads, queries, keys, offset, keys, scale * LOG2_E,
+        parts, key_heads, queries, keys, offset, keys, scale * LOG2_E,
         **shape, COLS=cols, CAUSAL=causal, HAS_OFFSETS=offsets is not None, HAS_LENGTHS=lengths is not None,
         PRECISION="tf32x3", num_warps=4, num_stages=2,
     )  # fmt: skip
-    join_parts[(group * queries, batch * key_heads)](
-        part, logsum, out, *out.stride()[:3], key_heads, queries, parts, **shape, num_warps=1
-    )
+    join_parts[(group * queries * batch * key_heads,)](
+        part, logsum, out, *out.stride()[:3], parts, key_heads, queries, **shape,
+        PARTS=1 << (parts - 1).bit_length(), num_warps=1,
+    )  # fmt: skip
     return out
 
 
 def _parts(pairs: int, tiles: int, device: torch.device) -> int:
-    """Enough programs to fill the GPU twice over, but none without a few tiles to do."""
+    """Enough programs to fill the GPU four times over, but none with fewer than two tiles to do."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
-    return max(1, min(tiles // 4, 2 * processors // pairs, 128))
+    return max(1, min(tiles // 2, 4 * processors // pairs, 128))
