@@ -1,5 +1,5 @@
 """Attention with positions inside: tensors in, tensors out, nothing of models or data."""
 
-from seqpope.kernels.attention import pope_attention, rope_attention
+from seqpope.kernels.attention import pope_attention, pope_attention_packed, rope_attention
 
-__all__ = ["pope_attention", "rope_attention"]
+__all__ = ["pope_attention", "pope_attention_packed", "rope_attention"]

@@ -70,23 +70,56 @@ def pope_attention(
     """
     q, k, v = _autocast(q, k, v)
     scope = Scope(causal, query_offset, key_lengths, cu_seqlens)
-    _check(q, k, v, scope, dropout_p, freqs, q.shape[-1])
-    if delta.shape != (q.shape[1], q.shape[3]):
-        raise ValueError(f"delta must be (H, D) = {(q.shape[1], q.shape[3])}, it is {tuple(delta.shape)}")
+    _check_pope(q, k, v, delta, scope, dropout_p, freqs)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
-    if backend == "auto":
-        backend = "cartesian" if _why_not_triton(q, k, v) or not q.is_cuda else "triton"
+    backend = _choose(backend, q, k, v)
     if backend == "triton":
         return _triton(q, k, v, delta, base, freqs, scope, scale, dropout_p, dropout_seed)
     if backend == "reference":
         scores = functools.partial(reference.pope_scores, delta=delta)
         return _reference(scores, q, k, v, base, freqs, scope, scale, dropout_p, dropout_seed)
-    if backend != "cartesian":
-        raise ValueError(f"backend must be auto, triton, cartesian or reference, it is {backend!r}")
     _refuse_seed(dropout_seed)
     return cartesian.pope_attention(
         q, k, v, delta, base=base, freqs=freqs, scope=scope, softmax_scale=scale, dropout_p=dropout_p
     )
+
+
+def pope_attention_packed(
+    qkv: Tensor,
+    delta: Tensor,
+    *,
+    base: float = 10000.0,
+    freqs: Tensor | None = None,
+    causal: bool = True,
+    softmax_scale: float | None = None,
+    dropout_p: float = 0.0,
+    dropout_seed: int | Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    """`pope_attention` of queries, keys and values that lie in one projection.
+
+    The Triton kernels then write one gradient; three would be copied together before the projection's own.
+
+    Args:
+        qkv: (B, L, 3, H, D) as projected.
+
+    Returns:
+        (B, H, L, D). All else as in `pope_attention`.
+    """
+    if qkv.dim() != 5 or qkv.shape[2] != 3:
+        raise ValueError(f"qkv must be (B, L, 3, H, D), it is {tuple(qkv.shape)}")
+    (qkv,) = _autocast(qkv)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    if _choose(backend, q, k, v) != "triton":
+        return pope_attention(
+            q, k, v, delta, base=base, freqs=freqs, causal=causal, softmax_scale=softmax_scale,
+            dropout_p=dropout_p, dropout_seed=dropout_seed, cu_seqlens=cu_seqlens, backend=backend,
+        )  # fmt: skip
+    scope = Scope(causal, cu_seqlens=cu_seqlens)
+    _check_pope(q, k, v, delta, scope, dropout_p, freqs)
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    return _triton(q, k, v, delta, base, freqs, scope, scale, dropout_p, dropout_seed, qkv)
 
 
 def rope_attention(
@@ -161,6 +194,14 @@ def _check(
     scope.check(q.shape[0], q.shape[2], k.shape[2])
 
 
+def _check_pope(
+    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, scope: Scope, dropout_p: float, freqs: Tensor | None
+) -> None:
+    _check(q, k, v, scope, dropout_p, freqs, q.shape[-1])
+    if delta.shape != (q.shape[1], q.shape[3]):
+        raise ValueError(f"delta must be (H, D) = {(q.shape[1], q.shape[3])}, it is {tuple(delta.shape)}")
+
+
 def _refuse_seed(dropout_seed: int | Tensor | None) -> None:
     if dropout_seed is not None:
         raise ValueError(
@@ -216,13 +257,23 @@ def _why_not_triton(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     return f"tensors must be on a CUDA device, they are on {q.device}"
 
 
+def _choose(backend: Backend, q: Tensor, k: Tensor, v: Tensor) -> Backend:
+    """The backend that is meant, none other than asked for."""
+    if backend == "auto":
+        return "triton" if q.is_cuda and _why_not_triton(q, k, v) is None else "cartesian"
+    if backend not in ("triton", "cartesian", "reference"):
+        raise ValueError(f"backend must be auto, triton, cartesian or reference, it is {backend!r}")
+    if backend == "triton":
+        reason = _why_not_triton(q, k, v)
+        if reason is not None:
+            raise ValueError(f"the triton backend cannot do this: {reason}. backend='auto' takes what can")
+    return backend
+
+
 def _triton(
     q: Tensor, k: Tensor, v: Tensor, delta: Tensor, base: float, freqs: Tensor | None, scope: Scope, scale: float,
-    dropout_p: float, dropout_seed: int | Tensor | None,
+    dropout_p: float, dropout_seed: int | Tensor | None, qkv: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    reason = _why_not_triton(q, k, v)
-    if reason is not None:
-        raise ValueError(f"the triton backend cannot do this: {reason}. backend='auto' takes what can")
     from seqpope.kernels import operators
 
     batch, queries, keys = q.shape[0], q.shape[2], k.shape[2]
@@ -246,7 +297,7 @@ def _triton(
     if few and not wants_gradient and not dropout_p and scope.cu_seqlens is None:
         return operators.pope_decode(q, k, v, turns, *tables, offsets, lengths, offset, scope.causal, scale)
     seed = _seed_tensor(dropout_p, dropout_seed, q.device)
-    out, _ = operators.pope_forward(
-        q, k, v, delta, turns, *tables, first, last, offsets, lengths, seed, offset, scope.causal, scale, dropout_p
-    )
-    return out
+    rest = (turns, *tables, first, last, offsets, lengths, seed, offset, scope.causal, scale, dropout_p)
+    if qkv is not None:
+        return operators.pope_packed_forward(qkv, delta, *rest)[0]
+    return operators.pope_forward(q, k, v, delta, *rest)[0]

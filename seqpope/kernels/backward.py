@@ -103,7 +103,7 @@ def pope_backward_keys(
     POLAR_Q, K, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DK, DV, COARSE, FINE, FIRST, LAST, OFFSETS, LENGTHS, SEED,
     stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
     stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
-    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
+    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column, stride_dk_row,
     pairs, span, heads, queries, keys, offset, keep_scale, threshold,
     GROUP: tl.constexpr, D: tl.constexpr,
     C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
@@ -112,7 +112,8 @@ def pope_backward_keys(
 ):  # fmt: skip
     """dk and dv of one tile of keys: all queries that see it, of every head of its group in turn.
 
-    DK and DV lie as (B, Lk, Hkv, D). The first keys, which most queries see, start first.
+    DK and DV lie as (B, Lk, Hkv, D), rows `stride_dk_row` apart. The first keys start first: most queries see
+    them.
     """
     block, pair = place(tl.cdiv(keys, COLS), pairs, span)  # pairs of sequence and key head
     begin = block * COLS
@@ -173,7 +174,6 @@ def pope_backward_keys(
             SEED, query_pair, keep_scale, threshold,
             D, C1, C2, E1, E2, ROWS, CAUSAL, DROPOUT, PRECISION,
         )  # fmt: skip
-    stride_dk_row = key_heads * D
     DK += (batch * keys + begin) * stride_dk_row + key_head * D
     DV += (batch * keys + begin) * stride_dk_row + key_head * D
     valid = positions < keys_end
@@ -259,7 +259,7 @@ def pope_backward_queries(
     FIRST, LAST, OFFSETS, LENGTHS, SEED,
     stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
     stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
-    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
+    stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column, stride_dq_row,
     pairs, span, heads, queries, keys, offset, scale, keep_scale, threshold,
     GROUP: tl.constexpr, D: tl.constexpr,
     C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
@@ -268,7 +268,8 @@ def pope_backward_queries(
 ):  # fmt: skip
     """dq of one tile of queries, and its part of ddelta; the last queries, which see most keys, start first.
 
-    DQ lies as (B, Lq, H, D), DELTA_PART as (B, H, tiles, D). `scale` is the softmax's, without log2 e.
+    DQ lies as (B, Lq, H, D), its rows `stride_dq_row` apart, DELTA_PART as (B, H, tiles, D). `scale` is without
+    log2 e.
     """
     blocks = tl.cdiv(queries, ROWS)
     block, pair = place(blocks, pairs, span)
@@ -310,7 +311,6 @@ def pope_backward_queries(
         D, C1, C2, E1, E2, COLS, CAUSAL, DROPOUT, PRECISION,
     )  # fmt: skip
     Q += batch * stride_q_batch + head * stride_q_head + far * stride_q_row
-    stride_dq_row = heads * D
     DQ += (batch * queries + begin) * stride_dq_row + head * D
     TURN += head * (2 * D)
     DELTA_PART += (pair * blocks + block) * D

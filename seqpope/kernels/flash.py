@@ -224,13 +224,13 @@ def launch_backward_keys(
     polar_q: Tensor, k: Tensor, polar_k: Tensor, v: Tensor, grad: Tensor, logsum: Tensor, row_dots: Tensor,
     dk: Tensor, dv: Tensor, problem: Problem, tiles: Tiles,
 ) -> None:  # fmt: skip
-    """Fill dk and dv (`like_tokens`)."""
+    """Fill dk and dv, `like_tokens` or parts of one projection, laid out alike."""
     (batch, heads, queries, dim), (key_heads, keys) = grad.shape, k.shape[1:3]
     pairs = batch * key_heads
     pope_backward_keys[(triton.cdiv(keys, tiles.cols) * pairs,)](
         polar_q, k, polar_k, v, grad, logsum, row_dots, dk, dv, problem.tables.coarse, problem.tables.fine,
         problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
-        *k.stride(), *v.stride(), *grad.stride(),
+        *k.stride(), *v.stride(), *grad.stride(), dk.stride(2),
         pairs, _span(pairs, queries, v), heads, queries, keys, problem.offset, problem.keep_scale,
         problem.threshold,
         **_options(problem, dim, heads // key_heads, tiles),
@@ -241,7 +241,7 @@ def launch_backward_queries(
     q: Tensor, polar_q: Tensor, polar_k: Tensor, v: Tensor, grad: Tensor, logsum: Tensor, row_dots: Tensor,
     dq: Tensor, problem: Problem, tiles: Tiles,
 ) -> Tensor:  # fmt: skip
-    """Fill dq (`like_tokens`); ddelta in parts, (B, H, tiles, D) fp32."""
+    """Fill dq, `like_tokens` or part of a projection; ddelta in parts, (B, H, tiles, D) fp32."""
     (batch, heads, queries, dim), (key_heads, keys) = q.shape, v.shape[1:3]
     parts, pairs = triton.cdiv(queries, tiles.rows), batch * heads
     delta_part = q.new_empty(batch, heads, parts, dim, dtype=torch.float32)
@@ -249,7 +249,7 @@ def launch_backward_queries(
         q, polar_q, polar_k, v, grad, logsum, row_dots, dq, problem.turns, delta_part,
         problem.tables.coarse, problem.tables.fine,
         problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
-        *q.stride(), *v.stride(), *grad.stride(),
+        *q.stride(), *v.stride(), *grad.stride(), dq.stride(2),
         pairs, _span(pairs, keys, v), heads, queries, keys, problem.offset, problem.scale, problem.keep_scale,
         problem.threshold,
         **_options(problem, dim, heads // key_heads, tiles),
@@ -266,16 +266,23 @@ def attention_forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tupl
     return out, logsum
 
 
+def unpack(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (B, H, L, D) of a projection (B, L, 3, H, D), as views."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
+
+
 def attention_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsum: Tensor, problem: Problem
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dq, dk, dv as q, k, v and ddelta (H, D) fp32."""
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsum: Tensor, problem: Problem,
+    gradients: tuple[Tensor, Tensor, Tensor],
+) -> Tensor:  # fmt: skip
+    """Fill the gradients of q, k and v, `like_tokens` or parts of a projection; return ddelta (H, D) fp32."""
     tiling = choose_tiling(q.shape[-1], q.dtype, q.device)
     polar_q, polar_k, row_dots = new_polar(q), new_polar(k), new_row_sums(q)
-    dq, dk, dv = like_tokens(q), like_tokens(k), like_tokens(v)
+    dq, dk, dv = gradients
     launch_rotate(q, k, polar_q, polar_k, problem, out, grad, row_dots)
     delta_part = launch_backward_queries(
         q, polar_q, polar_k, v, grad, logsum, row_dots, dq, problem, tiling.backward_queries
     )
     launch_backward_keys(polar_q, k, polar_k, v, grad, logsum, row_dots, dk, dv, problem, tiling.backward_keys)
-    return dq, dk, dv, delta_part.sum((0, 2))
+    return delta_part.sum((0, 2))

@@ -7,6 +7,7 @@ Python at every call: with torch 2.11 they cost half a millisecond a call, more 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,12 +27,19 @@ _library.define(
     "pope_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor delta, Tensor out, Tensor logsum, "
     f"{_PROBLEM}) -> (Tensor, Tensor, Tensor, Tensor)"
 )
+_library.define(f"pope_attention_packed(Tensor qkv, Tensor delta, {_PROBLEM}) -> (Tensor, Tensor)")
+_library.define(
+    f"pope_attention_packed_backward(Tensor grad, Tensor qkv, Tensor delta, Tensor out, Tensor logsum, {_PROBLEM})"
+    " -> (Tensor, Tensor)"
+)
 _library.define(
     "pope_decode(Tensor q, Tensor k, Tensor v, Tensor turns, Tensor coarse, Tensor fine, Tensor? offsets, "
     "Tensor? lengths, SymInt offset, bool causal, float scale) -> Tensor"
 )
 pope_forward = torch.ops.seqpope.pope_attention.default
 pope_backward = torch.ops.seqpope.pope_attention_backward.default
+pope_packed_forward = torch.ops.seqpope.pope_attention_packed.default
+pope_packed_backward = torch.ops.seqpope.pope_attention_packed_backward.default
 pope_decode = torch.ops.seqpope.pope_decode.default
 
 
@@ -59,8 +67,28 @@ def _backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, delta: Tensor, out: Tensor, logsum: Tensor, *problem: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """dq, dk, dv and ddelta."""
+    gradients = flash.like_tokens(q), flash.like_tokens(k), flash.like_tokens(v)
     with _device_of(q):
-        return flash.attention_backward(grad, q, k, v, out, logsum, _problem(*problem))
+        ddelta = flash.attention_backward(grad, q, k, v, out, logsum, _problem(*problem), gradients)
+    return *gradients, ddelta
+
+
+def _packed_forward(qkv: Tensor, delta: Tensor, *problem: Any) -> tuple[Tensor, Tensor]:
+    """The same of a projection (B, L, 3, H, D)."""
+    with _device_of(qkv):
+        return flash.attention_forward(*flash.unpack(qkv), _problem(*problem))
+
+
+def _packed_backward(
+    grad: Tensor, qkv: Tensor, delta: Tensor, out: Tensor, logsum: Tensor, *problem: Any
+) -> tuple[Tensor, Tensor]:
+    """dqkv (B, L, 3, H, D) and ddelta."""
+    dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
+    with _device_of(qkv):
+        ddelta = flash.attention_backward(
+            grad, *flash.unpack(qkv), out, logsum, _problem(*problem), flash.unpack(dqkv)
+        )
+    return dqkv, ddelta
 
 
 def _decode(q: Tensor, k: Tensor, v: Tensor, turns: Tensor, coarse: Tensor, fine: Tensor, *rest: Any) -> Tensor:
@@ -72,6 +100,8 @@ def _decode(q: Tensor, k: Tensor, v: Tensor, turns: Tensor, coarse: Tensor, fine
 for _name, _kernel in (
     ("pope_attention", _forward),
     ("pope_attention_backward", _backward),
+    ("pope_attention_packed", _packed_forward),
+    ("pope_attention_packed_backward", _packed_backward),
     ("pope_decode", _decode),
 ):
     _library.impl(_name, _kernel, "CUDA")
@@ -88,35 +118,48 @@ def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, delta: Tensor, *rest: Any) 
     return flash.like_tokens(q), flash.like_tokens(k), flash.like_tokens(v), torch.empty_like(delta)
 
 
+@torch.library.register_fake("seqpope::pope_attention_packed", lib=_library)
+def _(qkv: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    q = flash.unpack(qkv)[0]
+    return flash.like_tokens(q), flash.new_row_sums(q)
+
+
+@torch.library.register_fake("seqpope::pope_attention_packed_backward", lib=_library)
+def _(grad: Tensor, qkv: Tensor, delta: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device), torch.empty_like(delta)
+
+
 @torch.library.register_fake("seqpope::pope_decode", lib=_library)
 def _(q: Tensor, *rest: Any) -> Tensor:
     return flash.like_tokens(q)
 
 
 class _Attention(torch.autograd.Function):
-    """The forward operator with its gradient."""
+    """The forward operators with their gradients."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, packed: bool, *arguments: Any) -> tuple[Tensor, Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
-            out, logsum = pope_forward(*arguments)
+            out, logsum = (pope_packed_forward if packed else pope_forward)(*arguments)
         *tensors, offset, causal, scale, dropout_p = arguments
+        learned = 2 if packed else 4  # qkv or q, k and v; and delta
         ctx.mark_non_differentiable(logsum)
-        ctx.save_for_backward(*tensors[:4], out, logsum, *tensors[4:])
-        ctx.numbers = offset, causal, scale, dropout_p
+        ctx.save_for_backward(*tensors[:learned], out, logsum, *tensors[learned:])
+        ctx.packed, ctx.numbers = packed, (offset, causal, scale, dropout_p)
         return out, logsum
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        gradients = pope_backward(grad, *ctx.saved_tensors, *ctx.numbers)
-        return *gradients, *[None] * 12
+        operator = pope_packed_backward if ctx.packed else pope_backward
+        return None, *operator(grad, *ctx.saved_tensors, *ctx.numbers), *[None] * 12
 
 
-def _differentiable(*arguments: Any) -> tuple[Tensor, Tensor]:
-    if torch.is_grad_enabled() and any(x.requires_grad for x in arguments[:4]):
-        return _Attention.apply(*arguments)
+def _differentiable(packed: bool, *arguments: Any) -> tuple[Tensor, Tensor]:
+    if torch.is_grad_enabled() and any(x.requires_grad for x in arguments[: 2 if packed else 4]):
+        return _Attention.apply(packed, *arguments)
     with torch._C._AutoDispatchBelowAutograd():
-        return pope_forward(*arguments)
+        return (pope_packed_forward if packed else pope_forward)(*arguments)
 
 
-_library.impl("pope_attention", _differentiable, "Autograd")
+_library.impl("pope_attention", functools.partial(_differentiable, False), "Autograd")
+_library.impl("pope_attention_packed", functools.partial(_differentiable, True), "Autograd")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seqpope.errors import SeqpopeError
-from seqpope.kernels import pope_attention, rope_attention
+from seqpope.kernels import pope_attention, pope_attention_packed, rope_attention
 from seqpope.model.config import ModelConfig
 
 
@@ -31,6 +31,11 @@ class PositionEncoding(nn.Module):
             (B, H, Lq, D).
         """
         raise NotImplementedError(f"{type(self).__name__} must define attend")
+
+    def attend_packed(self, qkv: Tensor, *, dropout_p: float = 0.0) -> Tensor:
+        """The same of a whole sequence whose queries, keys and values lie in one projection, (B, L, 3, H, D)."""
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return self.attend(q, k, v, dropout_p=dropout_p)
 
     def reset_parameters(self) -> None:
         """Draw what the encoding learns. The transformer calls this last, so that twins share all other draws."""
@@ -81,6 +86,9 @@ class PoPE(PositionEncoding):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int = 0, dropout_p: float = 0.0) -> Tensor:
         delta = self.bounded_delta()
         return pope_attention(q, k, v, delta, base=self.base, query_offset=query_offset, dropout_p=dropout_p)
+
+    def attend_packed(self, qkv: Tensor, *, dropout_p: float = 0.0) -> Tensor:
+        return pope_attention_packed(qkv, self.bounded_delta(), base=self.base, dropout_p=dropout_p)
 
 
 POSITIONS: dict[str, type[PositionEncoding]] = {"pope": PoPE, "rope": RoPE}

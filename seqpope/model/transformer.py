@@ -24,14 +24,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cache: KeyValueCache | None) -> Tensor:
         batch, length, width = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        offset = 0
-        if cache is not None:
-            offset = cache.length
-            k, v = cache.extend(self.layer, k, v)  # (B, H, offset + L, D)
-        y = self.position.attend(
-            q, k, v, query_offset=offset, dropout_p=self.dropout if self.training else 0.0
-        )  # (B, H, L, D)
+        dropout_p = self.dropout if self.training else 0.0
+        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
+        if cache is None:
+            y = self.position.attend_packed(qkv, dropout_p=dropout_p)  # (B, H, L, D)
+        else:
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, L, D)
+            k, v = cache.extend(self.layer, k, v)  # (B, H, cache.length + L, D)
+            y = self.position.attend(q, k, v, query_offset=cache.length, dropout_p=dropout_p)
         return self.out(y.transpose(1, 2).reshape(batch, length, width))
 
 

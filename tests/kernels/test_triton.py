@@ -15,7 +15,7 @@ import torch
 from cases import DEVICE, make_inputs, relative_error, with_gradients
 from scipy import stats
 
-from seqpope.kernels import attention, pope_attention, reference
+from seqpope.kernels import attention, pope_attention, pope_attention_packed, reference
 from seqpope.kernels.rotation import two_level_tables
 
 pytest.importorskip("triton")
@@ -286,6 +286,54 @@ class TestDecoding:
             decode.decode_attention(q, k, v, turned(delta), tables, None, None, 0, True, 0.25)
 
 
+class TestPacked:
+    """Queries, keys and values of one projection, as a model has them."""
+
+    @pytest.mark.parametrize("backend", ["triton", "cartesian", "reference"])
+    @pytest.mark.parametrize("options", [{}, {"causal": False, "softmax_scale": 0.3, "base": 50.0}, DROPOUT])
+    def test_is_the_same(self, backend, options, poisoned):
+        if backend == "cartesian" and options is DROPOUT:
+            pytest.skip("SDPA draws its own dropout")
+        inputs = make_inputs(70, 70, 20)
+        upstream = upstream_like(inputs[0])
+        expected = with_gradients("pope", inputs, upstream, torch.float32, backend=backend, **options)
+        qkv = torch.stack(inputs[:3]).permute(1, 3, 0, 2, 4).contiguous().requires_grad_()
+        delta = inputs[3].clone().requires_grad_()
+        out = pope_attention_packed(qkv, delta, backend=backend, **options)
+        dqkv, ddelta = torch.autograd.grad(out, (qkv, delta), upstream)
+        got = (out.detach(), *dqkv.permute(2, 0, 3, 1, 4), ddelta)
+        for ours, theirs in zip(got, expected, strict=True):
+            if backend == "triton":
+                assert torch.equal(ours, theirs)
+            else:  # sums over another layout go in another order
+                torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+    def test_packed_documents(self):
+        inputs = make_inputs(40, 40, 16, batch=1)
+        cuts = torch.tensor([0, 13, 40], device=DEVICE)
+        qkv = torch.stack(inputs[:3]).permute(1, 3, 0, 2, 4).contiguous()
+        out = pope_attention_packed(qkv, inputs[3], backend="triton", cu_seqlens=cuts)
+        assert torch.equal(out, pope_attention(*inputs, backend="triton", cu_seqlens=cuts))
+
+    def test_wrong_shapes(self):
+        with pytest.raises(ValueError, match=r"qkv must be \(B, L, 3, H, D\), it is \(2, 3, 4\)"):
+            pope_attention_packed(torch.zeros(2, 3, 4), torch.zeros(3, 4))
+        with pytest.raises(ValueError, match=r"delta must be \(H, D\) = \(2, 4\)"):
+            pope_attention_packed(torch.zeros(1, 5, 3, 2, 4, device=DEVICE), torch.zeros(4, 2), backend="triton")
+
+    def test_operators(self):
+        q, k, v, delta = make_inputs(33, 33, 16, batch=1, heads=2)
+        tables = two_level_tables(33, 16, 10000.0, DEVICE)
+        qkv = torch.stack((q, k, v)).permute(1, 3, 0, 2, 4).contiguous().requires_grad_()
+        rest = (turned(delta), *tables, None, None, None, None, None, 0, True, 0.25, 0.0)
+        arguments = (qkv, delta.requires_grad_(), *rest)
+        torch.library.opcheck(torch.ops.seqpope.pope_attention_packed.default, arguments)
+        with torch.no_grad():
+            out, logsum = operators.pope_packed_forward(*arguments)
+        backward = (torch.randn_like(out), qkv.detach(), delta.detach(), out, logsum, *rest)
+        torch.library.opcheck(torch.ops.seqpope.pope_attention_packed_backward.default, backward)
+
+
 class TestInTorch:
     def arguments(self, **options):
         q, k, v, delta = make_inputs(33, 33, 16, batch=1, heads=2)
@@ -483,9 +531,24 @@ class TestOnAGPU:
         assert relative_error(out, exact) < 0.02
 
     def test_the_model_takes_triton_on_cuda(self, monkeypatch):
+        """In training and with a cache, and what it says is what it says by SDPA."""
+        from seqpope.model.cache import KeyValueCache
+        from seqpope.model.config import ModelConfig
+        from seqpope.model.transformer import Transformer
+
         called = []
         real = attention._triton
         monkeypatch.setattr(attention, "_triton", lambda *a: called.append(1) or real(*a))
-        inputs = make_inputs(40, 40, 64, dtype=torch.bfloat16)
-        pope_attention(*inputs)
-        assert called
+        config = ModelConfig(width=128, layers=2, heads=2, dropout=0.0)
+        model = Transformer(30, "pope", config).to(DEVICE)
+        ids = torch.randint(30, (2, 70), device=DEVICE)
+        with torch.no_grad():
+            got = model(ids)
+            cache = KeyValueCache(config, 2, 70, DEVICE)
+            steps = [model(ids[:, :69], cache), model(ids[:, 69:], cache)]
+            assert len(called) == 6
+            monkeypatch.setattr(attention, "_why_not_triton", lambda *_: "this test says so")
+            expected = model(ids)
+        assert len(called) == 6
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(torch.cat(steps, 1), expected, atol=1e-4, rtol=1e-4)
