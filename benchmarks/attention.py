@@ -470,6 +470,15 @@ def strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def command_line() -> str:
+    """What was typed, without the folder of the results, which is of this machine alone."""
+    words = [word for word in sys.argv[1:] if not word.startswith("--out=")]
+    if "--out" in words:
+        at = words.index("--out")
+        words = words[:at] + words[at + 2 :]
+    return " ".join(["python benchmarks/attention.py", *words])
+
+
 def main() -> int:
     """Read the options, run what is asked for, write it down; 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -494,7 +503,7 @@ def main() -> int:
         return 0
 
     result: dict[str, Any] = {"device": options.device, "quick": options.quick}
-    result |= {"command": " ".join(["python benchmarks/attention.py", *sys.argv[1:]]), "seconds": {}}
+    result |= {"command": command_line(), "seconds": {}}
     result |= {"ceilings": {}, "shapes": {}, "sweep": {}, "decode": {}, "failed": {}}
     begun = time.monotonic()
     for job, message in run_jobs(list_jobs(options), options):
