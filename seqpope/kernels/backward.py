@@ -20,9 +20,7 @@ from seqpope.kernels.tiles import (
     padded,
     place,
     sigmoid,
-    softplus,
     store_tile,
-    turn_query_tile,
     turn_tile,
 )
 
@@ -83,19 +81,38 @@ def gather_queries(
 
 
 @triton.jit
-def store_key_gradient(
-    dk, K, DK, COARSE, FINE, stride_k_row, stride_k_column, stride_dk_row,
-    near, left, origin, valid, columns, factor,
-    D: tl.constexpr, C: tl.constexpr, COLS: tl.constexpr,
+def unrotate_queries(
+    gradient, POLAR, X, stride_row, stride_column, near, left,
+    D: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """dk' (cos and sin interleaved) -> dk: back along the rotation, then through softplus."""
-    inside = (near < left)[:, None]
+    """Gradient of polar queries, interleaved, [ROWS, 2 C] -> those of X as projected and of its phase, [ROWS, C].
+
+    The polar vector itself says where it points; tables and softplus need not be gone through again. Its magnitude
+    is none where it was too small for its dtype: there the gradient, at most as large, is 0.
+    """
+    columns, wide = FIRST + tl.arange(0, C), 2 * FIRST + tl.arange(0, 2 * C)
+    polar = tl.reshape(load_polar(POLAR, near, wide, D, EVEN).to(tl.float32), (ROWS, C, 2))
+    cosine, sine = tl.split(polar)  # both times the magnitude
+    along, across = tl.split(tl.reshape(gradient, (ROWS, C, 2)))
+    size = cosine * cosine + sine * sine
+    inside = (near < left)[:, None] & (columns < D)[None, :]
+    x = tl.load(X + near[:, None] * stride_row + columns[None, :] * stride_column, inside, 0.0).to(tl.float32)
+    direction = tl.rsqrt(size + 1e-37)
+    return (along * cosine + across * sine) * direction * sigmoid(x), along * sine - across * cosine
+
+
+@triton.jit
+def unrotate_keys(
+    gradient, K, COARSE, FINE, stride_row, stride_column, near, left, origin,
+    D: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """The same of keys at origin + near, by tables: their polar tile would take registers from the loop."""
+    columns = FIRST + tl.arange(0, C)
     cosine, sine = turn_tile(COARSE, FINE, origin, near, columns, D)
-    along, across = tl.split(tl.reshape(dk, (COLS, C, 2)))
-    address = K + near[:, None] * stride_k_row + columns[None, :] * stride_k_column
-    k = tl.load(address, inside & (columns < D)[None, :], 0.0).to(tl.float32)
-    gradient = (along * cosine + across * sine) * sigmoid(k) * factor
-    store_tile(DK, tl.where(valid[:, None], gradient, 0.0), near, stride_dk_row, columns, left, D)
+    along, across = tl.split(tl.reshape(gradient, (ROWS, C, 2)))
+    inside = (near < left)[:, None] & (columns < D)[None, :]
+    k = tl.load(K + near[:, None] * stride_row + columns[None, :] * stride_column, inside, 0.0).to(tl.float32)
+    return tl.where(inside, (along * cosine + across * sine) * sigmoid(k), 0.0)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -128,12 +145,12 @@ def pope_backward_keys(
     positions = begin + near
     K += batch * stride_k_batch + key_head * stride_k_head + begin.to(tl.int64) * stride_k_row
     V += batch * stride_v_batch + key_head * stride_v_head + begin.to(tl.int64) * stride_v_row
-    polar = POLAR_K + (pair * padded(keys) + begin) * (2 * D)
-    k1 = load_polar(polar, near, tl.arange(0, 2 * C1), D, C1 + C2 == D)
+    POLAR_K += (pair * padded(keys) + begin) * (2 * D)
+    k1 = load_polar(POLAR_K, near, tl.arange(0, 2 * C1), D, C1 + C2 == D)
     v1 = load_tile(V, near, stride_v_row, tl.arange(0, E1), stride_v_column, keys_end - begin, D, E1, E2)
     k2, v2 = k1, v1
     if C2 > 0:
-        k2 = load_polar(polar, near, 2 * C1 + tl.arange(0, 2 * C2), D, C1 + C2 == D)
+        k2 = load_polar(POLAR_K, near, 2 * C1 + tl.arange(0, 2 * C2), D, C1 + C2 == D)
     if E2 > 0:
         v2 = load_tile(V, near, stride_v_row, E1 + tl.arange(0, E2), stride_v_column, keys_end - begin, D, E1, E2)
 
@@ -176,20 +193,20 @@ def pope_backward_keys(
         )  # fmt: skip
     DK += (batch * keys + begin) * stride_dk_row + key_head * D
     DV += (batch * keys + begin) * stride_dk_row + key_head * D
-    valid = positions < keys_end
+    valid = (positions < keys_end)[:, None]
     # dk' was gathered from queries that carry log2 e and the softmax scale: take log2 e back out.
-    store_key_gradient(
-        dk1, K, DK, COARSE, FINE, stride_k_row, stride_k_column, stride_dk_row,
-        near, left, begin, valid, tl.arange(0, C1), 1.0 / _LOG2_E, D, C1, COLS,
-    )  # fmt: skip
-    store_tile(DV, tl.where(valid[:, None], dv1, 0.0), near, stride_dk_row, tl.arange(0, E1), left, D)
+    gradient = unrotate_keys(
+        dk1, K, COARSE, FINE, stride_k_row, stride_k_column, near, keys_end - begin, begin, D, 0, C1, COLS
+    )
+    store_tile(DK, gradient / _LOG2_E, near, stride_dk_row, tl.arange(0, C1), left, D)
     if C2 > 0:
-        store_key_gradient(
-            dk2, K, DK, COARSE, FINE, stride_k_row, stride_k_column, stride_dk_row,
-            near, left, begin, valid, C1 + tl.arange(0, C2), 1.0 / _LOG2_E, D, C2, COLS,
-        )  # fmt: skip
+        gradient = unrotate_keys(
+            dk2, K, COARSE, FINE, stride_k_row, stride_k_column, near, keys_end - begin, begin, D, C1, C2, COLS
+        )
+        store_tile(DK, gradient / _LOG2_E, near, stride_dk_row, C1 + tl.arange(0, C2), left, D)
+    store_tile(DV, tl.where(valid, dv1, 0.0), near, stride_dk_row, tl.arange(0, E1), left, D)
     if E2 > 0:
-        store_tile(DV, tl.where(valid[:, None], dv2, 0.0), near, stride_dk_row, E1 + tl.arange(0, E2), left, D)
+        store_tile(DV, tl.where(valid, dv2, 0.0), near, stride_dk_row, E1 + tl.arange(0, E2), left, D)
 
 
 @triton.jit
@@ -234,28 +251,9 @@ def gather_keys(
     return dq1, dq2
 
 
-@triton.jit
-def store_query_gradient(
-    dq, Q, DQ, TURN, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
-    near, left, origin, columns, scale,
-    D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    """dq' (cos and sin interleaved) -> dq and this tile's share of ddelta."""
-    inside = (near < left)[:, None]
-    cosine, sine = turn_query_tile(COARSE, FINE, TURN, origin, near, columns, D)
-    along, across = tl.split(tl.reshape(dq * scale, (ROWS, C, 2)))
-    address = Q + near[:, None] * stride_q_row + columns[None, :] * stride_q_column
-    q = tl.load(address, inside & (columns < D)[None, :], 0.0).to(tl.float32)
-    gradient = (along * cosine + across * sine) * sigmoid(q)
-    store_tile(DQ, gradient, near, stride_dq_row, columns, left, D)
-    # d cos(phi) / d delta = sin(phi), d sin(phi) / d delta = -cos(phi)
-    part = tl.where(inside, (along * sine - across * cosine) * softplus(q), 0.0)
-    tl.store(DELTA_PART + columns, tl.sum(part, 0), columns < D)
-
-
 @triton.jit(do_not_specialize=SIZES)
 def pope_backward_queries(
-    Q, POLAR_Q, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DQ, TURN, DELTA_PART, COARSE, FINE,
+    Q, POLAR_Q, POLAR_K, V, GRAD, LOGSUM, ROW_DOTS, DQ, DELTA_PART,
     FIRST, LAST, OFFSETS, LENGTHS, SEED,
     stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
     stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
@@ -312,14 +310,16 @@ def pope_backward_queries(
     )  # fmt: skip
     Q += batch * stride_q_batch + head * stride_q_head + far * stride_q_row
     DQ += (batch * queries + begin) * stride_dq_row + head * D
-    TURN += head * (2 * D)
     DELTA_PART += (pair * blocks + block) * D
-    store_query_gradient(
-        dq1, Q, DQ, TURN, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
-        near, left, offset + begin, tl.arange(0, C1), scale, D, C1, ROWS,
-    )  # fmt: skip
+    gradient, phase = unrotate_queries(
+        dq1, POLAR_Q, Q, stride_q_row, stride_q_column, near, left, D, 0, C1, ROWS, C1 + C2 == D
+    )
+    store_tile(DQ, gradient * scale, near, stride_dq_row, tl.arange(0, C1), left, D)
+    tl.store(DELTA_PART + tl.arange(0, C1), tl.sum(phase, 0) / _LOG2_E, tl.arange(0, C1) < D)
     if C2 > 0:
-        store_query_gradient(
-            dq2, Q, DQ, TURN, DELTA_PART, COARSE, FINE, stride_q_row, stride_q_column, stride_dq_row,
-            near, left, offset + begin, C1 + tl.arange(0, C2), scale, D, C2, ROWS,
-        )  # fmt: skip
+        columns = C1 + tl.arange(0, C2)
+        gradient, phase = unrotate_queries(
+            dq2, POLAR_Q, Q, stride_q_row, stride_q_column, near, left, D, C1, C2, ROWS, C1 + C2 == D
+        )
+        store_tile(DQ, gradient * scale, near, stride_dq_row, columns, left, D)
+        tl.store(DELTA_PART + columns, tl.sum(phase, 0) / _LOG2_E, columns < D)

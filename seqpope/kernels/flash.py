@@ -246,8 +246,7 @@ def launch_backward_queries(
     parts, pairs = triton.cdiv(queries, tiles.rows), batch * heads
     delta_part = q.new_empty(batch, heads, parts, dim, dtype=torch.float32)
     pope_backward_queries[(parts * pairs,)](
-        q, polar_q, polar_k, v, grad, logsum, row_dots, dq, problem.turns, delta_part,
-        problem.tables.coarse, problem.tables.fine,
+        q, polar_q, polar_k, v, grad, logsum, row_dots, dq, delta_part,
         problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
         *q.stride(), *v.stride(), *grad.stride(), dq.stride(2),
         pairs, _span(pairs, keys, v), heads, queries, keys, problem.offset, problem.scale, problem.keep_scale,

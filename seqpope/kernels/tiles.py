@@ -41,8 +41,9 @@ def softplus(x):
 
 @triton.jit
 def sigmoid(x):
-    """The derivative of softplus."""
-    return 1.0 / (1.0 + tl.exp2(-x * _LOG2_E))
+    """The derivative of softplus; a square of inverse roots takes fewer instructions than a division."""
+    root = tl.rsqrt(1.0 + tl.exp2(-x * _LOG2_E))
+    return root * root
 
 
 @triton.jit
