@@ -146,9 +146,6 @@ def new_row_sums(q: Tensor) -> Tensor:
     return q.new_empty(batch, heads, (queries + PAD - 1) // PAD * PAD, dtype=torch.float32)
 
 
-ROTATED_ROWS = 32
-
-
 def new_polar(x: Tensor) -> Tensor:
     """Empty (B, H, L rounded up to whole tiles, 2D): rotated queries or keys."""
     batch, heads, length, dim = x.shape
