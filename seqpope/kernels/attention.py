@@ -52,7 +52,8 @@ def pope_attention(
         freqs: (D,) frequencies in radians a position, in place of those of `base`; no gradient flows to them.
         causal: a query sees no key behind its own position.
         query_offset: position of the first query; (B,) for one each sequence, as in batched decoding.
-        key_lengths: (B,) how many of the keys are each sequence's own. A query that sees no key gives 0.
+        key_lengths: (B,) how many of the keys are each sequence's own; what lies behind them may be anything. A
+            query that sees no key gives 0.
         softmax_scale: multiplies the scores; 1 / sqrt(D) if None.
         dropout_p: probability of dropping an attention weight.
         dropout_seed: which weights are dropped, a number or a (1,) int64 tensor; drawn from torch's generator of
@@ -75,6 +76,7 @@ def pope_attention(
     backend = _choose(backend, q, k, v)
     if backend == "triton":
         return _triton(q, k, v, delta, base, freqs, scope, scale, dropout_p, dropout_seed)
+    k, v = scope.own(k), scope.own(v)
     if backend == "reference":
         scores = functools.partial(reference.pope_scores, delta=delta)
         return _reference(scores, q, k, v, base, freqs, scope, scale, dropout_p, dropout_seed)
@@ -149,6 +151,7 @@ def rope_attention(
         raise ValueError(f"RoPE rotates pairs: the head dimension must be even, it is {q.shape[-1]}")
     _check(q, k, v, scope, dropout_p, freqs, q.shape[-1] // 2)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    k, v = scope.own(k), scope.own(v)
     if backend == "reference":
         return _reference(reference.rope_scores, q, k, v, base, freqs, scope, scale, dropout_p, dropout_seed)
     if backend not in ("auto", "cartesian"):

@@ -73,6 +73,16 @@ class Scope:
         last = torch.minimum(bounds[document], row + length) - row
         return first.view(batch, length).int(), last.view(batch, length).int()
 
+    def own(self, x: Tensor) -> Tensor:
+        """Keys or values (B, Hkv, Lk, D) with 0 behind each sequence's own: what lies there may be anything.
+
+        A mask of the scores is not enough: 0 x nan is nan.
+        """
+        if self.key_lengths is None:
+            return x
+        behind = torch.arange(x.shape[2], device=x.device) >= self.key_lengths.to(x.device)[:, None]  # (B, Lk)
+        return x.masked_fill(behind[:, None, :, None], 0.0)
+
     def positions(self, queries: int, device: torch.device) -> Tensor:
         """Positions of the queries: (1 or B, Lq)."""
         steps = torch.arange(queries, device=device)

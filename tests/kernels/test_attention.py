@@ -287,6 +287,26 @@ class TestSequencesOfUnequalLength:
 
     @pytest.mark.parametrize("queries", [1, 20])
     @pytest.mark.parametrize(("encoding", "backend"), ALL)
+    def test_what_lies_behind_a_sequence_is_never_felt(self, encoding, backend, queries):
+        """Forward and backward: a mask of the scores alone lets nan through, since 0 x nan is nan."""
+        q, k, v, delta = make_inputs(queries, 40, 16)
+        lengths = torch.tensor([9, 33], device=DEVICE)
+        options = {"key_lengths": lengths, "causal": False, "backend": backend}
+        results = []
+        for anything in (0.0, math.nan):
+            for row, length in enumerate(lengths.tolist()):
+                k[row, :, length:] = anything
+                v[row, :, length:] = anything
+            leaves = [x.clone().requires_grad_() for x in (q, k, v, delta)]
+            out = attend(encoding, *leaves, **options)
+            with torch.no_grad():
+                assert attend(encoding, *leaves, **options).isfinite().all()
+            results.append([out, *torch.autograd.grad(out.square().sum(), leaves[:3])])
+        for plain, poisoned in zip(*results, strict=True):
+            assert torch.equal(plain, poisoned)
+
+    @pytest.mark.parametrize("queries", [1, 20])
+    @pytest.mark.parametrize(("encoding", "backend"), ALL)
     def test_a_sequence_without_keys_gives_zeros(self, encoding, backend, queries):
         q, k, v, delta = make_inputs(queries, 30, 16)
         leaves = [x.requires_grad_() for x in (q, k, v, delta)]
