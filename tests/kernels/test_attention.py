@@ -287,6 +287,17 @@ class TestSequencesOfUnequalLength:
 
     @pytest.mark.parametrize("queries", [1, 20])
     @pytest.mark.parametrize(("encoding", "backend"), ALL)
+    def test_no_sequence_has_more_keys_than_there_are(self, encoding, backend, queries):
+        inputs = make_inputs(queries, 40, 16)
+        most, more = (torch.tensor([40, 17 + n], device=DEVICE) for n in (23, 1000))
+        options = {"causal": False, "backend": backend}
+        upstream = random_like(inputs[0])
+        expected = with_gradients(encoding, inputs, upstream, torch.float32, key_lengths=most, **options)
+        got = with_gradients(encoding, inputs, upstream, torch.float32, key_lengths=more, **options)
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+    @pytest.mark.parametrize("queries", [1, 20])
+    @pytest.mark.parametrize(("encoding", "backend"), ALL)
     def test_what_lies_behind_a_sequence_is_never_felt(self, encoding, backend, queries):
         """Forward and backward: a mask of the scores alone lets nan through, since 0 x nan is nan."""
         q, k, v, delta = make_inputs(queries, 40, 16)

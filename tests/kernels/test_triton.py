@@ -257,6 +257,14 @@ class TestDecoding:
         out = pope_attention(q, k, v, delta, backend="triton", **options)
         assert relative_error(out, exact) < {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
 
+    @pytest.mark.parametrize("parts", [1, 2, 15, 16, 17, 40])
+    def test_however_many_parts_are_joined(self, parts, monkeypatch):
+        q, k, v, delta = make_inputs(2, 700, 16, heads=4, key_heads=2, batch=1)
+        exact = pope_attention(q.double(), k.double(), v.double(), delta, query_offset=690, backend="reference")
+        monkeypatch.setattr(decode, "_parts", lambda *_: parts)
+        out = pope_attention(q, k, v, delta, query_offset=690, backend="triton")
+        assert relative_error(out, exact) < 1e-6
+
     def test_is_taken_for_few_queries_without_gradient_only(self, monkeypatch):
         called = []
         decoding = operators.pope_decode
@@ -398,12 +406,27 @@ class TestInTorch:
             for a, b in zip(ours, got, strict=True):
                 torch.testing.assert_close(a, b, atol=5e-6, rtol=5e-6)
 
-    def test_only_the_gradients_that_are_asked_for_flow(self):
+    @pytest.mark.parametrize("queries", [1, 20])
+    @pytest.mark.parametrize("wanted", range(4))
+    def test_any_gradient_may_be_asked_for_alone(self, queries, wanted):
+        """Also of a few queries, which the decoding kernel would take: it has no backward pass."""
+        inputs = make_inputs(queries, 20, 16)
+        offset = {"query_offset": 20 - queries, "backend": "triton"}
+        everything = with_gradients("pope", inputs, upstream_like(inputs[0]), torch.float32, **offset)
+        inputs[wanted].requires_grad_()
+        out = pope_attention(*inputs, **offset)
+        (gradient,) = torch.autograd.grad(out, inputs[wanted], upstream_like(inputs[0]))
+        assert torch.equal(gradient, everything[1 + wanted])
+        assert gradient.any()
+
+    @pytest.mark.parametrize("wanted", [0, 1])
+    def test_and_of_a_packed_projection(self, wanted):
         q, k, v, delta = make_inputs(20, 20, 16)
-        delta.requires_grad_()
-        (pope_attention(q, k, v, delta, backend="triton") ** 2).sum().backward()
-        assert delta.grad.abs().max() > 0
-        assert q.grad is None
+        inputs = [torch.stack((q, k, v)).permute(1, 3, 0, 2, 4).contiguous(), delta]
+        inputs[wanted].requires_grad_()
+        out = pope_attention_packed(*inputs, backend="triton")
+        (gradient,) = torch.autograd.grad(out.square().sum(), inputs[wanted])
+        assert gradient.any()
 
     def test_delta_keeps_its_dtype(self):
         inputs = make_inputs(20, 20, 16)
