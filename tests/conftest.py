@@ -18,6 +18,14 @@ if not torch.cuda.is_available():
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Without a GPU what needs one is left out, however pytest was called."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
 @pytest.fixture(scope="session")
 def music21_parsed() -> tuple[list[Chorale], dict[str, str]]:
     """All chorales of music21 and the files left out with reasons (about 11 s on two processes)."""

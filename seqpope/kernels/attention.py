@@ -72,6 +72,7 @@ def pope_attention(
     q, k, v = _autocast(q, k, v)
     scope = Scope(causal, query_offset, key_lengths, cu_seqlens)
     _check_pope(q, k, v, delta, scope, dropout_p, freqs)
+    k, v = _seen_by_some(k, v, scope, q.shape[2])
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     backend = _choose(backend, q, k, v)
     if backend == "triton":
@@ -150,6 +151,7 @@ def rope_attention(
     if q.shape[-1] % 2:
         raise ValueError(f"RoPE rotates pairs: the head dimension must be even, it is {q.shape[-1]}")
     _check(q, k, v, scope, dropout_p, freqs, q.shape[-1] // 2)
+    k, v = _seen_by_some(k, v, scope, q.shape[2])
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     k, v = scope.own(k), scope.own(v)
     if backend == "reference":
@@ -170,6 +172,14 @@ def _autocast(*tensors: Tensor) -> list[Tensor]:
     return [x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors]
 
 
+def _seen_by_some(k: Tensor, v: Tensor, scope: Scope, queries: int) -> tuple[Tensor, Tensor]:
+    """Without the keys behind the last query: a cache may not be filled there, and 0 x nan is nan."""
+    if not scope.causal or isinstance(scope.query_offset, Tensor) or scope.cu_seqlens is not None:
+        return k, v
+    end = scope.query_offset + queries
+    return k[:, :, :end], v[:, :, :end]
+
+
 def _check(
     q: Tensor, k: Tensor, v: Tensor, scope: Scope, dropout_p: float, freqs: Tensor | None, count: int
 ) -> None:
@@ -186,6 +196,8 @@ def _check(
             "expected q (B, H, Lq, D) and k, v (B, Hkv, Lk, D) with H a multiple of Hkv, "
             f"got q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
         )
+    if not q.device == k.device == v.device:
+        raise ValueError(f"q, k and v must be on one device, they are on {q.device}, {k.device} and {v.device}")
     if 0 in q.shape or 0 in k.shape:
         raise ValueError(f"there is nothing to attend: q {tuple(q.shape)}, k {tuple(k.shape)}")
     if not 0 <= dropout_p < 1:
@@ -203,6 +215,8 @@ def _check_pope(
     _check(q, k, v, scope, dropout_p, freqs, q.shape[-1])
     if delta.shape != (q.shape[1], q.shape[3]):
         raise ValueError(f"delta must be (H, D) = {(q.shape[1], q.shape[3])}, it is {tuple(delta.shape)}")
+    if delta.device != q.device:
+        raise ValueError(f"delta must be on q's device, {q.device}, it is on {delta.device}")
 
 
 def _refuse_seed(dropout_seed: int | Tensor | None) -> None:
@@ -284,10 +298,10 @@ def _triton(
     if scope.cu_seqlens is not None:
         first, last = scope.documents(batch, queries)
     if scope.key_lengths is not None:
-        lengths = scope.key_lengths.to(q.device, torch.int32)
+        lengths = scope.key_lengths.to(q.device).clamp(0, keys).to(torch.int32).contiguous()
     if isinstance(scope.query_offset, Tensor):
         # What is on the device cannot be checked without waiting for it: keep it inside the tables at least.
-        offsets = scope.query_offset.to(q.device, torch.int32).clamp(0, keys)
+        offsets = scope.query_offset.to(q.device).clamp(0, keys).to(torch.int32).contiguous()
         offset, reach = 0, keys + queries
     else:
         offset, reach = scope.query_offset, max(scope.query_offset + queries, keys)

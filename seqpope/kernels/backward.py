@@ -267,7 +267,7 @@ def pope_backward_queries(
     """dq of one tile of queries, and its part of ddelta; the last queries, which see most keys, start first.
 
     DQ lies as (B, Lq, H, D), its rows `stride_dq_row` apart, DELTA_PART as (B, H, tiles, D). `scale` is without
-    log2 e.
+    log2 e; a negative one has turned the polar vectors round already.
     """
     blocks = tl.cdiv(queries, ROWS)
     block, pair = place(blocks, pairs, span)
@@ -314,12 +314,12 @@ def pope_backward_queries(
     gradient, phase = unrotate_queries(
         dq1, POLAR_Q, Q, stride_q_row, stride_q_column, near, left, D, 0, C1, ROWS, C1 + C2 == D
     )
-    store_tile(DQ, gradient * scale, near, stride_dq_row, tl.arange(0, C1), left, D)
+    store_tile(DQ, gradient * tl.abs(scale), near, stride_dq_row, tl.arange(0, C1), left, D)
     tl.store(DELTA_PART + tl.arange(0, C1), tl.sum(phase, 0) / _LOG2_E, tl.arange(0, C1) < D)
     if C2 > 0:
         columns = C1 + tl.arange(0, C2)
         gradient, phase = unrotate_queries(
             dq2, POLAR_Q, Q, stride_q_row, stride_q_column, near, left, D, C1, C2, ROWS, C1 + C2 == D
         )
-        store_tile(DQ, gradient * scale, near, stride_dq_row, columns, left, D)
+        store_tile(DQ, gradient * tl.abs(scale), near, stride_dq_row, columns, left, D)
         tl.store(DELTA_PART + columns, tl.sum(phase, 0) / _LOG2_E, columns < D)

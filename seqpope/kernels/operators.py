@@ -115,7 +115,7 @@ def _(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 
 @torch.library.register_fake("seqpope::pope_attention_backward", lib=_library)
 def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, delta: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    return flash.like_tokens(q), flash.like_tokens(k), flash.like_tokens(v), torch.empty_like(delta)
+    return flash.like_tokens(q), flash.like_tokens(k), flash.like_tokens(v), delta.new_empty(delta.shape)
 
 
 @torch.library.register_fake("seqpope::pope_attention_packed", lib=_library)
@@ -126,7 +126,7 @@ def _(qkv: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 
 @torch.library.register_fake("seqpope::pope_attention_packed_backward", lib=_library)
 def _(grad: Tensor, qkv: Tensor, delta: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device), torch.empty_like(delta)
+    return torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device), delta.new_empty(delta.shape)
 
 
 @torch.library.register_fake("seqpope::pope_decode", lib=_library)
@@ -149,6 +149,7 @@ class _Attention(torch.autograd.Function):
         return out, logsum
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         operator = pope_packed_backward if ctx.packed else pope_backward
         return None, *operator(grad, *ctx.saved_tensors, *ctx.numbers), *[None] * 12

@@ -43,8 +43,9 @@ def rotate_queries(
     near, columns = tl.arange(0, ROWS), tl.arange(0, C)
     Q += batch * stride_batch + head * stride_head + begin.to(tl.int64) * stride_row
     TURN += head * (2 * D)
+    origin = tl.where(begin < queries, offset + begin, 0)  # padding may lie beyond the tables: 0 x nan is nan
     polar = polar_query(
-        Q, stride_row, stride_column, TURN, COARSE, FINE, near, queries - begin, offset + begin, columns, scale, D
+        Q, stride_row, stride_column, TURN, COARSE, FINE, near, queries - begin, origin, columns, scale, D
     )
     POLAR_Q += (pair * padded(queries) + begin) * (2 * D)
     store_tile(POLAR_Q, polar, near, 2 * D, tl.arange(0, 2 * C), ROWS, 2 * D)

@@ -39,7 +39,7 @@ def pope_scores(
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     distance = _distances(q, k, query_offset)  # (1 or B, Lq, Lk)
-    theta = (frequencies(q.shape[-1], base) if freqs is None else freqs.double()).to(q.device)
+    theta = (frequencies(q.shape[-1], base) if freqs is None else freqs.detach().double()).to(q.device)
     angle = distance[..., None] * theta % (2 * math.pi)  # (1 or B, Lq, Lk, D)
     phase = torch.cos(angle.to(dtype)[:, None] + delta.to(dtype)[:, None, None, :])  # (1 or B, H, Lq, Lk, D)
     mu_q, mu_k = F.softplus(q.to(dtype)), F.softplus(k.to(dtype))
@@ -56,7 +56,7 @@ def rope_scores(
     dtype = torch.promote_types(q.dtype, torch.float32)
     complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
     half = q.shape[-1] // 2
-    theta = (frequencies(half, base) if freqs is None else freqs.double()).to(q.device)
+    theta = (frequencies(half, base) if freqs is None else freqs.detach().double()).to(q.device)
     angle = -_distances(q, k, query_offset)[..., None] * theta  # (1 or B, Lq, Lk, D/2)
     turn = torch.polar(torch.ones_like(angle), angle).to(complex_dtype)
     q_pairs = torch.complex(q[..., :half].to(dtype), q[..., half:].to(dtype))

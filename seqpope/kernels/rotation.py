@@ -129,6 +129,10 @@ def _two_levels(rows: int, count: int, base: float, device: torch.device, freqs:
 
 def _tables(positions: Tensor, count: int, base: float, freqs: Tensor | None) -> tuple[Tensor, Tensor]:
     # On the device: a graph being captured cannot wait for a copy from the host.
-    theta = frequencies(count, base, positions.device) if freqs is None else freqs.to(positions.device).double()
+    theta = (
+        frequencies(count, base, positions.device)
+        if freqs is None
+        else freqs.detach().to(positions.device).double()
+    )
     angles = positions.double()[..., None] * theta % (2 * math.pi)
     return angles.cos().float(), angles.sin().float()

@@ -66,11 +66,12 @@ class Scope:
         assert self.cu_seqlens is not None
         bounds = self.cu_seqlens.long()
         place = torch.arange(batch * length, device=bounds.device)
-        document = torch.searchsorted(bounds, place, right=True)  # 1..N, or N + 1 behind the last boundary
+        # 1..N; 0 before the first boundary and N + 1 behind the last, should they not be 0 and B x L
+        document = torch.searchsorted(bounds, place, right=True)
         row = place // length * length
-        first = torch.maximum(bounds[document - 1], row) - row
-        bounds = torch.nn.functional.pad(bounds, (0, 1), value=batch * length)
-        last = torch.minimum(bounds[document], row + length) - row
+        bounds = torch.cat((bounds.new_zeros(1), bounds, bounds.new_full((1,), batch * length)))
+        first = torch.maximum(bounds[document], row) - row
+        last = torch.minimum(bounds[document + 1], row + length) - row
         return first.view(batch, length).int(), last.view(batch, length).int()
 
     def own(self, x: Tensor) -> Tensor:

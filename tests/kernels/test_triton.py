@@ -294,6 +294,85 @@ class TestDecoding:
             decode.decode_attention(q, k, v, turned(delta), tables, None, None, 0, True, 0.25)
 
 
+class TestAwkward:
+    @pytest.mark.parametrize("scale", [-0.3, 1e-3, 2.0])
+    def test_any_scale(self, scale):
+        inputs = make_inputs(20, 20, 16)
+        assert max(errors(inputs, "triton", torch.float32, softmax_scale=scale).values()) < 1e-5
+
+    def test_padding_of_queries_reads_nothing_behind_the_tables(self, monkeypatch):
+        """The last tile's rows behind the last query have positions that no table reaches."""
+        tables = two_level_tables(256, 16, 10000.0, DEVICE)
+        guarded = []
+        for table in tables:
+            room = torch.full((3 * len(table), table.shape[1]), math.nan, device=DEVICE)
+            room[: len(table)] = table
+            guarded.append(room[: len(table)])
+        monkeypatch.setattr(attention, "two_level_tables", lambda *_: guarded)
+        wide = flash.Tiles(64, 64, 4, 1)
+        monkeypatch.setattr(flash, "choose_tiling", lambda *_: flash.Tiling(wide, wide, wide))
+        inputs = make_inputs(20, 250, 16, batch=1, heads=1)
+        assert max(errors(inputs, "triton", torch.float32, query_offset=230).values()) < 1e-5
+
+    @pytest.mark.parametrize("queries", [1, 20])
+    def test_lengths_of_any_kind(self, queries):
+        q, k, v, delta = make_inputs(queries, 20, 16)
+        plain = torch.tensor([3, 9], device=DEVICE)
+        options = {"causal": False, "backend": "triton"}
+        expected = pope_attention(q, k, v, delta, key_lengths=plain, **options)
+        strided = torch.tensor([3, 20, 9, 20], dtype=torch.int32, device=DEVICE)[::2]
+        assert torch.equal(pope_attention(q, k, v, delta, key_lengths=strided, **options), expected)
+        everything = pope_attention(q, k, v, delta, **options)
+        no_limit = torch.tensor([1 << 40] * 2, device=DEVICE)
+        assert torch.equal(pope_attention(q, k, v, delta, key_lengths=no_limit, **options), everything)
+
+    def test_few_queries_with_documents_or_dropout_are_not_decoded(self):
+        """The decoding kernel knows neither."""
+        q, k, v, delta = make_inputs(12, 12, 16)
+        for options in ({"cu_seqlens": torch.tensor([0, 5, 12, 24], device=DEVICE)}, DROPOUT):
+            exact = pope_attention(q, k, v, delta, backend="reference", **options)
+            got = pope_attention(q, k, v, delta, backend="triton", **options)
+            torch.testing.assert_close(got, exact, atol=1e-5, rtol=1e-5)
+
+    def test_a_second_derivative_is_refused_not_zero(self):
+        inputs = [x.requires_grad_() for x in make_inputs(9, 9, 16)]
+        out = pope_attention(*inputs, backend="triton")
+        (gradient,) = torch.autograd.grad(out.square().sum(), inputs[0], create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.sum().backward()
+
+    @pytest.mark.parametrize("backend", ["triton", "cartesian", "reference"])
+    @pytest.mark.parametrize("queries", [1, 20])
+    def test_a_cache_that_is_not_filled(self, backend, queries):
+        q, k, v, delta = make_inputs(queries, 60, 16)
+        expected = pope_attention(q, k[:, :, :30], v[:, :, :30], delta, query_offset=30 - queries, backend=backend)
+        k[:, :, 30:], v[:, :, 30:] = math.nan, math.nan
+        got = pope_attention(q, k, v, delta, query_offset=30 - queries, backend=backend)
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)
+
+    @pytest.mark.parametrize("backend", ["triton", "cartesian", "reference"])
+    def test_boundaries_need_not_begin_at_0(self, backend):
+        q, k, v, delta = make_inputs(20, 20, 16)
+        full, short = (torch.tensor(cuts, device=DEVICE) for cuts in ([0, 5, 40], [5]))
+        expected = pope_attention(q, k, v, delta, cu_seqlens=full, backend=backend)
+        got = pope_attention(q, k, v, delta, cu_seqlens=torch.cat((short, full[-1:])), backend=backend)
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)
+
+    @pytest.mark.parametrize("backend", ["triton", "cartesian", "reference"])
+    def test_no_gradient_flows_to_frequencies(self, backend):
+        inputs = [x.requires_grad_() for x in make_inputs(9, 9, 16)]
+        freqs = torch.rand(16, device=DEVICE, requires_grad=True)
+        out = pope_attention(*inputs, freqs=freqs, backend=backend)
+        assert torch.autograd.grad(out.sum(), freqs, allow_unused=True) == (None,)
+
+    def test_tensors_elsewhere(self):
+        q, k, v, delta = make_inputs(9, 9, 16)
+        with pytest.raises(ValueError, match="delta must be on q's device"):
+            pope_attention(q, k, v, delta.to("meta"))
+        with pytest.raises(ValueError, match="must be on one device"):
+            pope_attention(q, k.to("meta"), v, delta)
+
+
 class TestPacked:
     """Queries, keys and values of one projection, as a model has them."""
 
