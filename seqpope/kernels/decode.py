@@ -157,20 +157,21 @@ def decode_attention(
     rows = max(16, 1 << (group * queries - 1).bit_length())
     if rows > MAX_ROWS:
         raise ValueError(f"decoding takes queries x heads of a group up to {MAX_ROWS}, not {queries} x {group}")
-    cols = 16 if q.device.type == "cpu" else 64
+    width = max(16, 1 << (dim - 1).bit_length())
+    large = width * q.element_size() > 256  # of what 100 KB of shared memory hold in tiles of 64 keys
+    cols = 16 if q.device.type == "cpu" else 32 if large else 64
     assert cols <= STEP
     parts = _parts(batch * key_heads, triton.cdiv(keys, cols), q.device)
     out = like_tokens(q)
     part = q.new_empty(batch * key_heads, parts, rows, dim, dtype=torch.float32)
     logsum = part.new_empty(batch * key_heads, parts, rows)
-    width = max(16, 1 << (dim - 1).bit_length())
     shape = {"GROUP": group, "D": dim, "C": width, "ROWS": rows}
     decode_part[(parts * batch * key_heads,)](
         q, k, v, turns, tables.coarse, tables.fine, part, logsum, offsets, lengths,
         *q.stride(), *k.stride(), *v.stride(),
         parts, key_heads, queries, keys, offset, keys, scale * LOG2_E,
         **shape, COLS=cols, CAUSAL=causal, HAS_OFFSETS=offsets is not None, HAS_LENGTHS=lengths is not None,
-        PRECISION="tf32x3", num_warps=4, num_stages=2,
+        PRECISION="tf32x3", num_warps=4, num_stages=1 if large else 2,
     )  # fmt: skip
     join_parts[(group * queries * batch * key_heads,)](
         part, logsum, out, *out.stride()[:3], parts, key_heads, queries, **shape,

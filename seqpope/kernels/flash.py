@@ -73,7 +73,7 @@ SMALL = {
     16: _SMALL,
     32: _SMALL,
     64: Tiling(Tiles(64, 32, 4, 2), Tiles(32, 32, 4, 1), Tiles(32, 32, 4, 1)),
-    128: Tiling(Tiles(32, 32, 8, 1), Tiles(16, 32, 8, 1), Tiles(32, 16, 8, 1)),
+    128: Tiling(Tiles(32, 32, 8, 1), Tiles(16, 16, 4, 1), Tiles(16, 16, 4, 1)),
 }
 # For Triton's interpreter: so small that small tests cross every border.
 INTERPRETED = Tiling(Tiles(32, 16, 4, 1), Tiles(16, 32, 4, 1), Tiles(32, 16, 4, 1))
