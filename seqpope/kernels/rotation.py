@@ -108,6 +108,9 @@ class _Shelf:
         else:
             with torch.inference_mode(False):  # tables made in inference mode could not serve training
                 value = make()
+            # Tables made under a mode, such as FakeTensorMode, are of its own kind.
+            if any(isinstance(table, Tensor) and type(table) is not Tensor for table in value):
+                return value
         self.kept[key] = value  # last in order: most recently used
         if capturing:
             self.pinned.add(key)

@@ -179,3 +179,13 @@ def test_compiled_models_make_their_tables_once():
 
 def test_tables_operator():
     torch.library.opcheck(torch.ops.seqpope.rotation_tables.default, (3, 5, 4, 10000.0, CPU))
+
+
+def test_fake_tables_are_not_kept():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        rotation_tables(0, 7, 5, 123.0, CPU)
+        two_level_tables(7, 5, 123.0, CPU)
+    for table in (*rotation_tables(0, 7, 5, 123.0, CPU), *two_level_tables(7, 5, 123.0, CPU)):
+        assert type(table) is torch.Tensor
