@@ -53,9 +53,9 @@ class Tiling(NamedTuple):
     backward_queries: Tiles
 
 
-# Measured on an H100 for 16-bit elements (benchmarks/tune_attention.py and results/attention-notes.md), by the
-# columns that the head dimension takes. Static, not autotuned: results are then the same on every run, and nothing
-# is timed in a user's first step.
+# For 16-bit elements on an H100, by the columns that the head dimension takes: 48, 64, 128 are the best of a sweep
+# (results/attention-notes.md), the others by analogy until benchmarks/tune_attention.py has been run. Static, not
+# autotuned: results are then the same on every run, and nothing is timed in a user's first step.
 _KEYS = Tiles(64, 64, 4, 3)
 _WIDE = Tiling(Tiles(128, 64, 8, 3), Tiles(32, 64, 4, 2), Tiles(128, 64, 8, 2))
 HOPPER = {
