@@ -40,7 +40,7 @@ from seqpope.files import write_text
 from seqpope.kernels import flash
 from seqpope.kernels.rotation import two_level_tables
 
-Entry = tuple[int | None, ...]  # a flash.Tiles; rotation's is (ROTATED_ROWS,)
+Entry = tuple[int | None, ...]  # a flash.Tiles; rotation's is its rows alone
 
 TILED = flash.Tiling._fields
 KERNELS = (*TILED, "rotate")
@@ -51,7 +51,6 @@ SHARED = (
 REGISTERS = 65536  # of a multiprocessor
 MOST = 30  # entries a kernel and head dimension
 WRONG = 0.01  # relative difference of results
-LONG = 4096  # keys; beyond them another entry may be best
 SLOW, SLACK_MS = 1.5, 0.2  # a call slower than SLOW x the quickest + slack (its launch) need not be timed better
 BUDGET_MS = 25.0  # of replays an entry
 PATIENCE = 90.0  # seconds until a process that does not answer is killed
@@ -111,16 +110,19 @@ def unlikeness(entry: Sequence[Any], other: Sequence[Any]) -> float:
     return doublings + abs(entry[3] - other[3]) / 2 + (entry[4] != other[4]) / 2
 
 
-def present_entry(kernel: str, dim: int, device: torch.device, dtype: torch.dtype | None = None) -> Entry:
+def present_entry(
+    kernel: str, dim: int, device: torch.device, dtype: torch.dtype | None = None, keys: int = 1
+) -> Entry:
     """What a kernel takes today."""
     if kernel == "rotate":
-        return (flash.ROTATED_ROWS,)
-    return tuple(getattr(flash.choose_tiling(dim, dtype or DTYPES[device.type], device), kernel))
+        return (flash.rotated_rows(dim),)
+    return tuple(getattr(flash.choose_tiling(dim, keys, dtype or DTYPES[device.type], device), kernel))
 
 
 def candidates(kernel: str, dim: int, device: torch.device) -> list[Entry]:
     """The present entry, then up to MOST others, the likest to it first: time may run out."""
     present = present_entry(kernel, dim, device)
+    far = present_entry(kernel, dim, device, keys=flash.LONG + 1)
     others: Iterable[Sequence[Any]]
     if device.type == "cpu":
         others = [(16,) if kernel == "rotate" else flash.Tiles(16, 16, 4, 1)]
@@ -132,6 +134,7 @@ def candidates(kernel: str, dim: int, device: torch.device) -> list[Entry]:
             tiles for tiles in itertools.starmap(flash.Tiles, sizes) if why_not(kernel, dim, tiles) is None
         ]
         others = sorted(possible, key=lambda tiles: unlikeness(tiles, present))
+        others = dict.fromkeys((far, *map(tuple, others)))
     return [present, *[tuple(entry) for entry in others if tuple(entry) != present][:MOST]]
 
 
@@ -178,12 +181,10 @@ class Case:
         """Launch it once; what it writes."""
         written, problem, (polar_q, polar_k) = self.written[kernel], self.problem, self.polar
         if kernel == "rotate":  # as the forward and the backward pass do
-            before, flash.ROTATED_ROWS = flash.ROTATED_ROWS, entry[0]
-            try:
-                flash.launch_rotate(self.q, self.k, *written[:2], problem)
-                flash.launch_rotate(self.q, self.k, *written[:2], problem, self.out, self.grad, written[2])
-            finally:
-                flash.ROTATED_ROWS = before
+            flash.launch_rotate(self.q, self.k, *written[:2], problem, rows=entry[0])
+            flash.launch_rotate(
+                self.q, self.k, *written[:2], problem, self.out, self.grad, written[2], rows=entry[0]
+            )
             return written
         tiles, read = flash.Tiles(*entry), (self.v, self.grad, self.logsum, self.row_dots)
         if kernel == "forward":
@@ -367,13 +368,20 @@ def tiles_text(entry: Iterable[int | None]) -> str:
     return f"Tiles({', '.join(str(number) for number in entry if number is not None)})"
 
 
-def recommend(shapes: dict[str, Any], present: dict[int, dict[str, Entry]]) -> str:
-    """Lines for flash.HOPPER from the times of `shapes`; above each what is there now and the gain in time."""
+def recommend(shapes: dict[str, Any], present: dict[tuple[int, bool], dict[str, Entry]]) -> str:
+    """Lines for flash.HOPPER and HOPPER_LONG by the times of `shapes`.
+
+    Above each stands what is there now and the gain in time.
+    """
     lines = []
-    for title, longer in ((f"up to {LONG:,} keys", False), (f"more than {LONG:,} keys", True)):
-        for dim, now in present.items():
+    for title, longer in ((f"up to {flash.LONG:,} keys", False), (f"more than {flash.LONG:,} keys", True)):
+        for (dim, far), now in present.items():
+            if far != longer:
+                continue
             here = {
-                name: x for name, x in shapes.items() if x["shape"][3] == dim and (x["shape"][2] > LONG) == longer
+                name: x
+                for name, x in shapes.items()
+                if x["shape"][3] == dim and (x["shape"][2] > flash.LONG) == longer
             }
             best, notes = dict(now), []
             for kernel in KERNELS:
@@ -421,7 +429,11 @@ def main() -> int:
     shapes = {name: known[name] for name in options.shapes or known}
     dims = sorted({shape.dim for shape in shapes.values()})
     tried = {(kernel, dim): candidates(kernel, dim, device) for kernel in options.kernels for dim in dims}
-    present = {dim: {kernel: present_entry(kernel, dim, device) for kernel in KERNELS} for dim in dims}
+    present = {
+        (dim, far): {kernel: present_entry(kernel, dim, device, keys=flash.LONG + far) for kernel in KERNELS}
+        for dim in dims
+        for far in (False, True)
+    }
 
     def job(kernel: str, dim: int, entry: Entry) -> Request:
         return Request(kernel, Shape(1, 2, 256 if options.device == "cuda" else 8, dim), entry)

@@ -70,18 +70,24 @@ def test_pruning(kernel, dim, tiles, reason):
 @pytest.mark.parametrize("dim", [32, 48, 64, 128])
 @pytest.mark.parametrize("kernel", tune.TILED)
 def test_candidates(monkeypatch, kernel, dim):
-    monkeypatch.setattr(flash, "choose_tiling", lambda dim, dtype, device: flash.HOPPER[dim])
+    def tiling(dim, keys, dtype, device):
+        return flash.HOPPER_LONG[dim] if keys > flash.LONG and dim in flash.HOPPER_LONG else flash.HOPPER[dim]
+
+    monkeypatch.setattr(flash, "choose_tiling", tiling)
     present, *others = tune.candidates(kernel, dim, torch.device("cuda"))
     assert present == getattr(flash.HOPPER[dim], kernel)
     assert 5 < len(others) <= tune.MOST
     assert len({present, *others}) == 1 + len(others)
     assert not any(tune.why_not(kernel, dim, flash.Tiles(*entry)) for entry in others)
+    if dim in flash.HOPPER_LONG:
+        longer = getattr(flash.HOPPER_LONG[dim], kernel)
+        assert longer in (present, others[0])
+        others = [entry for entry in others if entry != longer]
     far = [tune.unlikeness(entry, present) for entry in others]
     assert far == sorted(far)
 
 
-def test_candidates_for_rotation(monkeypatch):
-    monkeypatch.setattr(flash, "ROTATED_ROWS", 32)
+def test_candidates_for_rotation():
     assert tune.candidates("rotate", 64, torch.device("cuda")) == [(32,), (16,), (64,)]
 
 
@@ -107,7 +113,8 @@ def measured(times, complete=True):
 
 
 def test_recommendation():
-    present = {64: dict.fromkeys(tune.TILED, A) | {"rotate": (32,)}}
+    now = dict.fromkeys(tune.TILED, A) | {"rotate": (32,)}
+    present = {(64, False): now, (64, True): now}
     shapes = {
         "one": {"shape": [1, 1, 4096, 64], "kernels": {"forward": measured({A: 2.0, B: 1.0, C: 3.0})}},
         "late": {"shape": [1, 1, 512, 64], "kernels": {"forward": measured({A: 2.0}, complete=False)}},

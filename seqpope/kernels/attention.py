@@ -12,12 +12,18 @@ import torch
 from torch import Tensor
 
 from seqpope.kernels import cartesian, reference
+from seqpope.kernels.launch import card
 from seqpope.kernels.rotation import two_level_tables
 from seqpope.kernels.scope import Scope
 
 Backend = Literal["auto", "triton", "cartesian", "reference"]
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
-TRITON_MAX_HEAD_DIM = 128
+TRITON_MAX_HEAD_DIM = 256
+WIDE_FP32_BYTES = 115_000  # of shared memory for head dimensions beyond 128 in fp32
+# torch.compile of torch 2.11 cannot look into the question itself.
+_AUTOCAST = frozenset(
+    device for device in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(device)
+)
 DECODE_ROWS = 16  # queries x heads of a group up to which the decoding kernel takes over
 
 
@@ -60,7 +66,7 @@ def pope_attention(
             the device if None. The same seed drops the same weights on every device (triton and reference).
         cu_seqlens: (N + 1,) cumulative lengths of documents packed into the rows, from 0 to B x L, counted along
             the rows laid end to end; a query sees its own document alone.
-        backend: "triton" (CUDA, D up to 128), "cartesian" (a dot product of twice the width for torch's SDPA),
+        backend: "triton" (CUDA, D up to 256), "cartesian" (a dot product of twice the width for torch's SDPA),
             "reference" (the formula), or "auto": triton where it can, else cartesian.
 
     Returns:
@@ -166,7 +172,7 @@ def rope_attention(
 
 def _autocast(*tensors: Tensor) -> list[Tensor]:
     device = tensors[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device not in _AUTOCAST or not torch.is_autocast_enabled(device):
         return list(tensors)
     dtype = torch.get_autocast_dtype(device)
     return [x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors]
@@ -266,7 +272,9 @@ def _why_not_triton(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     if not q.dtype == k.dtype == v.dtype or v.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return f"q, k and v must all be float16, bfloat16 or float32, they are {q.dtype}, {k.dtype} and {v.dtype}"
     if q.is_cuda:
-        if torch.version.hip is None and torch.cuda.get_device_properties(q.device).major >= 8:
+        if torch.version.hip is None and card(q.device).major >= 8:
+            if q.dtype == torch.float32 and q.shape[-1] > 128 and card(q.device).shared < WIDE_FP32_BYTES:
+                return "head dimensions beyond 128 in float32 need more shared memory than this GPU has"
             return None
         return "the GPU must be one of NVIDIA's of compute capability 8.0 or more"
     if q.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":

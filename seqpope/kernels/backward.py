@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from seqpope.kernels.forward import key_ranges, ranges
 from seqpope.kernels.tiles import (
@@ -125,7 +126,7 @@ def pope_backward_keys(
     GROUP: tl.constexpr, D: tl.constexpr,
     C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
     CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
-    DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    DROPOUT: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of one tile of keys: all queries that see it, of every head of its group in turn.
 
@@ -207,6 +208,8 @@ def pope_backward_keys(
     store_tile(DV, tl.where(valid, dv1, 0.0), near, stride_dk_row, tl.arange(0, E1), left, D)
     if E2 > 0:
         store_tile(DV, tl.where(valid, dv2, 0.0), near, stride_dk_row, E1 + tl.arange(0, E2), left, D)
+    if OVERLAP:
+        gdc_wait()
 
 
 @triton.jit
@@ -262,13 +265,15 @@ def pope_backward_queries(
     GROUP: tl.constexpr, D: tl.constexpr,
     C1: tl.constexpr, C2: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
     CAUSAL: tl.constexpr, DOCUMENTS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
-    DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    DROPOUT: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """dq of one tile of queries, and its part of ddelta; the last queries, which see most keys, start first.
 
     DQ lies as (B, Lq, H, D), its rows `stride_dq_row` apart, DELTA_PART as (B, H, tiles, D). `scale` is without
     log2 e; a negative one has turned the polar vectors round already.
     """
+    if OVERLAP:
+        gdc_launch_dependents()
     blocks = tl.cdiv(queries, ROWS)
     block, pair = place(blocks, pairs, span)
     block = blocks - 1 - block

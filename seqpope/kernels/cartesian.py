@@ -59,6 +59,8 @@ def _turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 def _attend(q: Tensor, k: Tensor, v: Tensor, scope: Scope, scale: float, dropout_p: float) -> Tensor:
     """torch's SDPA on queries and keys of any width; every backend but one wants values as wide as the keys."""
     (batch, heads, queries, wide), keys, width = q.shape, k.shape[-2], v.shape[-1]
+    if scale <= 0:  # torch's kernels scale after masking, and -inf x 0 is nan
+        q, scale = q * scale, 1.0
     if heads != k.shape[1]:  # enable_gqa would leave fewer backends to choose from
         k, v = (x.repeat_interleave(heads // k.shape[1], dim=1) for x in (k, v))
     if wide != width:

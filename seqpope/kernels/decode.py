@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from seqpope.kernels.flash import like_tokens
+from seqpope.kernels.launch import Launcher, card
 from seqpope.kernels.rotation import STEP, RotationTables
 from seqpope.kernels.tiles import LOG2_E, softplus
 
@@ -147,6 +148,9 @@ def join_parts(
     tl.store(OUT + columns, acc.to(OUT.dtype.element_ty), columns < D)
 
 
+_decode_part, _join_parts = Launcher(decode_part), Launcher(join_parts)
+
+
 def decode_attention(
     q: Tensor, k: Tensor, v: Tensor, turns: Tensor, tables: RotationTables, offsets: Tensor | None,
     lengths: Tensor | None, offset: int, causal: bool, scale: float,
@@ -166,14 +170,15 @@ def decode_attention(
     part = q.new_empty(batch * key_heads, parts, rows, dim, dtype=torch.float32)
     logsum = part.new_empty(batch * key_heads, parts, rows)
     shape = {"GROUP": group, "D": dim, "C": width, "ROWS": rows}
-    decode_part[(parts * batch * key_heads,)](
-        q, k, v, turns, tables.coarse, tables.fine, part, logsum, offsets, lengths,
+    _decode_part(
+        parts * batch * key_heads, q, k, v, turns, tables.coarse, tables.fine, part, logsum, offsets, lengths,
         *q.stride(), *k.stride(), *v.stride(),
         parts, key_heads, queries, keys, offset, keys, scale * LOG2_E,
         **shape, COLS=cols, CAUSAL=causal, HAS_OFFSETS=offsets is not None, HAS_LENGTHS=lengths is not None,
         PRECISION="tf32x3", num_warps=4, num_stages=1 if large else 2,
     )  # fmt: skip
-    join_parts[(group * queries * batch * key_heads,)](
+    _join_parts(
+        group * queries * batch * key_heads,
         part, logsum, out, *out.stride()[:3], parts, key_heads, queries, **shape,
         PARTS=1 << (parts - 1).bit_length(), num_warps=1,
     )  # fmt: skip
@@ -182,5 +187,5 @@ def decode_attention(
 
 def _parts(pairs: int, tiles: int, device: torch.device) -> int:
     """Enough programs to fill the GPU four times over, but none with fewer than two tiles to do."""
-    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+    processors = card(device).processors if device.type == "cuda" else 4
     return max(1, min(tiles // 2, 4 * processors // pairs, 128))

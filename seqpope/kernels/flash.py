@@ -30,6 +30,7 @@ from torch import Tensor
 
 from seqpope.kernels.backward import pope_backward_keys, pope_backward_queries
 from seqpope.kernels.forward import pope_forward
+from seqpope.kernels.launch import Launcher, card
 from seqpope.kernels.polar import pope_rotate
 from seqpope.kernels.rotation import RotationTables
 from seqpope.kernels.tiles import LOG2_E, PAD
@@ -53,20 +54,25 @@ class Tiling(NamedTuple):
     backward_queries: Tiles
 
 
-# For 16-bit elements on an H100, by the columns that the head dimension takes: 48, 64, 128 are the best of a sweep
-# (results/attention-notes.md), the others by analogy until benchmarks/tune_attention.py has been run. Static, not
-# autotuned: results are then the same on every run, and nothing is timed in a user's first step.
+# For 16-bit elements on an H100, by the columns that the head dimension takes: 32, 48, 64 and 128 are the best of
+# a sweep (results/attention-notes.md), the others by analogy until benchmarks/tune_attention.py has been run.
+# Static, not autotuned: results are then the same on every run, and nothing is timed in a user's first step.
 _KEYS = Tiles(64, 64, 4, 3)
-_WIDE = Tiling(Tiles(128, 64, 8, 3), Tiles(32, 64, 4, 2), Tiles(128, 64, 8, 2))
+_NARROW = Tiling(Tiles(64, 64, 4, 3), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168))
+_WIDE = Tiling(Tiles(128, 64, 8, 3), Tiles(32, 64, 4, 2), Tiles(128, 32, 8, 3))
 HOPPER = {
-    16: Tiling(Tiles(64, 64, 4, 3, 128), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168)),
-    32: Tiling(Tiles(64, 64, 4, 3, 128), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168)),
-    48: Tiling(Tiles(128, 64, 8, 3, 128), _KEYS, Tiles(64, 64, 4, 2, 168)),
-    64: Tiling(Tiles(128, 64, 8, 3, 128), _KEYS, Tiles(64, 64, 4, 3)),
+    16: _NARROW,
+    32: _NARROW,
+    48: Tiling(Tiles(128, 64, 8, 3, 128), _KEYS, Tiles(64, 32, 4, 3, 128)),
+    64: Tiling(Tiles(128, 64, 8, 3, 128), _KEYS, Tiles(64, 32, 4, 4, 168)),
     80: _WIDE,
     96: _WIDE,
     128: _WIDE,
 }
+_WIDEST = Tiling(Tiles(64, 32, 8, 2), Tiles(32, 64, 8, 1), Tiles(64, 32, 8, 2))  # up to 256: by what fits
+# Where programs have many tiles to go through, their loop alone counts, not how many of them start at once.
+LONG = 4096  # keys
+HOPPER_LONG = {64: Tiling(Tiles(128, 64, 4, 3), _KEYS, _KEYS)}
 # For every other GPU and for fp32: small enough for 96 KB of shared memory.
 _SMALL = Tiling(Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2), Tiles(64, 32, 4, 2))
 SMALL = {
@@ -74,14 +80,24 @@ SMALL = {
     32: _SMALL,
     64: Tiling(Tiles(64, 32, 4, 2), Tiles(32, 32, 4, 1), Tiles(32, 32, 4, 1)),
     128: Tiling(Tiles(32, 32, 8, 1), Tiles(16, 16, 4, 1), Tiles(16, 16, 4, 1)),
+    256: Tiling(Tiles(16, 16, 8, 1), Tiles(16, 16, 8, 1), Tiles(16, 16, 8, 1)),  # fp32: 112 KB
 }
+_SMALL_WIDEST = Tiling(Tiles(64, 16, 8, 1), Tiles(16, 32, 8, 1), Tiles(32, 16, 8, 1))  # 16-bit elements, up to 256
 # For Triton's interpreter: so small that small tests cross every border.
 INTERPRETED = Tiling(Tiles(32, 16, 4, 1), Tiles(16, 32, 4, 1), Tiles(32, 16, 4, 1))
-ROTATED_ROWS = 32  # of a tile that is rotated, by four warps
+ROTATED = 2048  # elements of a tile that is rotated
+
+_rotate, _forward = Launcher(pope_rotate), Launcher(pope_forward)
+_backward_keys, _backward_queries = Launcher(pope_backward_keys), Launcher(pope_backward_queries)
 
 
 def split_head_dim(dim: int) -> tuple[int, int]:
-    """D as one or two powers of two, of which the tensor cores want at least 16: 48 -> (32, 16), 56 -> (64, 0)."""
+    """D as one or two powers of two, of which the tensor cores want at least 16: 48 -> (32, 16), 56 -> (64, 0).
+
+    256 is (128, 128): a tile twice as wide would need more registers at once.
+    """
+    if dim > 128:
+        return 128, _padded(dim - 128)
     whole = _padded(dim)
     largest = max(16, 1 << (dim.bit_length() - 1))
     rest = _padded(dim - largest) if dim > largest else 0
@@ -98,15 +114,21 @@ def _padded(dim: int) -> int:
     return max(16, 1 << (dim - 1).bit_length())
 
 
-def choose_tiling(dim: int, dtype: torch.dtype, device: torch.device) -> Tiling:
-    """Tiles for a head dimension, a dtype and a GPU."""
+def rotated_rows(dim: int) -> int:
+    """Rows of a tile that is rotated, by four warps."""
+    return min(PAD, ROTATED // _padded(dim))
+
+
+def choose_tiling(dim: int, length: int, dtype: torch.dtype, device: torch.device) -> Tiling:
+    """Tiles for a head dimension, a number of keys, a dtype and a GPU."""
     if device.type == "cpu":
         return INTERPRETED
-    if dtype.itemsize == 2 and torch.cuda.get_device_capability(device) >= (9, 0):
-        properties = torch.cuda.get_device_properties(device)
-        if getattr(properties, "shared_memory_per_block_optin", 0) >= 220_000:
-            return HOPPER[sum(split_head_dim(dim))]
-    return SMALL[_padded(dim)]
+    if dtype.itemsize == 2 and card(device).major >= 9 and card(device).shared >= 220_000:
+        columns = sum(split_head_dim(dim))
+        if columns > 128:
+            return _WIDEST
+        return HOPPER_LONG[columns] if length > LONG and columns in HOPPER_LONG else HOPPER[columns]
+    return _SMALL_WIDEST if dim > 128 and dtype.itemsize == 2 else SMALL[_padded(dim)]
 
 
 class Problem(NamedTuple):
@@ -154,19 +176,21 @@ def new_polar(x: Tensor) -> Tensor:
 
 def launch_rotate(
     q: Tensor, k: Tensor, polar_q: Tensor, polar_k: Tensor, problem: Problem,
-    out: Tensor | None = None, grad: Tensor | None = None, row_dots: Tensor | None = None,
+    out: Tensor | None = None, grad: Tensor | None = None, row_dots: Tensor | None = None, rows: int | None = None,
 ) -> None:  # fmt: skip
     """Fill polar_q and polar_k (`new_polar`); for the backward pass row_dots too (`new_row_sums`)."""
     (batch, heads, queries, dim), (key_heads, keys) = q.shape, k.shape[1:3]
-    key_programs = polar_k.shape[2] // ROTATED_ROWS * batch * key_heads
-    query_programs = polar_q.shape[2] // ROTATED_ROWS * batch * heads
-    pope_rotate[(key_programs + query_programs,)](
+    rows = rows or rotated_rows(dim)
+    key_programs = polar_k.shape[2] // rows * batch * key_heads
+    query_programs = polar_q.shape[2] // rows * batch * heads
+    _rotate(
+        key_programs + query_programs,
         q, k, polar_q, polar_k, problem.turns, problem.tables.coarse, problem.tables.fine, out, grad, row_dots,
         problem.offsets, problem.lengths,
         *q.stride(), *k.stride(), *(out.stride()[:3] if out is not None else (0, 0, 0)),
         *(grad.stride() if grad is not None else (0, 0, 0, 0)),
         key_programs, heads, queries, keys, problem.offset, problem.scale * LOG2_E,
-        GROUP=heads // key_heads, D=dim, C=_padded(dim), ROWS=ROTATED_ROWS,
+        GROUP=heads // key_heads, D=dim, C=_padded(dim), ROWS=rows,
         HAS_OFFSETS=problem.offsets is not None, HAS_LENGTHS=problem.lengths is not None, BACKWARD=out is not None,
     )  # fmt: skip
 
@@ -175,8 +199,7 @@ def _span(pairs: int, length: int, v: Tensor) -> int:
     """How many pairs may start their longest blocks together: those whose streamed operands fill half the L2."""
     if v.device.type == "cpu":
         return 3  # an odd number, so that interpreted tests see a group that is not full
-    half = torch.cuda.get_device_properties(v.device).L2_cache_size // 2
-    return max(1, min(pairs, half // (3 * v.shape[-1] * length * v.element_size())))
+    return max(1, min(pairs, card(v.device).l2 // 2 // (3 * v.shape[-1] * length * v.element_size())))
 
 
 def _options(problem: Problem, dim: int, group: int, tiles: Tiles) -> dict[str, Any]:
@@ -208,7 +231,8 @@ def launch_forward(
     """Fill out (`like_tokens`) and logsum (`new_row_sums`)."""
     (batch, heads, queries, dim), (key_heads, keys) = out.shape, v.shape[1:3]
     pairs = batch * heads
-    pope_forward[(triton.cdiv(queries, tiles.rows) * pairs,)](
+    _forward(
+        triton.cdiv(queries, tiles.rows) * pairs,
         polar_q, polar_k, v, out, logsum,
         problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
         *v.stride(),
@@ -219,36 +243,38 @@ def launch_forward(
 
 def launch_backward_keys(
     polar_q: Tensor, k: Tensor, polar_k: Tensor, v: Tensor, grad: Tensor, logsum: Tensor, row_dots: Tensor,
-    dk: Tensor, dv: Tensor, problem: Problem, tiles: Tiles,
+    dk: Tensor, dv: Tensor, problem: Problem, tiles: Tiles, overlap: bool = False,
 ) -> None:  # fmt: skip
     """Fill dk and dv, `like_tokens` or parts of one projection, laid out alike."""
     (batch, heads, queries, dim), (key_heads, keys) = grad.shape, k.shape[1:3]
     pairs = batch * key_heads
-    pope_backward_keys[(triton.cdiv(keys, tiles.cols) * pairs,)](
+    _backward_keys(
+        triton.cdiv(keys, tiles.cols) * pairs,
         polar_q, k, polar_k, v, grad, logsum, row_dots, dk, dv, problem.tables.coarse, problem.tables.fine,
         problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
         *k.stride(), *v.stride(), *grad.stride(), dk.stride(2),
         pairs, _span(pairs, queries, v), heads, queries, keys, problem.offset, problem.keep_scale,
         problem.threshold,
-        **_options(problem, dim, heads // key_heads, tiles),
+        **_options(problem, dim, heads // key_heads, tiles), OVERLAP=overlap, launch_pdl=overlap,
     )  # fmt: skip
 
 
 def launch_backward_queries(
     q: Tensor, polar_q: Tensor, polar_k: Tensor, v: Tensor, grad: Tensor, logsum: Tensor, row_dots: Tensor,
-    dq: Tensor, problem: Problem, tiles: Tiles,
+    dq: Tensor, problem: Problem, tiles: Tiles, overlap: bool = False,
 ) -> Tensor:  # fmt: skip
     """Fill dq, `like_tokens` or part of a projection; ddelta in parts, (B, H, tiles, D) fp32."""
     (batch, heads, queries, dim), (key_heads, keys) = q.shape, v.shape[1:3]
     parts, pairs = triton.cdiv(queries, tiles.rows), batch * heads
     delta_part = q.new_empty(batch, heads, parts, dim, dtype=torch.float32)
-    pope_backward_queries[(parts * pairs,)](
+    _backward_queries(
+        parts * pairs,
         q, polar_q, polar_k, v, grad, logsum, row_dots, dq, delta_part,
         problem.first, problem.last, problem.offsets, problem.lengths, problem.seed,
         *q.stride(), *v.stride(), *grad.stride(), dq.stride(2),
         pairs, _span(pairs, keys, v), heads, queries, keys, problem.offset, problem.scale, problem.keep_scale,
         problem.threshold,
-        **_options(problem, dim, heads // key_heads, tiles),
+        **_options(problem, dim, heads // key_heads, tiles), OVERLAP=overlap,
     )  # fmt: skip
     return delta_part
 
@@ -257,7 +283,7 @@ def attention_forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tupl
     """Output (B, H, Lq, D) and the log2 of each query's softmax sum (`new_row_sums`)."""
     out, logsum, polar_q, polar_k = like_tokens(q), new_row_sums(q), new_polar(q), new_polar(k)
     launch_rotate(q, k, polar_q, polar_k, problem)
-    tiles = choose_tiling(q.shape[-1], q.dtype, q.device).forward
+    tiles = choose_tiling(q.shape[-1], k.shape[2], q.dtype, q.device).forward
     launch_forward(polar_q, polar_k, v, out, logsum, problem, tiles)
     return out, logsum
 
@@ -273,12 +299,17 @@ def attention_backward(
     gradients: tuple[Tensor, Tensor, Tensor],
 ) -> Tensor:  # fmt: skip
     """Fill the gradients of q, k and v, `like_tokens` or parts of a projection; return ddelta (H, D) fp32."""
-    tiling = choose_tiling(q.shape[-1], q.dtype, q.device)
+    tiling = choose_tiling(q.shape[-1], k.shape[2], q.dtype, q.device)
+    overlap = q.is_cuda and card(q.device).major >= 9  # programmatic dependent launch
     polar_q, polar_k, row_dots = new_polar(q), new_polar(k), new_row_sums(q)
     dq, dk, dv = gradients
+    if out.stride(-1) != 1:  # not as the forward pass leaves it
+        out = out.contiguous()
     launch_rotate(q, k, polar_q, polar_k, problem, out, grad, row_dots)
     delta_part = launch_backward_queries(
-        q, polar_q, polar_k, v, grad, logsum, row_dots, dq, problem, tiling.backward_queries
+        q, polar_q, polar_k, v, grad, logsum, row_dots, dq, problem, tiling.backward_queries, overlap
     )
-    launch_backward_keys(polar_q, k, polar_k, v, grad, logsum, row_dots, dk, dv, problem, tiling.backward_keys)
+    launch_backward_keys(
+        polar_q, k, polar_k, v, grad, logsum, row_dots, dk, dv, problem, tiling.backward_keys, overlap
+    )
     return delta_part.sum((0, 2))

@@ -156,7 +156,10 @@ class _Attention(torch.autograd.Function):
 
 
 def _differentiable(packed: bool, *arguments: Any) -> tuple[Tensor, Tensor]:
-    if torch.is_grad_enabled() and any(x.requires_grad for x in arguments[: 2 if packed else 4]):
+    learned = arguments[: 2 if packed else 4]
+    # In forward mode, too, the function below must see them: it says that it has no such derivative.
+    forward_mode = torch.autograd.forward_ad._current_level >= 0
+    if forward_mode or (torch.is_grad_enabled() and any(x.requires_grad for x in learned)):
         return _Attention.apply(packed, *arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return (pope_packed_forward if packed else pope_forward)(*arguments)

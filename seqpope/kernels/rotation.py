@@ -111,6 +111,9 @@ class _Shelf:
             # Tables made under a mode, such as FakeTensorMode, are of its own kind.
             if any(isinstance(table, Tensor) and type(table) is not Tensor for table in value):
                 return value
+            # Another stream may read them next, and does not wait for this one.
+            if any(isinstance(table, Tensor) and table.is_cuda for table in value):
+                torch.cuda.current_stream(value[0].device).synchronize()
         self.kept[key] = value  # last in order: most recently used
         if capturing:
             self.pinned.add(key)

@@ -88,7 +88,7 @@ class Scope:
         """Positions of the queries: (1 or B, Lq)."""
         steps = torch.arange(queries, device=device)
         if isinstance(self.query_offset, Tensor):
-            return self.query_offset[:, None] + steps
+            return self.query_offset.to(device)[:, None] + steps
         return (self.query_offset + steps)[None]
 
     def visible(self, batch: int, queries: int, keys: int, device: torch.device) -> Tensor | None:
@@ -102,8 +102,8 @@ class Scope:
     def _limits(self, batch: int, length: int, s: Tensor) -> list[Tensor]:
         limits = []
         if self.key_lengths is not None:
-            limits.append(s < self.key_lengths[:, None, None])
+            limits.append(s < self.key_lengths.to(s.device)[:, None, None])
         if self.cu_seqlens is not None:
-            first, last = self.documents(batch, length)
+            first, last = (x.to(s.device) for x in self.documents(batch, length))
             limits += [s >= first[..., None], s < last[..., None]]
         return limits

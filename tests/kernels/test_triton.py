@@ -32,14 +32,25 @@ def upstream_like(q):
     return torch.randn(q.shape, generator=torch.Generator().manual_seed(1)).to(q.device)
 
 
-def errors(inputs, backend, dtype, **options):
-    """Relative Frobenius errors of output and gradients against the formula in fp64, of the same rounded input."""
+def errors(inputs, backend, dtype, by="reference", **options):
+    """Relative Frobenius errors of output and gradients against the formula in fp64, of the same rounded input.
+
+    By the Cartesian form the same takes D times less memory.
+    """
     rounded = [x.to(dtype) for x in inputs[:3]] + [inputs[3]]
     upstream = upstream_like(inputs[0]).to(dtype)
-    exact = with_gradients("pope", rounded, upstream, torch.float64, backend="reference", **options)
+    exact = with_gradients("pope", rounded, upstream, torch.float64, backend=by, **options)
     got = with_gradients("pope", rounded, upstream, dtype, backend=backend, **options)
     assert all(x.dtype == dtype for x in got[:4])
     return dict(zip(NAMES, map(relative_error, got, exact), strict=True))
+
+
+def assert_within(ours, cartesian, dtype):
+    """Errors no larger than those of SDPA on the Cartesian form."""
+    for name, error in ours.items():
+        # ddelta sums terms of either sign: in fp16 chance decides who is nearer.
+        slack = 1.6 if name == "ddelta" and dtype == torch.float16 else 1.2
+        assert error <= slack * cartesian[name] + 1e-4, (name, error, cartesian[name])
 
 
 def turned(delta):
@@ -68,6 +79,7 @@ def poisoned():
         (65, 65, 0, 96, 2, 2),
         (33, 100, 67, 80, 2, 2),
         (17, 40, 5, 128, 2, 1),
+        (9, 20, 3, 200, 2, 1),
         (40, 40, 0, 1, 1, 1),
     ],
 )
@@ -80,8 +92,7 @@ def test_values_and_gradients(queries, keys, offset, dim, heads, key_heads, dtyp
         assert max(got.values()) < 5e-6, got
     else:
         cartesian = errors(inputs, "cartesian", dtype, query_offset=offset)
-        for name, error in got.items():
-            assert error <= 1.2 * cartesian[name] + 1e-4, (name, error, cartesian[name])
+        assert_within(got, cartesian, dtype)
 
 
 @pytest.mark.parametrize("dim", [16, 48])
@@ -141,14 +152,15 @@ def test_order_of_programs_changes_nothing(span, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
-@pytest.mark.parametrize("dim", range(1, 129))
+@pytest.mark.parametrize("dim", range(1, 257))
 def test_a_head_dimension_is_split_into_what_tensor_cores_take(dim):
     first, second = flash.split_head_dim(dim)
     assert first + second >= dim
     assert first in (16, 32, 64, 128)
-    assert second in (0, 16, 32, 64)
+    assert second in (0, 16, 32, 64, 128)
     assert first + second <= max(16, 1 << (dim - 1).bit_length())
-    assert first + second in flash.HOPPER
+    assert dim > 128 or first + second in flash.HOPPER
+    assert tiles.PAD % flash.rotated_rows(dim) == 0
 
 
 def test_softplus_is_exact_at_both_ends():
@@ -507,6 +519,27 @@ class TestInTorch:
         (gradient,) = torch.autograd.grad(out.square().sum(), inputs[wanted])
         assert gradient.any()
 
+    def test_forward_mode_is_refused(self):
+        """It has no such derivative, and none at all would look like zeros."""
+        inputs = make_inputs(20, 20, 16)
+        with torch.autograd.forward_ad.dual_level():
+            q = torch.autograd.forward_ad.make_dual(inputs[0], torch.ones_like(inputs[0]))
+            with pytest.raises((RuntimeError, NotImplementedError), match=r"jvp|forward"):
+                pope_attention(q, *inputs[1:], backend="triton")
+
+    def test_output_with_strides_of_its_own(self):
+        """The backward operator takes what its caller saved, however it lies in memory."""
+        q, k, v, delta, *rest = self.arguments()
+        out, logsum = operators.pope_forward(q, k, v, delta, *rest)
+        grad = torch.randn_like(out)
+        expected = operators.pope_backward(grad, q, k, v, delta, out, logsum, *rest)
+        moved = out.transpose(-1, -2).contiguous().transpose(-1, -2)
+        assert moved.stride(-1) != 1
+        for a, b in zip(
+            operators.pope_backward(grad, q, k, v, delta, moved, logsum, *rest), expected, strict=True
+        ):
+            assert torch.equal(a, b)
+
     def test_delta_keeps_its_dtype(self):
         inputs = make_inputs(20, 20, 16)
         delta = inputs[3].double().requires_grad_()
@@ -522,7 +555,7 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"dim": 129}, "head dimension goes up to 128, here it is 129"),
+            ({"dim": 257}, "head dimension goes up to 256, here it is 257"),
             ({"dtype": torch.float64}, "must all be float16, bfloat16 or float32, they are torch.float64"),
         ],
     )
@@ -558,23 +591,23 @@ class TestChoice:
 @pytest.mark.gpu
 class TestOnAGPU:
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-    @pytest.mark.parametrize("dim", [16, 32, 48, 64, 80, 96, 128])
+    @pytest.mark.parametrize("dim", [16, 32, 48, 64, 80, 96, 128, 192, 256])
     def test_every_table_entry(self, dim, dtype, poisoned):
         """Each head dimension's own tiles, short and long, with every kind of mask, against fp64."""
         inputs = make_inputs(1000, 1000, dim, batch=1, heads=2, key_heads=1)
         cuts = torch.tensor([0, 300, 301, 1000], device=DEVICE)
-        for options in ({}, {"causal": False}, {"cu_seqlens": cuts}, {"dropout_p": 0.2, "dropout_seed": 3}):
-            got = errors(inputs, "triton", dtype, **options)
+        for options in ({}, {"causal": False}, {"cu_seqlens": cuts}):
+            got = errors(inputs, "triton", dtype, by="cartesian", **options)
             if dtype == torch.float32:
                 assert max(got.values()) < 1e-5, got
-            elif "dropout_p" not in options:
-                cartesian = errors(inputs, "cartesian", dtype, **options)
-                for name, error in got.items():
-                    assert error <= 1.2 * cartesian[name] + 1e-4, (options, name, error, cartesian[name])
-            else:
-                assert max(got.values()) < 0.01, got
+                continue
+            cartesian = errors(inputs, "cartesian", dtype, by="cartesian", **options)
+            assert_within(got, cartesian, dtype)
+        few = make_inputs(300, 300, dim, batch=1, heads=2, key_heads=1)
+        got = errors(few, "triton", dtype, dropout_p=0.2, dropout_seed=3)
+        assert max(got.values()) < (1e-5 if dtype == torch.float32 else 0.01), got
 
-    @pytest.mark.parametrize("dim", [32, 48, 64])
+    @pytest.mark.parametrize("dim", [32, 48, 64, 128])
     def test_long(self, dim):
         """8,192 keys, the long tiles: against SDPA on the Cartesian form in fp32."""
         inputs = make_inputs(8192, 8192, dim, batch=1, heads=2)
