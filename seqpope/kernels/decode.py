@@ -9,6 +9,8 @@ The keys are split among programs; a second kernel joins the partial softmaxes (
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -31,6 +33,15 @@ def turn_rows(COARSE, FINE, positions, columns, inside, D: tl.constexpr):
     fine = FINE + (positions & LOW)[:, None] * (2 * D) + columns[None, :]
     cos_a, sin_a = tl.load(coarse, inside, 1.0), tl.load(coarse + D, inside, 0.0)
     cos_b, sin_b = tl.load(fine, inside, 1.0), tl.load(fine + D, inside, 0.0)
+    return cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b
+
+
+@triton.jit
+def turn_row(coarse, fine, columns, D: tl.constexpr):
+    """The same of one position, whose rows of the tables these are, [columns]."""
+    inside = columns < D
+    cos_a, sin_a = tl.load(coarse + columns, inside, 1.0), tl.load(coarse + D + columns, inside, 0.0)
+    cos_b, sin_b = tl.load(fine + columns, inside, 1.0), tl.load(fine + D + columns, inside, 0.0)
     return cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b
 
 
@@ -120,6 +131,82 @@ def decode_part(
 
 
 @triton.jit(do_not_specialize=SIZES)
+def decode_part_of_one(
+    Q, K, V, TURN, COARSE, FINE, PART, LOGSUM, OFFSETS, LENGTHS,
+    stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
+    stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
+    stride_v_batch, stride_v_head, stride_v_row, stride_v_column,
+    parts, key_heads, queries, keys, offset, last_position, scale,
+    D: tl.constexpr, C: tl.constexpr, COLS: tl.constexpr, STAGES: tl.constexpr,
+    CAUSAL: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
+):  # fmt: skip
+    """The same of one query of one head, without matrix products: of 16 rows that they take, 15 would be none.
+
+    Each row of a tile goes through a softmax of its own and they are joined at the end: in the loop no warp waits
+    for another. All in fp32.
+    """
+    part, pair = tl.program_id(0) % parts, (tl.program_id(0) // parts).to(tl.int64)
+    batch, head = pair // key_heads, pair % key_heads
+    keys_end = keys
+    if HAS_OFFSETS:
+        offset = tl.minimum(tl.maximum(tl.load(OFFSETS + batch), 0), last_position)
+    if HAS_LENGTHS:
+        keys_end = tl.minimum(keys, tl.load(LENGTHS + batch))
+    if CAUSAL:
+        keys_end = tl.minimum(keys_end, offset + 1)
+    share = (keys_end + parts * COLS - 1) // (parts * COLS) * COLS
+    start = part * share
+    stop = tl.minimum(start + share, keys_end)
+
+    columns, near = tl.arange(0, C), tl.arange(0, COLS)
+    inside = columns < D
+    wide = inside[None, :]
+    q = tl.load(Q + batch * stride_q_batch + head * stride_q_head + columns * stride_q_column, inside, 0.0)
+    magnitude = tl.where(inside, softplus(q.to(tl.float32)) * scale, 0.0)
+    turn = TURN + head * (2 * D) + columns
+    along, across = magnitude * tl.load(turn, inside, 0.0), magnitude * tl.load(turn + D, inside, 0.0)
+    cos_near = tl.load(FINE + near[:, None] * (2 * D) + columns[None, :], wide, 0.0)
+    sin_near = tl.load(FINE + near[:, None] * (2 * D) + D + columns[None, :], wide, 0.0)
+
+    K += batch * stride_k_batch + head * stride_k_head
+    V += batch * stride_v_batch + head * stride_v_head
+    highest = tl.full([COLS], float("-inf"), tl.float32)
+    total = tl.zeros([COLS], tl.float32)
+    acc = tl.zeros([COLS, C], tl.float32)
+    for begin in tl.range(start, stop, COLS, num_stages=STAGES):
+        there = (begin + near < stop)[:, None] & wide
+        far = tl.cast(begin, tl.int64)
+        k = tl.load(
+            K + far * stride_k_row + near[:, None] * stride_k_row + columns[None, :] * stride_k_column, there, 0.0
+        )
+        v = tl.load(
+            V + far * stride_v_row + near[:, None] * stride_v_row + columns[None, :] * stride_v_column, there, 0.0
+        )
+        distance = offset - begin
+        ahead = tl.abs(distance)
+        cosine, sine = turn_row(COARSE + (ahead >> SHIFT) * (2 * D), FINE + (ahead & LOW) * (2 * D), columns, D)
+        sine = tl.where(distance < 0, -sine, sine)
+        q_cos, q_sin = along * cosine + across * sine, along * sine - across * cosine
+        s = tl.sum(softplus(k.to(tl.float32)) * (cos_near * q_cos[None, :] + sin_near * q_sin[None, :]), 1)
+        s = tl.where(begin + near < stop, s, float("-inf"))
+        higher = tl.maximum(highest, s)
+        level = tl.where(higher == float("-inf"), 0.0, higher)
+        p, fade = tl.exp2(s - level), tl.exp2(highest - level)
+        total = total * fade + p
+        acc = acc * fade[:, None] + p[:, None] * v.to(tl.float32)
+        highest = higher
+
+    level = tl.max(highest, 0)
+    level = tl.where(level == float("-inf"), 0.0, level)
+    weight = tl.exp2(highest - level)
+    sum_of_all = tl.sum(total * weight, 0)
+    some = tl.where(sum_of_all == 0.0, 1.0, sum_of_all)
+    place = pair * parts + part
+    tl.store(PART + place * D + columns, tl.sum(acc * weight[:, None], 0) / some, inside)
+    tl.store(LOGSUM + place, tl.where(sum_of_all == 0.0, float("-inf"), level + tl.log2(some)))
+
+
+@triton.jit(do_not_specialize=SIZES)
 def join_parts(
     PART, LOGSUM, OUT, stride_out_batch, stride_out_head, stride_out_row, parts, key_heads, queries,
     GROUP: tl.constexpr, D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr,
@@ -148,7 +235,19 @@ def join_parts(
     tl.store(OUT + columns, acc.to(OUT.dtype.element_ty), columns < D)
 
 
-_decode_part, _join_parts = Launcher(decode_part), Launcher(join_parts)
+_decode_part, _decode_part_of_one = Launcher(decode_part), Launcher(decode_part_of_one)
+_join_parts = Launcher(join_parts)
+
+
+class One(NamedTuple):
+    """How one query of one head is decoded: elements of a tile of keys, its warps, stages that are loaded ahead."""
+
+    elements: int = 4096
+    warps: int = 4
+    stages: int = 3
+
+
+ONE = One()
 
 
 def decode_attention(
@@ -158,29 +257,39 @@ def decode_attention(
     """Output (B, H, Lq, D) of a few queries; arguments as in `flash.Problem`, no backward pass."""
     (batch, heads, queries, dim), (key_heads, keys) = q.shape, k.shape[1:3]
     group = heads // key_heads
-    rows = max(16, 1 << (group * queries - 1).bit_length())
+    one = group * queries == 1
+    rows = 1 if one else max(16, 1 << (group * queries - 1).bit_length())
     if rows > MAX_ROWS:
         raise ValueError(f"decoding takes queries x heads of a group up to {MAX_ROWS}, not {queries} x {group}")
     width = max(16, 1 << (dim - 1).bit_length())
     large = width * q.element_size() > 256  # of what 100 KB of shared memory hold in tiles of 64 keys
-    cols = 16 if q.device.type == "cpu" else 32 if large else 64
+    cols = 16 if q.device.type == "cpu" else min(STEP, ONE.elements // width) if one else 32 if large else 64
     assert cols <= STEP
     parts = _parts(batch * key_heads, triton.cdiv(keys, cols), q.device)
     out = like_tokens(q)
     part = q.new_empty(batch * key_heads, parts, rows, dim, dtype=torch.float32)
     logsum = part.new_empty(batch * key_heads, parts, rows)
-    shape = {"GROUP": group, "D": dim, "C": width, "ROWS": rows}
-    _decode_part(
-        parts * batch * key_heads, q, k, v, turns, tables.coarse, tables.fine, part, logsum, offsets, lengths,
+    arguments = (
+        q, k, v, turns, tables.coarse, tables.fine, part, logsum, offsets, lengths,
         *q.stride(), *k.stride(), *v.stride(),
         parts, key_heads, queries, keys, offset, keys, scale * LOG2_E,
-        **shape, COLS=cols, CAUSAL=causal, HAS_OFFSETS=offsets is not None, HAS_LENGTHS=lengths is not None,
-        PRECISION="tf32x3", num_warps=4, num_stages=1 if large else 2,
     )  # fmt: skip
+    mask = {"CAUSAL": causal, "HAS_OFFSETS": offsets is not None, "HAS_LENGTHS": lengths is not None}
+    if one:
+        _decode_part_of_one(
+            parts * batch * heads, *arguments,
+            D=dim, C=width, COLS=cols, STAGES=ONE.stages, **mask, num_warps=ONE.warps,
+        )  # fmt: skip
+    else:
+        _decode_part(
+            parts * batch * key_heads, *arguments,
+            GROUP=group, D=dim, C=width, ROWS=rows, COLS=cols, **mask,
+            PRECISION="tf32x3", num_warps=4, num_stages=1 if large else 2,
+        )  # fmt: skip
     _join_parts(
         group * queries * batch * key_heads,
-        part, logsum, out, *out.stride()[:3], parts, key_heads, queries, **shape,
-        PARTS=1 << (parts - 1).bit_length(), num_warps=1,
+        part, logsum, out, *out.stride()[:3], parts, key_heads, queries,
+        GROUP=group, D=dim, C=width, ROWS=rows, PARTS=1 << (parts - 1).bit_length(), num_warps=1,
     )  # fmt: skip
     return out
 

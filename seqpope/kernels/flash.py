@@ -72,7 +72,7 @@ HOPPER = {
 _WIDEST = Tiling(Tiles(64, 32, 8, 2), Tiles(32, 64, 8, 1), Tiles(64, 32, 8, 2))  # up to 256: by what fits
 # Where programs have many tiles to go through, their loop alone counts, not how many of them start at once.
 LONG = 4096  # keys
-HOPPER_LONG = {64: Tiling(Tiles(128, 64, 4, 3), _KEYS, _KEYS)}
+HOPPER_LONG = {64: HOPPER[64]._replace(backward_queries=_KEYS)}
 # For every other GPU and for fp32: small enough for 96 KB of shared memory.
 _SMALL = Tiling(Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2), Tiles(64, 32, 4, 2))
 SMALL = {
