@@ -240,7 +240,7 @@ _join_parts = Launcher(join_parts)
 
 
 class One(NamedTuple):
-    """How one query of one head is decoded: elements of a tile of keys, its warps, stages that are loaded ahead."""
+    """How one query of one head is decoded: elements of a tile of keys, its warps, tiles loaded ahead."""
 
     elements: int = 4096
     warps: int = 4
