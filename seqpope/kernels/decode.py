@@ -242,8 +242,8 @@ _join_parts = Launcher(join_parts)
 class One(NamedTuple):
     """How one query of one head is decoded: elements of a tile of keys, its warps, tiles loaded ahead."""
 
-    elements: int = 4096
-    warps: int = 4
+    elements: int = 2048
+    warps: int = 2
     stages: int = 3
 
 

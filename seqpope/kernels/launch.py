@@ -25,12 +25,19 @@ class Card(NamedTuple):
     l2: int  # bytes
 
 
-@functools.cache
 def card(device: torch.device) -> Card:
-    """A CUDA device's."""
+    """A CUDA device's, asked for once."""
+    # torch.compile would look through the memory of a cached function, with a warning to the user.
+    return _ask(device) if torch.compiler.is_compiling() else _remembered(device)
+
+
+def _ask(device: torch.device) -> Card:
     found = torch.cuda.get_device_properties(device)
     shared = getattr(found, "shared_memory_per_block_optin", 0)
     return Card(found.major, found.multi_processor_count, shared, found.L2_cache_size)
+
+
+_remembered = functools.cache(_ask)
 
 
 class Launcher:
