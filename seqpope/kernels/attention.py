@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from seqpope.kernels import cartesian, reference
-from seqpope.kernels.launch import card
+from seqpope.kernels.launch import DECODE_ROWS, card
 from seqpope.kernels.rotation import two_level_tables
 from seqpope.kernels.scope import Scope
 
@@ -24,7 +24,6 @@ WIDE_FP32_BYTES = 115_000  # of shared memory for head dimensions beyond 128 in 
 _AUTOCAST = frozenset(
     device for device in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(device)
 )
-DECODE_ROWS = 16  # queries x heads of a group up to which the decoding kernel takes over
 
 
 def pope_attention(
@@ -60,7 +59,8 @@ def pope_attention(
         query_offset: position of the first query; (B,) for one each sequence, as in batched decoding.
         key_lengths: (B,) how many of the keys are each sequence's own; what lies behind them may be anything. A
             query that sees no key gives 0.
-        softmax_scale: multiplies the scores; 1 / sqrt(D) if None.
+        softmax_scale: multiplies the scores; 1 / sqrt(D) if None. On triton it goes into the queries: in float16
+            softplus(q) x softmax_scale x log2 e must stay below 65,504.
         dropout_p: probability of dropping an attention weight.
         dropout_seed: which weights are dropped, a number or a (1,) int64 tensor; drawn from torch's generator of
             the device if None. The same seed drops the same weights on every device (triton and reference).
@@ -77,6 +77,7 @@ def pope_attention(
     """
     q, k, v = _autocast(q, k, v)
     scope = Scope(causal, query_offset, key_lengths, cu_seqlens)
+    _check_numbers(base, softmax_scale)
     _check_pope(q, k, v, delta, scope, dropout_p, freqs)
     k, v = _seen_by_some(k, v, scope, q.shape[2])
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
@@ -126,6 +127,7 @@ def pope_attention_packed(
             dropout_p=dropout_p, dropout_seed=dropout_seed, cu_seqlens=cu_seqlens, backend=backend,
         )  # fmt: skip
     scope = Scope(causal, cu_seqlens=cu_seqlens)
+    _check_numbers(base, softmax_scale)
     _check_pope(q, k, v, delta, scope, dropout_p, freqs)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     return _triton(q, k, v, delta, base, freqs, scope, scale, dropout_p, dropout_seed, qkv)
@@ -156,6 +158,7 @@ def rope_attention(
     scope = Scope(causal, query_offset, key_lengths, cu_seqlens)
     if q.shape[-1] % 2:
         raise ValueError(f"RoPE rotates pairs: the head dimension must be even, it is {q.shape[-1]}")
+    _check_numbers(base, softmax_scale)
     _check(q, k, v, scope, dropout_p, freqs, q.shape[-1] // 2)
     k, v = _seen_by_some(k, v, scope, q.shape[2])
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
@@ -184,6 +187,12 @@ def _seen_by_some(k: Tensor, v: Tensor, scope: Scope, queries: int) -> tuple[Ten
         return k, v
     end = scope.query_offset + queries
     return k[:, :, :end], v[:, :, :end]
+
+
+def _check_numbers(base: float, scale: float | None) -> None:
+    for name, value in (("base", base), ("softmax_scale", scale)):
+        if isinstance(value, Tensor):
+            raise ValueError(f"{name} must be a number, no gradient flows to it; it is a {type(value).__name__}")
 
 
 def _check(
@@ -278,6 +287,8 @@ def _why_not_triton(q: Tensor, k: Tensor, v: Tensor) -> str | None:
             return None
         return "the GPU must be one of NVIDIA's of compute capability 8.0 or more"
     if q.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+        if q.dtype == torch.bfloat16:
+            return "Triton's interpreter computes bfloat16 products wrongly: take float16 or float32 there"
         return None
     return f"tensors must be on a CUDA device, they are on {q.device}"
 
@@ -306,10 +317,10 @@ def _triton(
     if scope.cu_seqlens is not None:
         first, last = scope.documents(batch, queries)
     if scope.key_lengths is not None:
-        lengths = scope.key_lengths.to(q.device).clamp(0, keys).to(torch.int32).contiguous()
+        lengths = scope.key_lengths.to(q.device).long().clamp(0, keys).to(torch.int32).contiguous()
     if isinstance(scope.query_offset, Tensor):
         # What is on the device cannot be checked without waiting for it: keep it inside the tables at least.
-        offsets = scope.query_offset.to(q.device).clamp(0, keys).to(torch.int32).contiguous()
+        offsets = scope.query_offset.to(q.device).long().clamp(0, keys).to(torch.int32).contiguous()
         offset, reach = 0, keys + queries
     else:
         offset, reach = scope.query_offset, max(scope.query_offset + queries, keys)
@@ -318,6 +329,8 @@ def _triton(
     with torch.no_grad():
         turns = torch.cat((delta.cos(), delta.sin()), -1)
     wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, delta))
+    # A derivative in forward mode shows in no tensor; the operators of training say that they have none.
+    wants_gradient |= torch.autograd.forward_ad._current_level >= 0
     few = queries * (q.shape[1] // k.shape[1]) <= DECODE_ROWS
     if few and not wants_gradient and not dropout_p and scope.cu_seqlens is None:
         return operators.pope_decode(q, k, v, turns, *tables, offsets, lengths, offset, scope.causal, scale)

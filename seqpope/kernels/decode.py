@@ -17,13 +17,12 @@ import triton.language as tl
 from torch import Tensor
 
 from seqpope.kernels.flash import like_tokens
-from seqpope.kernels.launch import Launcher, card
+from seqpope.kernels.launch import DECODE_ROWS, Launcher, card
 from seqpope.kernels.rotation import STEP, RotationTables
-from seqpope.kernels.tiles import LOG2_E, softplus
+from seqpope.kernels.tiles import LOG2_E, softplus, turn_one
 
 SHIFT, LOW = tl.constexpr(STEP.bit_length() - 1), tl.constexpr(STEP - 1)
 SIZES = ["parts", "key_heads", "queries", "keys", "offset", "last_position"]  # they grow with every token
-MAX_ROWS = 64  # queries x heads of a group that one program takes
 
 
 @triton.jit
@@ -33,15 +32,6 @@ def turn_rows(COARSE, FINE, positions, columns, inside, D: tl.constexpr):
     fine = FINE + (positions & LOW)[:, None] * (2 * D) + columns[None, :]
     cos_a, sin_a = tl.load(coarse, inside, 1.0), tl.load(coarse + D, inside, 0.0)
     cos_b, sin_b = tl.load(fine, inside, 1.0), tl.load(fine + D, inside, 0.0)
-    return cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b
-
-
-@triton.jit
-def turn_row(coarse, fine, columns, D: tl.constexpr):
-    """The same of one position, whose rows of the tables these are, [columns]."""
-    inside = columns < D
-    cos_a, sin_a = tl.load(coarse + columns, inside, 1.0), tl.load(coarse + D + columns, inside, 0.0)
-    cos_b, sin_b = tl.load(fine + columns, inside, 1.0), tl.load(fine + D + columns, inside, 0.0)
     return cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b
 
 
@@ -183,8 +173,7 @@ def decode_part_of_one(
             V + far * stride_v_row + near[:, None] * stride_v_row + columns[None, :] * stride_v_column, there, 0.0
         )
         distance = offset - begin
-        ahead = tl.abs(distance)
-        cosine, sine = turn_row(COARSE + (ahead >> SHIFT) * (2 * D), FINE + (ahead & LOW) * (2 * D), columns, D)
+        cosine, sine = turn_one(COARSE, FINE, tl.abs(distance), columns, D)
         sine = tl.where(distance < 0, -sine, sine)
         q_cos, q_sin = along * cosine + across * sine, along * sine - across * cosine
         s = tl.sum(softplus(k.to(tl.float32)) * (cos_near * q_cos[None, :] + sin_near * q_sin[None, :]), 1)
@@ -259,8 +248,8 @@ def decode_attention(
     group = heads // key_heads
     one = group * queries == 1
     rows = 1 if one else max(16, 1 << (group * queries - 1).bit_length())
-    if rows > MAX_ROWS:
-        raise ValueError(f"decoding takes queries x heads of a group up to {MAX_ROWS}, not {queries} x {group}")
+    if rows > DECODE_ROWS:
+        raise ValueError(f"decoding takes queries x heads of a group up to {DECODE_ROWS}, not {queries} x {group}")
     width = max(16, 1 << (dim - 1).bit_length())
     large = width * q.element_size() > 256  # of what 100 KB of shared memory hold in tiles of 64 keys
     cols = 16 if q.device.type == "cpu" else min(STEP, ONE.elements // width) if one else 32 if large else 64

@@ -300,7 +300,8 @@ def attention_backward(
 ) -> Tensor:  # fmt: skip
     """Fill the gradients of q, k and v, `like_tokens` or parts of a projection; return ddelta (H, D) fp32."""
     tiling = choose_tiling(q.shape[-1], k.shape[2], q.dtype, q.device)
-    overlap = q.is_cuda and card(q.device).major >= 9  # programmatic dependent launch
+    # Programmatic dependent launch; the interpreter has none.
+    overlap = q.is_cuda and not _forward.interpreted and card(q.device).major >= 9
     polar_q, polar_k, row_dots = new_polar(q), new_polar(k), new_row_sums(q)
     dq, dk, dv = gradients
     if out.stride(-1) != 1:  # not as the forward pass leaves it

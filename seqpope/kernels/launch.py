@@ -2,7 +2,8 @@
 
 `kernel[grid](...)` finds out the type and the specialization of every argument, writes all options into a string,
 and looks the compiled kernel up by both: of a small model's attention that is much of the time. Here the compiled
-kernel is kept under a key that is quick to make and at least as fine as Triton's own.
+kernel is kept under a key that is quick to make and as fine as Triton's own of the arguments. Triton's knobs
+(debug, instrumentation) are read when a kernel is first launched, not later.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-KEPT = 512  # compiled kernels under their keys; more is a sign of strides that are never the same again
+DECODE_ROWS = 16  # queries x heads of a group up to which the decoding kernel takes over
 
 
 class Card(NamedTuple):
@@ -49,10 +50,11 @@ class Launcher:
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
+        self.interpreted = type(kernel).__name__ == "InterpretedFunction"
         self.compiled: dict[tuple[Any, ...], Any] = {}
-        self.names = list(getattr(kernel, "arg_names", ()))  # the interpreter's functions have none
+        self.names = list(kernel.arg_names)
         sizes = getattr(kernel, "do_not_specialize", ())
-        self.sizes = [place for place, name in enumerate(self.names) if name in sizes]
+        self.sized = [name in sizes for name in self.names]
 
     def __call__(self, programs: int, *arguments: Any, **options: Any) -> None:
         """Launch so many programs on the tensors' device, which must be the current one.
@@ -62,23 +64,22 @@ class Launcher:
             options: the constexpr arguments and Triton's own options, always in the same order.
         """
         grid = (programs, 1, 1)
-        device = arguments[0].device
-        if device.type == "cpu":
-            self.kernel[grid](*arguments, **options)  # the interpreter
+        if self.interpreted:
+            self.kernel[grid](*arguments, **options)
             return
-        key = [device.index, *options.values()]
-        for x in arguments:
-            # Triton asks of an address whether it is a multiple of 16; a number's value says all there is to know.
-            key.append((x.dtype, x.data_ptr() % 16) if isinstance(x, Tensor) else x)
-        start = 1 + len(options)
-        for place in self.sizes:
-            key[start + place] = arguments[place] >> 31  # its type is all that matters
+        key = [arguments[0].device.index, *options.values()]
+        for x, sized in zip(arguments, self.sized, strict=False):
+            if isinstance(x, Tensor):
+                key.append((x.dtype, x.data_ptr() % 16 == 0))
+            elif isinstance(x, int):  # its type and, where Triton looks at it, whether it is 1 or a multiple of 16
+                key.append((x >> 31, None if sized else (x == 1, x % 16 == 0)))
+            else:
+                key.append(type(x))
         known = self.compiled.get(entry := tuple(key))
-        if known is None:
-            if len(self.compiled) >= KEPT:
-                self.compiled.clear()
-            constants = tuple(options[name] for name in self.names[len(arguments) :])
-            self.compiled[entry] = self.kernel[grid](*arguments, **options), constants
-        else:
+        if known is not None:
             kernel, constants = known
             kernel[grid](*arguments, *constants)
+            return
+        kernel = self.kernel[grid](*arguments, **options)
+        if kernel is not None:
+            self.compiled[entry] = kernel, tuple(options[name] for name in self.names[len(arguments) :])

@@ -149,8 +149,12 @@ class _Attention(torch.autograd.Function):
         return out, logsum
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "PoPE's Triton kernels have no second derivative (create_graph=True): use backend='cartesian' or "
+                "'reference'"
+            )
         operator = pope_packed_backward if ctx.packed else pope_backward
         return None, *operator(grad, *ctx.saved_tensors, *ctx.numbers), *[None] * 12
 
@@ -165,5 +169,16 @@ def _differentiable(packed: bool, *arguments: Any) -> tuple[Tensor, Tensor]:
         return (pope_packed_forward if packed else pope_forward)(*arguments)
 
 
+def _not_differentiable(*arguments: Any) -> Tensor:
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in arguments):
+        raise RuntimeError(
+            "the decoding kernel has no gradient: call pope_attention with tensors that need one, not through "
+            "vmap, or use backend='cartesian'"
+        )
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.seqpope.pope_decode.default(*arguments)
+
+
+_library.impl("pope_decode", _not_differentiable, "Autograd")
 _library.impl("pope_attention", functools.partial(_differentiable, False), "Autograd")
 _library.impl("pope_attention_packed", functools.partial(_differentiable, True), "Autograd")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 STEP = 256  # positions that one row of the coarse table stands for
+KEPT_POSITIONS = 1 << 23  # tables that reach further are made anew at each call
 
 
 def frequencies(count: int, base: float, device: torch.device | None = None) -> Tensor:
@@ -81,7 +82,7 @@ def two_level_tables(
     length: int, count: int, base: float, device: torch.device, freqs: Tensor | None = None
 ) -> RotationTables:
     """Tables that reach positions 0..length-1, arguments as for `rotation_tables`."""
-    if freqs is not None or torch.compiler.is_compiling():
+    if freqs is not None or torch.compiler.is_compiling() or length > KEPT_POSITIONS:
         return _two_levels((length + STEP - 1) // STEP, count, base, device, freqs)
     rows = 1 << ((length - 1) // STEP).bit_length()
     return _TWO_LEVEL.get((rows, count, base, device), lambda: _two_levels(rows, count, base, device, None))

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+FURTHEST = 1 << 27  # position: its tables are a gigabyte
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -28,16 +31,25 @@ class Scope:
     def check(self, batch: int, queries: int, keys: int) -> None:
         """Raise ValueError if this mask does not fit B sequences of so many queries and keys."""
         for name, each in (("query_offset", self.query_offset), ("key_lengths", self.key_lengths)):
-            if isinstance(each, Tensor) and (each.shape != (batch,) or each.is_floating_point()):
+            if isinstance(each, Tensor) and (each.shape != (batch,) or each.dtype not in WHOLE):
                 raise ValueError(
                     f"{name} must be whole numbers, one each sequence, ({batch},); "
                     f"it is {each.dtype} {tuple(each.shape)}"
                 )
+        if not isinstance(self.query_offset, Tensor | int | torch.SymInt):
+            raise ValueError(
+                f"query_offset must be an int or a tensor, it is a {type(self.query_offset).__name__}"
+            )
+        for name, each in (("key_lengths", self.key_lengths), ("cu_seqlens", self.cu_seqlens)):
+            if each is not None and not isinstance(each, Tensor):
+                raise ValueError(f"{name} must be a tensor, it is a {type(each).__name__}")
         if isinstance(self.query_offset, Tensor):
             if not self.causal:
                 raise ValueError("query_offset for each sequence needs causal=True: without it pass one number")
         elif self.query_offset < 0:
             raise ValueError(f"query_offset must be at least 0, it is {self.query_offset}")
+        elif self.query_offset + queries > FURTHEST:
+            raise ValueError(f"positions go up to {FURTHEST}, query_offset is {self.query_offset}")
         elif self.causal and self.query_offset + queries > keys:
             raise ValueError(
                 f"queries end at position {self.query_offset + queries}, but there are only {keys} keys: "
@@ -45,7 +57,7 @@ class Scope:
             )
         if self.cu_seqlens is None:
             return
-        if self.cu_seqlens.dim() != 1 or len(self.cu_seqlens) < 2 or self.cu_seqlens.is_floating_point():
+        if self.cu_seqlens.dim() != 1 or len(self.cu_seqlens) < 2 or self.cu_seqlens.dtype not in WHOLE:
             raise ValueError(
                 "cu_seqlens must be whole numbers (N + 1,), N >= 1, from 0 to B x L; "
                 f"it is {self.cu_seqlens.dtype} {tuple(self.cu_seqlens.shape)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seqpope.kernels.launch import KEPT, Launcher
+from seqpope.kernels.launch import Launcher
 
 
 class Compiled:
@@ -83,15 +83,33 @@ def test_what_makes_another_kernel(other):
     assert [call[0] for call in kernel.calls] == ["compiled", "compiled"]
 
 
-def test_what_never_comes_again_does_not_pile_up():
-    launch = Launcher(Kernel())
-    for stride in range(3 * KEPT):
-        launch(1, pointer(), stride, 100, A=1, B=2)
-    assert 0 < len(launch.compiled) <= KEPT
-
-
-def test_on_a_cpu_it_is_the_interpreter():
+@pytest.mark.parametrize("other", [(pointer(128), 8, 100), (pointer(), 24, 100), (pointer(), 8, 1 << 30)])
+def test_what_makes_none(other):
+    """Another address, stride or size of the same kind is the same kernel to Triton, too."""
     launch = Launcher(kernel := Kernel())
+    launch(1, pointer(), 8 if other[1] == 8 else 40, 100, A=1, B=2)
+    launch(1, *other, A=1, B=2)
+    assert [call[0] for call in kernel.calls] == ["compiled", "again"]
+
+
+def test_nothing_is_kept_where_nothing_came():
+    """A hook of Triton's may launch in its place and give nothing back."""
+
+    class Hooked(Kernel):
+        def __getitem__(self, grid):
+            return lambda *arguments, **options: self.calls.append(("compiled", grid, arguments, options))
+
+    launch = Launcher(kernel := Hooked())
+    for _ in range(2):
+        launch(1, pointer(), 8, 100, A=1, B=2)
+    assert len(kernel.calls) == 2
+
+
+def test_the_interpreter_is_left_alone():
+    class InterpretedFunction(Kernel):
+        pass
+
+    launch = Launcher(kernel := InterpretedFunction())
     for _ in range(2):
         launch(1, torch.zeros(1), 8, 100, A=1, B=2)
     assert [call[0] for call in kernel.calls] == ["compiled", "compiled"]
