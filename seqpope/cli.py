@@ -120,56 +120,156 @@ def generate(
     domain: str = "music",
     checkpoint: Path | None = None,
     num: int = 1,
-    bars: int = 16,
+    bars: int | None = None,
+    seconds: float | None = None,
     prompt: Path | None = None,
     prompt_bars: int = 0,
+    given: Path | None = None,
+    voices: str = "soprano",
+    ranges: bool = False,
+    no_parallels: bool = False,
+    cadence: bool = False,
+    no_rests: bool = False,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
     seed: int = 0,
+    batch_size: int = 16,
+    particles: int | None = None,
+    context: int | None = None,
+    formats: list[str] | None = None,
     tempo: float = 80.0,
     merge_repeats: bool = True,
+    soundfont: Path | None = None,
     device: Device = "auto",
 ) -> None:
-    """Sample music from a model and write it as MIDI, with a JSON file beside it that says how it was made.
+    """Sample music from a model and write it, with a JSON file beside it that says how it was made.
 
     Args:
-        out: A .mid file, or a folder if more than one sample is drawn.
+        out: A file (.mid, .musicxml, .wav or .png), or a folder if more than one sample is drawn.
         domain: What to sample.
         checkpoint: A .safetensors file, a run's folder or an experiment's; the shipped chorale model if not given.
         num: How many samples.
-        bars: Length of what is drawn, in bars of 16 sixteenths.
+        bars: Length of what is drawn, in bars of 16 sixteenths; 16, or as long as the given score.
+        seconds: The same in seconds at the tempo, rounded up to whole bars.
         prompt: Opening to continue, MIDI or MusicXML in up to four voices; it is part of the output.
         prompt_bars: Use only so many bars of the prompt; 0 uses all.
+        given: Score of which some voices are kept while the model fills in the others.
+        voices: Which voices of the given score are kept, such as soprano,bass.
+        ranges: Keep every voice in its usual range (S 60-81, A 53-74, T 48-69, B 36-64).
+        no_parallels: No parallel fifths, octaves and unisons.
+        cadence: End on a dominant seventh and the tonic, in the key of what came before.
+        no_rests: Voices that are not given never fall silent.
         temperature: Divides the logits; 0 always takes the likeliest token.
         top_k: Keep the k likeliest tokens; 0 keeps all.
         top_p: Keep the likeliest tokens that together reach this probability.
+        min_p: Keep tokens at least so likely as this share of the likeliest.
+        repetition_penalty: Above 1, pitches that have sounded become less likely.
         seed: Sample i is drawn with seed + i, whatever is drawn beside it.
-        tempo: Quarter notes a minute in the MIDI file.
+        batch_size: How many samples are drawn at once.
+        particles: Draw each sample so many times side by side and go on with what fits given voices and rules
+            best; 1 if nothing is given, else 16.
+        context: Attend to at most so many tokens; all if not given.
+        formats: What to write of each sample, of mid, musicxml, wav and png, such as mid,png.
+        tempo: Quarter notes a minute.
         merge_repeats: Write a pitch that is repeated from step to step as one held note.
+        soundfont: SoundFont for wav; the system's own if not given.
         device: Where to compute.
     """
-    from seqpope.generate import generate_chorales
+    from seqpope.generate import Draw, Output, generate_chorales
     from seqpope.sampling import SamplingConfig
 
     if domain not in DOMAINS:
         raise SeqpopeError(f"unknown domain {domain!r}: expected one of {', '.join(DOMAINS)}")
     files = generate_chorales(
-        out,
+        Output(out, tuple(formats or ()), tempo, merge_repeats, soundfont),
+        Draw(
+            num, seed, batch_size, particles or (1 if given is None else 16), context,
+            SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty), device,
+            Progress("sampling", "tokens"),
+        ),
         checkpoint=checkpoint,
-        num=num,
         bars=bars,
+        seconds=seconds,
         prompt=prompt,
         prompt_bars=prompt_bars,
-        config=SamplingConfig(temperature, top_k, top_p),
-        seed=seed,
-        tempo=tempo,
-        merge_repeats=merge_repeats,
-        device=device,
-        progress=Progress("sampling", "tokens"),
-    )
+        given=given,
+        voices=voices,
+        rules={"ranges": ranges, "no_parallels": no_parallels, "cadence": cadence, "no_rests": no_rests},
+    )  # fmt: skip
     for file, text in files:
         print(f"{file}  {text}")
+
+
+def harmonize(
+    melody: Path,
+    out: Path,
+    checkpoint: Path | None = None,
+    num: int = 1,
+    ranges: bool = True,
+    no_parallels: bool = True,
+    cadence: bool = False,
+    no_rests: bool = True,
+    temperature: float = 0.8,
+    particles: int = 32,
+    seed: int = 0,
+    formats: list[str] | None = None,
+    tempo: float = 80.0,
+    soundfont: Path | None = None,
+    device: Device = "auto",
+) -> None:
+    """Set a melody for four voices: it is the soprano, the model adds alto, tenor and bass.
+
+    Args:
+        melody: MIDI or MusicXML, in any key, on a grid of sixteenths; its highest voice is taken.
+        out: A file (.mid, .musicxml, .wav or .png), or a folder if more than one is drawn.
+        checkpoint: A .safetensors file, a run's folder or an experiment's; the shipped chorale model if not given.
+        num: How many harmonizations.
+        ranges: Keep the added voices in their usual ranges.
+        no_parallels: No parallel fifths, octaves and unisons.
+        cadence: End on a dominant seventh and the tonic; the melody is left as it is.
+        no_rests: The added voices never fall silent.
+        temperature: Divides the logits; 0 always takes the likeliest token.
+        particles: Harmonizations drawn side by side, so that the coming melody counts; the likeliest is taken.
+        seed: Harmonization i is drawn with seed + i.
+        formats: What to write of each beside, of mid, musicxml, wav and png, such as mid,png.
+        tempo: Quarter notes a minute.
+        soundfont: SoundFont for wav; the system's own if not given.
+        device: Where to compute.
+    """
+    from seqpope.generate import Draw, Output
+    from seqpope.generate import harmonize as run
+    from seqpope.sampling import SamplingConfig
+
+    files = run(
+        melody,
+        Output(out, tuple(formats or ()), tempo, True, soundfont),
+        Draw(
+            num, seed, max(1, 64 // particles), particles, None, SamplingConfig(temperature), device,
+            Progress("harmonizing", "tokens"),
+        ),
+        checkpoint=checkpoint,
+        rules={"ranges": ranges, "no_parallels": no_parallels, "cadence": cadence, "no_rests": no_rests},
+    )  # fmt: skip
+    for file, text in files:
+        print(f"{file}  {text}")
+
+
+def examine(samples: list[Path], data: Path | None = None, out: Path | None = None) -> None:
+    """Measure sampled chorales: ranges, voice-leading errors, histograms, and whether they copy the training
+    pieces.
+
+    Args:
+        samples: Scores (MIDI or MusicXML) or folders of them.
+        data: Prepared data, such as data/jsb: copies are looked for in its training split, and its test split
+            stands beside for scale.
+        out: Folder to write examine.md and examine.json to; only print if not given.
+    """
+    from seqpope.examine import examine_files
+
+    print(examine_files(samples, data, out))
 
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -178,7 +278,14 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "compare": compare,
     "generate": generate,
+    "harmonize": harmonize,
+    "examine": examine,
 }
+
+
+def _words(text: str) -> list[str]:
+    """Words with commas between them."""
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def build_parser() -> Any:
@@ -202,23 +309,38 @@ def build_parser() -> Any:
             verb.add_class_arguments(TrainConfig, as_positional=False)
         else:
             listed = name in ("evaluate", "compare")
+            skipped: set[str | int] = {"runs", "melody", "formats", "samples"}
+            if name == "examine":
+                verb.add_argument("samples", nargs="+", type=Path, help="Scores or folders of them.")
+            if name == "harmonize":
+                verb.add_argument("melody", type=Path, help="The melody: MIDI or MusicXML.")
+            if name in ("generate", "harmonize"):  # words with commas between them, not a list in brackets
+                verb.add_argument(
+                    "--formats",
+                    type=_words,
+                    help="What to write of each: mid, musicxml, wav, png, such as mid,png.",
+                )
             if listed:  # one word each, where jsonargparse would want a list in brackets
                 verb.add_argument("runs", nargs="+", type=Path, help="Folders of runs or of experiments.")
-            verb.add_function_arguments(
-                function, as_positional=name == "prepare", skip={"runs"} if listed else None
-            )
+            verb.add_function_arguments(function, as_positional=name == "prepare", skip=skipped)
         verbs.add_subcommand(name, verb, help=(function.__doc__ or "").split("\n")[0])
     return parser
 
 
 def _normalize(arguments: Sequence[str]) -> list[str]:
-    """Dashes in option names to underscores; for `train`, the configuration to start from before all else."""
+    """Dashes in options to underscores, bare switches to `true`; for `train`, what to start from first."""
+    function = VERBS.get(arguments[0]) if arguments else None
+    switches = {name for name, kind in (function.__annotations__ if function else {}).items() if kind == "bool"}
     words = []
-    for word in arguments:
+    for place, word in enumerate(arguments):
+        words.append(word)
         if word.startswith("--"):
             option, equals, value = word[2:].partition("=")
-            word = "--" + option.replace("-", "_") + equals + value
-        words.append(word)
+            option = option.replace("-", "_")
+            words[-1] = "--" + option + equals + value
+            following = arguments[place + 1 : place + 2]
+            if option in switches and not equals and following not in (["true"], ["false"]):
+                words.append("true")
     return ["train", *_start_from(words[1:])] if words[:1] == ["train"] else words
 
 

@@ -1,133 +1,490 @@
-"""The verb `generate`: a prompt in, chorales out, each with a JSON file that says how it was made."""
+"""The verbs `generate` and `harmonize`: what is given in, chorales out, each with a JSON file that says how."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from seqpope.checkpoint import check_fingerprint, find_checkpoint, load_checkpoint
-from seqpope.domains.music.chorales.codec import Chorale, read_score, write_midi
-from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
+from seqpope.checkpoint import CheckpointInfo, check_fingerprint, find_checkpoint, load_checkpoint
+from seqpope.domains.music.chorales.codec import (
+    SILENCE,
+    STEPS_PER_QUARTER,
+    VOICES,
+    Chorale,
+    read_score,
+    write_midi,
+)
+from seqpope.domains.music.chorales.constraints import (
+    FREE,
+    RANGES,
+    STEPS_PER_BAR,
+    ChoraleConstraint,
+    runs_parallel,
+)
+from seqpope.domains.music.chorales.tokenizer import HIGHEST_PITCH, LOWEST_PITCH, ChoraleTokenizer
 from seqpope.errors import SeqpopeError
-from seqpope.files import write_text
+from seqpope.files import write_bytes, write_text
+from seqpope.model.transformer import Transformer
 from seqpope.provenance import choose_device, provenance
-from seqpope.sampling import SamplingConfig, sample
+from seqpope.sampling import Samples, SamplingConfig, sample
 
 SHIPPED = Path(__file__).resolve().parent / "weights" / "chorales.safetensors"
+FORMATS = ("mid", "musicxml", "wav", "png")
+SUFFIXES = {
+    ".mid": "mid",
+    ".midi": "mid",
+    ".musicxml": "musicxml",
+    ".xml": "musicxml",
+    ".wav": "wav",
+    ".png": "png",
+}
+MAXIMUM_STEPS = 1 << 14  # a quarter of an hour at 80 quarters a minute: four times as many tokens
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where samples go and how they are written.
+
+    Args:
+        out: file for one sample, its ending says what; folder for several.
+        formats: what is written of each sample beside that: mid, musicxml, wav, png.
+        tempo: quarter notes a minute.
+        merge_repeats: a pitch repeated from step to step is one held note.
+        soundfont: for wav; the system's own if None.
+    """
+
+    out: Path
+    formats: Sequence[str] = ()
+    tempo: float = 80.0
+    merge_repeats: bool = True
+    soundfont: Path | None = None
+
+    def check(self, num: int) -> None:
+        """Raise SeqpopeError before anything is computed if it could not be written."""
+        unknown = [name for name in self.formats if name not in FORMATS]
+        if unknown:
+            raise SeqpopeError(f"unknown format {unknown[0]!r}: expected some of {', '.join(FORMATS)}")
+        if not 10 <= self.tempo <= 400:
+            raise SeqpopeError(f"the tempo must be 10 to 400 quarters a minute, it is {self.tempo}")
+        if self.out.suffix and self.out.suffix.lower() not in SUFFIXES:
+            raise SeqpopeError(
+                f"{self.out}: expected a folder or a file that ends in {', '.join(SUFFIXES)}, "
+                f"not {self.out.suffix}"
+            )
+        if self.single and num > 1:
+            raise SeqpopeError(f"{num} samples do not fit into the one file {self.out}: name a folder")
+        if (self.single and self.out.is_dir()) or (
+            not self.single and self.out.exists() and not self.out.is_dir()
+        ):
+            kind = "file" if self.single else "folder"
+            raise SeqpopeError(f"{self.out} exists and is not a {kind}: choose another name")
+        if "wav" in self.wanted:
+            from seqpope.domains.music.writers import find_soundfont
+
+            find_soundfont(self.soundfont)
+
+    @property
+    def single(self) -> bool:
+        return self.out.suffix.lower() in SUFFIXES
+
+    @property
+    def wanted(self) -> list[str]:
+        """Formats of each sample, in the order in which they are written."""
+        named = [SUFFIXES[self.out.suffix.lower()]] if self.single else ["mid"]
+        return [name for name in FORMATS if name in {*named, *self.formats}]
+
+    def write(
+        self, chorale: Chorale, name: str, sidecar: dict[str, Any], prompt_steps: int, given: tuple[int, ...]
+    ) -> Path:
+        """Write one sample; return the file that was asked for."""
+        first = self.out if self.single else self.out / f"{name}.mid"
+        first.parent.mkdir(parents=True, exist_ok=True)
+        files = {
+            form: first if SUFFIXES.get(first.suffix.lower()) == form else first.with_suffix(f".{form}")
+            for form in self.wanted
+        }
+        options: dict[str, Any] = {"tempo": self.tempo, "merge_repeats": self.merge_repeats}
+        for form, file in files.items():
+            if form == "mid":
+                write_midi(chorale, file, **options)
+                continue
+            from seqpope.domains.music import writers
+
+            if form == "musicxml":
+                writers.write_musicxml(chorale, file, **options)
+            elif form == "png":
+                write_bytes(
+                    file, writers.draw_piano_roll(chorale, prompt_steps=prompt_steps, given=given, title=name)
+                )
+            else:
+                midi = files.get("mid", file.with_suffix(".mid"))
+                write_midi(chorale, midi, **options)
+                try:
+                    writers.write_wav(midi, file, soundfont=self.soundfont)
+                finally:
+                    if "mid" not in files:
+                        midi.unlink(missing_ok=True)
+        write_text(first.with_suffix(".json"), json.dumps(sidecar, indent=1) + "\n")
+        return first
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How many samples, how they are drawn and where.
+
+    Args:
+        num: samples; sample i is drawn with seed + i.
+        batch_size: samples drawn at once.
+        particles: of each sample, so that rules count for what comes before them; 1 draws it straight on.
+        context: attend to at most so many tokens; None attends to all.
+        progress: called with tokens drawn and tokens in all.
+    """
+
+    num: int = 1
+    seed: int = 0
+    batch_size: int = 16
+    particles: int = 1
+    context: int | None = None
+    config: SamplingConfig | None = None
+    device: str = "auto"
+    progress: Callable[[int, int], None] | None = None
+
+    def check(self) -> None:
+        """Raise SeqpopeError if a number is out of range."""
+        if self.num < 1 or self.batch_size < 1 or self.particles < 1 or not 0 <= self.seed <= 2**64 - self.num:
+            raise SeqpopeError(
+                "expected num, batch_size and particles of at least 1 and seeds of 64 bits from 0; they are "
+                f"{self.num}, {self.batch_size}, {self.particles} and {self.seed}"
+            )
+        if self.context is not None and self.context < 16:
+            raise SeqpopeError(f"the context must be at least 16 tokens, it is {self.context}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of chorales with what its checkpoint says."""
+
+    transformer: Transformer
+    info: CheckpointInfo
+    file: Path
+    device: str
+
+    @classmethod
+    def load(cls, checkpoint: Path | None, device: str) -> Model:
+        """`checkpoint` is what `find_checkpoint` takes; the shipped model if None."""
+        if checkpoint is None:
+            checkpoint = SHIPPED
+            if not checkpoint.is_file():
+                raise SeqpopeError("no model is shipped with this copy: train one and give --checkpoint RUN")
+        device = choose_device(device)
+        file = find_checkpoint(checkpoint)
+        transformer, info = load_checkpoint(file, device)
+        check_fingerprint(info, ChoraleTokenizer().fingerprint, "this version's chorale tokenizer")
+        return cls(transformer, info, file, device)
+
+    def described(self) -> dict[str, Any]:
+        """For a sidecar."""
+        return {
+            "checkpoint": "shipped" if self.file == SHIPPED else str(self.file),
+            "position": self.info.position,
+            "dataset": self.info.dataset,
+            "fingerprint": self.info.fingerprint,
+            "trained": self.info.trained,
+        }
+
+    def draw(
+        self, opening: torch.Tensor, steps: int, draw: Draw, constraint: ChoraleConstraint | None
+    ) -> list[tuple[int, Samples]]:
+        """(seed, what it drew) of each sample."""
+        seeds = list(range(draw.seed, draw.seed + draw.num))
+        count, results = steps * len(VOICES), []
+        for begin in range(0, len(seeds), draw.batch_size):
+            some = seeds[begin : begin + draw.batch_size]
+
+            def shown(done: int, _: int, begin: int = begin) -> None:
+                if draw.progress is not None:
+                    draw.progress(begin * count + done, len(seeds) * count)
+
+            drawn = sample(
+                self.transformer, opening, count, seeds=some, padding_id=self.info.padding_id, config=draw.config,
+                constraint=constraint, particles=draw.particles, resample_every=len(VOICES), context=draw.context,
+                progress=shown,
+            )  # fmt: skip
+            for row, seed in enumerate(some):
+                one = slice(row, row + 1)
+                results.append(
+                    (seed, Samples(drawn.ids[one], drawn.nats[one], drawn.constraint_nats[one], drawn.forgotten))
+                )
+        return results
+
+
+def parse_voices(text: str) -> tuple[int, ...]:
+    """Voice indices of names or initials, separated by commas: "soprano,bass" or "s,b".
+
+    Raises:
+        SeqpopeError: one is no voice.
+    """
+    found = []
+    for word in text.lower().split(","):
+        matching = [index for index, name in enumerate(VOICES) if word.strip() in (name.lower(), name[0].lower())]
+        if not matching:
+            raise SeqpopeError(f"{word.strip()!r} is no voice: expected some of soprano, alto, tenor, bass")
+        found += matching
+    return tuple(sorted(set(found)))
+
+
+def read_given(path: Path, voices: tuple[int, ...]) -> np.ndarray:
+    """The grid of a score's voices, (steps, 4), FREE where the model is to choose.
+
+    Raises:
+        SeqpopeError: the score cannot be read, or a voice that is asked for has no note in it.
+    """
+    pitches = read_score(path).pitches.astype(int)
+    for voice in voices:
+        if not (pitches[:, voice] >= 0).any():
+            heard = [name.lower() for name, column in zip(VOICES, pitches.T, strict=True) if (column >= 0).any()]
+            raise SeqpopeError(
+                f"{path}: its {VOICES[voice].lower()} has no notes; those that have: {', '.join(heard) or 'none'}"
+            )
+    given = np.full(pitches.shape, FREE)
+    given[:, list(voices)] = pitches[:, list(voices)]
+    return given
 
 
 def generate_chorales(
-    out: Path,
+    output: Output,
+    draw: Draw | None = None,
     *,
     checkpoint: Path | None = None,
-    num: int = 1,
-    bars: int = 16,
+    bars: int | None = None,
+    seconds: float | None = None,
     prompt: Path | None = None,
     prompt_bars: int = 0,
-    config: SamplingConfig | None = None,
-    seed: int = 0,
-    tempo: float = 80.0,
-    merge_repeats: bool = True,
-    device: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    given: Path | None = None,
+    voices: str = "soprano",
+    rules: dict[str, bool] | None = None,
 ) -> list[tuple[Path, str]]:
-    """Draw chorales and write each as MIDI with its JSON sidecar.
+    """Draw chorales and write them.
 
     Args:
-        out: file for one sample (its ending is .mid or .midi), folder for several.
-        checkpoint: what `find_checkpoint` takes; the shipped model if None.
-        bars: bars to draw, of 16 sixteenths.
-        prompt: score to continue; it opens the output.
-        prompt_bars: bars of the prompt to use; 0 uses all.
-        seed: sample i is drawn with seed + i.
-        tempo: quarter notes a minute.
-        progress: called with tokens drawn and tokens in all.
+        bars: bars to draw, of 16 sixteenths; seconds: the same at the output's tempo, rounded up to whole bars.
+            What is given says it if neither does; 16 bars if nothing does.
+        prompt: score to continue; it opens the output. prompt_bars: bars of it to use; 0 uses all.
+        given: score of which `voices` are kept and the others filled in.
+        rules: `ranges`, `no_parallels`, `cadence` and `no_rests`, each true or false (`ChoraleConstraint`).
 
     Returns:
         For each sample its file and a line that says what is in it.
 
     Raises:
-        SeqpopeError: the checkpoint is none of chorales, the prompt cannot be read, or out is of the wrong kind.
+        SeqpopeError: the checkpoint is none of chorales, a score cannot be read, options contradict each other,
+            or the output cannot be written.
     """
-    config = config or SamplingConfig()
-    if num < 1 or bars < 1 or prompt_bars < 0 or not 0 <= seed <= 2**64 - num or not 10 <= tempo <= 400:
-        raise SeqpopeError(
-            "expected num and bars of at least 1, prompt_bars of at least 0, seeds of 64 bits from 0 and a tempo "
-            "from 10 to 400; "
-            f"they are {num}, {bars}, {prompt_bars}, {seed} and {tempo}"
-        )
-    single = out.suffix.lower() in (".mid", ".midi")
-    if single and num > 1:
-        raise SeqpopeError(f"{num} samples do not fit into the one file {out}: name a folder")
-    if out.suffix and not single:
-        raise SeqpopeError(f"{out}: expected a .mid file or a folder, not a {out.suffix} file")
-    if (single and out.is_dir()) or (not single and out.exists() and not out.is_dir()):
-        raise SeqpopeError(f"{out} exists and is not a {'file' if single else 'folder'}: choose another name")
-    if checkpoint is None:
-        checkpoint = SHIPPED
-        if not checkpoint.is_file():
-            raise SeqpopeError("no model is shipped with this copy: train one and give --checkpoint RUN")
-    device = choose_device(device)
-    file = find_checkpoint(checkpoint)
-    model, info = load_checkpoint(file, device)
-    tokenizer = ChoraleTokenizer()
-    check_fingerprint(info, tokenizer.fingerprint, "this version's chorale tokenizer")
-    opening = torch.zeros(0, dtype=torch.long)
-    per_bar = tokenizer.tokens_per_bar
+    draw = draw or Draw()
+    draw.check()
+    output.check(draw.num)
+    chosen = parse_voices(voices) if given is not None else ()
+    fixed = read_given(given, chosen) if given is not None else None
+    steps = _steps(bars, seconds, output.tempo, fixed)
+    opening = np.zeros(0, np.int64)
+    if prompt_bars < 0:
+        raise SeqpopeError(f"prompt_bars must be at least 0, it is {prompt_bars}")
     if prompt is not None:
-        opening = torch.from_numpy(tokenizer.encode(read_score(prompt)).astype("int64"))
-        opening = opening[: prompt_bars * per_bar or None]
+        opening = ChoraleTokenizer().encode(read_score(prompt)).astype(np.int64)
+        opening = opening[: prompt_bars * ChoraleTokenizer.tokens_per_bar or None]
         if len(opening) == 0:
             raise SeqpopeError(f"the prompt {prompt} has no music in it")
-    seeds = list(range(seed, seed + num))
-    drawn, nats = sample(
-        model, opening, bars * per_bar, seeds=seeds, padding_id=info.padding_id, config=config, progress=progress
-    )
-    made = provenance(device)
-    length = len(opening) + bars * per_bar
+    constraint = make_constraint(fixed, rules or {})
+    model = Model.load(checkpoint, draw.device)
+    asked = {
+        "bars": steps / STEPS_PER_BAR,
+        "prompt": str(prompt) if prompt else None,
+        "prompt_tokens": len(opening),
+        "given": str(given) if given else None,
+        "voices": [VOICES[voice].lower() for voice in chosen],
+        "rules": {name: True for name, value in (rules or {}).items() if value},
+    }
     results = []
-    for index, number in enumerate(seeds):
-        target = out if single else out / f"chorale-{number:04d}.mid"
-        chorale = tokenizer.decode(torch.cat((opening, drawn[index])).tolist(), name=f"sample {number}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_midi(chorale, target, tempo=tempo, merge_repeats=merge_repeats)
-        mean = float(nats[index].double().mean())
-        sidecar = {
-            "model": {
-                "checkpoint": "shipped" if file == SHIPPED else str(file),
-                "position": info.position,
-                "dataset": info.dataset,
-                "fingerprint": info.fingerprint,
-                "trained": info.trained,
-            },
-            "settings": {
-                **asdict(config),
-                "bars": bars,
-                "prompt": str(prompt) if prompt else None,
-                "prompt_tokens": len(opening),
-                "tempo": tempo,
-                "merge_repeats": merge_repeats,
-                "samples_in_batch": num,
-            },
-            "seed": number,
-            "tokens": bars * per_bar,
-            "nats_per_token": mean,
-            "beyond_training_length": length > info.length,
-            **made,
-        }
-        write_text(target.with_suffix(".json"), json.dumps(sidecar, indent=1) + "\n")
-        results.append((target, describe(chorale, mean, bars)))
+    for seed, drawn in model.draw(torch.from_numpy(opening), steps, draw, constraint):
+        chorale = ChoraleTokenizer().decode(np.concatenate((opening, drawn.ids[0].numpy())), f"sample {seed}")
+        sidecar = describe_draw(model, draw, output, asked, seed, drawn, chorale, len(opening) // len(VOICES))
+        file = output.write(chorale, f"chorale-{seed:04d}", sidecar, len(opening) // len(VOICES), chosen)
+        results.append((file, describe(chorale, sidecar)))
     return results
 
 
-def describe(chorale: Chorale, nats: float, bars: int) -> str:
+def harmonize(
+    melody: Path,
+    output: Output,
+    draw: Draw | None = None,
+    *,
+    checkpoint: Path | None = None,
+    rules: dict[str, bool] | None = None,
+) -> list[tuple[Path, str]]:
+    """Set a melody for four voices: it is the soprano, the model adds alto, tenor and bass.
+
+    The melody is the highest voice of a score, MIDI or MusicXML, in any key. It is moved by octaves, and by
+    semitones if those do not do, until it lies in a soprano's range, and the result is moved back.
+
+    Returns, raises: as `generate_chorales`.
+    """
+    draw = draw or Draw(particles=16)
+    draw.check()
+    output.check(draw.num)
+    pitches = read_score(melody).pitches.astype(int)
+    sounding = [voice for voice in range(len(VOICES)) if (pitches[:, voice] >= 0).any()]
+    if not sounding:
+        raise SeqpopeError(f"{melody} has no notes: expected a melody")
+    line = pitches[:, sounding[0]]
+    shift = fit(line)
+    given = np.full((len(line), len(VOICES)), FREE)
+    given[:, 0] = np.where(line >= 0, line + shift, SILENCE)
+    steps = _steps(None, None, output.tempo, given)
+    constraint = make_constraint(given, rules or {})
+    model = Model.load(checkpoint, draw.device)
+    asked = {
+        "melody": str(melody),
+        "melody_voice": VOICES[sounding[0]].lower(),
+        "transposed": shift,
+        "bars": steps / STEPS_PER_BAR,
+        "rules": {name: True for name, value in (rules or {}).items() if value},
+    }
+    results = []
+    for seed, drawn in model.draw(torch.zeros(0, dtype=torch.long), steps, draw, constraint):
+        fitted = ChoraleTokenizer().decode(drawn.ids[0].numpy())
+        back = np.where(fitted.pitches >= 0, fitted.pitches.astype(int) - shift, SILENCE)
+        if back.max(initial=0) > 127 or back[back != SILENCE].min(initial=0) < 0:
+            raise SeqpopeError(
+                f"{melody}: set for four voices and moved back by {-shift}, it leaves MIDI's 0..127"
+            )
+        chorale = Chorale(back.astype(np.int16), f"{melody.stem}, harmonized")
+        sidecar = describe_draw(model, draw, output, asked, seed, drawn, chorale, 0)
+        file = output.write(chorale, f"harmony-{seed:04d}", sidecar, 0, (0,))
+        results.append((file, describe(chorale, sidecar)))
+    return results
+
+
+def fit(line: np.ndarray) -> int:
+    """Semitones that bring a melody (pitches, SILENCE for rests) into a soprano's range, as few as will do.
+
+    By whole octaves if that is enough: then it stays in its key.
+
+    Raises:
+        SeqpopeError: its own range is wider than the vocabulary's.
+    """
+    low, high = int(line[line >= 0].min()), int(line.max())
+
+    def outside(shift: int) -> int:
+        return max(0, RANGES[0][0] - low - shift) + max(0, high + shift - RANGES[0][1])
+
+    shifts = [shift for shift in range(-127, 128) if low + shift >= LOWEST_PITCH and high + shift <= HIGHEST_PITCH]
+    if not shifts:
+        raise SeqpopeError(
+            f"the melody's range {low}..{high} is wider than the {HIGHEST_PITCH - LOWEST_PITCH + 1} pitches of "
+            "the vocabulary: it is no melody for a soprano"
+        )
+    return min(shifts, key=lambda shift: (outside(shift), shift % 12 != 0, abs(shift)))
+
+
+def make_constraint(given: np.ndarray | None, rules: dict[str, bool]) -> ChoraleConstraint | None:
+    """The constraint that options mean; None if they ask for nothing."""
+    unknown = set(rules) - {"ranges", "no_parallels", "cadence", "no_rests"}
+    if unknown:
+        raise SeqpopeError(
+            f"unknown rule {sorted(unknown)[0]!r}: expected ranges, no_parallels, cadence or no_rests"
+        )
+    if given is None and not any(rules.values()):
+        return None
+    return ChoraleConstraint(
+        ranges=RANGES if rules.get("ranges") or rules.get("cadence") else None,
+        given=given,
+        forbid_parallels=rules.get("no_parallels", False),
+        cadence=rules.get("cadence", False),
+        allow_rests=not rules.get("no_rests", False),
+    )
+
+
+def _steps(bars: int | None, seconds: float | None, tempo: float, given: np.ndarray | None) -> int:
+    """Sixteenths to draw."""
+    if bars is not None and seconds is not None:
+        raise SeqpopeError(f"bars ({bars}) and seconds ({seconds}) say the same twice: give one of them")
+    known = 0 if given is None else len(given)
+    if seconds is not None:
+        if not 0 < seconds < float("inf"):
+            raise SeqpopeError(f"seconds must be above 0, they are {seconds}")
+        bars = int(np.ceil(seconds * tempo / 60 * STEPS_PER_QUARTER / STEPS_PER_BAR))
+    if bars is not None and bars < 1:
+        raise SeqpopeError(f"bars must be at least 1, they are {bars}")
+    steps = bars * STEPS_PER_BAR if bars is not None else known or 16 * STEPS_PER_BAR
+    if steps < known:
+        raise SeqpopeError(
+            f"the given score has {known} sixteenths, {known / STEPS_PER_BAR:g} bars, and {bars} bars are to be "
+            "drawn: draw as many, or cut the score"
+        )
+    if steps > MAXIMUM_STEPS:
+        raise SeqpopeError(
+            f"{steps} sixteenths are more than the {MAXIMUM_STEPS} that a sample may have: draw fewer"
+        )
+    return steps
+
+
+def describe_draw(
+    model: Model,
+    draw: Draw,
+    output: Output,
+    asked: dict[str, Any],
+    seed: int,
+    drawn: Samples,
+    chorale: Chorale,
+    prompt_steps: int,
+) -> dict[str, Any]:
+    """The sidecar of one sample: model, settings, seed, and what was drawn in numbers."""
+    tokens = drawn.ids.shape[1]
+    rows = chorale.pitches.tolist()
+    found: dict[str, Any] = {}
+    if asked["rules"].get("no_parallels"):
+        found["parallels"] = sum(
+            runs_parallel(rows[step - 1], rows[step]) for step in range(max(1, prompt_steps), len(rows))
+        )
+    return {
+        "model": model.described(),
+        "settings": {
+            **asdict(draw.config or SamplingConfig()),
+            **asked,
+            "particles": draw.particles,
+            "context": draw.context,
+            "tempo": output.tempo,
+            "merge_repeats": output.merge_repeats,
+            "samples_in_batch": min(draw.num, draw.batch_size),
+        },
+        "seed": seed,
+        "tokens": tokens,
+        "nats_per_token": float(drawn.nats.double().mean()),
+        "constraint_nats_per_token": float(drawn.constraint_nats.double().mean()),
+        "beyond_training_length": prompt_steps * len(VOICES) + tokens > model.info.length,
+        "tokens_forgotten": drawn.forgotten,
+        **found,
+        **provenance(model.device),
+    }
+
+
+def describe(chorale: Chorale, sidecar: dict[str, Any]) -> str:
     """One line: length, range of each voice in MIDI pitches, NLL of what was drawn."""
     voices = []
     for name, voice in zip(("S", "A", "T", "B"), chorale.pitches.T, strict=True):
         sounding = voice[voice >= 0]
         voices.append(f"{name} {sounding.min()}-{sounding.max()}" if len(sounding) else f"{name} silent")
-    return f"{len(chorale.pitches)} steps ({bars} bars drawn), {', '.join(voices)}, {nats:.3f} nats/token"
+    drawn = sidecar["tokens"] / len(VOICES) / STEPS_PER_BAR
+    text = f"{len(chorale.pitches)} steps ({drawn:g} bars drawn), {', '.join(voices)}, "
+    text += f"{sidecar['nats_per_token']:.3f} nats/token"
+    if sidecar["constraint_nats_per_token"]:
+        text += f", of which the rules cost {sidecar['constraint_nats_per_token']:.3f}"
+    if sidecar["beyond_training_length"]:
+        text += "; longer than the model was trained on"
+    return text

@@ -1,10 +1,17 @@
-"""Prefill, decode, choose: token ids in, token ids out. Knows no domain."""
+"""Prefill, decode, choose: token ids in, token ids out. Knows no domain.
+
+What may come next is said by a `Constraint`; how likely it is by the model; `SamplingConfig` bends that. With
+particles a sample is drawn by sequential Monte Carlo, so that what a constraint asks of later tokens counts for
+earlier ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,28 +22,75 @@ from seqpope.model.transformer import Transformer
 
 @dataclass
 class SamplingConfig:
-    """How the next token is chosen.
+    """How the next token is chosen, in this order.
 
     Args:
         temperature: Divides the logits; 0 always takes the likeliest token.
         top_k: Keep the k likeliest tokens; 0 keeps all.
-        top_p: Keep the likeliest tokens that together reach this probability.
+        top_p: Keep the likeliest tokens that together reach this probability (arXiv 1904.09751).
+        min_p: Keep tokens at least so likely as this share of the likeliest (arXiv 2407.01082).
+        repetition_penalty: Above 1, logits of tokens that are there already are divided by it where they are
+            positive and multiplied where they are negative (arXiv 1909.05858); before the temperature.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf") or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise SeqpopeError(
-                "expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1, they are "
-                f"{self.temperature}, {self.top_k}, {self.top_p}"
+        wrong = [
+            f"{name} {what}, it is {getattr(self, name)}"
+            for name, what, right in (
+                ("temperature", "of at least 0", 0 <= self.temperature < float("inf")),
+                ("top_k", "of at least 0", self.top_k >= 0),
+                ("top_p", "above 0 and at most 1", 0 < self.top_p <= 1),
+                ("min_p", "from 0 to 1", 0 <= self.min_p <= 1),
+                ("repetition_penalty", "above 0", 0 < self.repetition_penalty < float("inf")),
             )
+            if not right
+        ]
+        if wrong:
+            raise SeqpopeError(f"expected {'; '.join(wrong)}")
+
+
+class Constraint(Protocol):
+    """Which tokens may come next, for a whole batch at once; each row has a state of its own."""
+
+    def begin(self, prompts: Sequence[np.ndarray], count: int) -> Any:
+        """The state after prompts of token ids, with `count` tokens to come.
+
+        Raises:
+            SeqpopeError: what is asked for contradicts itself or a prompt.
+        """
+
+    def allowed(self, state: Any) -> np.ndarray:
+        """(B, V) bool; every row has a token that may come."""
+
+    def advance(self, state: Any, tokens: np.ndarray) -> Any:
+        """The state after one more token a row, (B,)."""
+
+    def take(self, state: Any, rows: np.ndarray) -> Any:
+        """The state whose row b is row rows[b]."""
+
+
+@dataclass
+class Samples:
+    """What was drawn.
+
+    `nats` are the NLL of each token under the untouched model; `constraint_nats` are -log of the probability
+    that the model gave to all tokens that were allowed: what the constraint cost, 0 without one. All (B, count).
+    """
+
+    ids: Tensor
+    nats: Tensor
+    constraint_nats: Tensor
+    forgotten: int  # tokens that the context had dropped at the end, of the longest sequence
 
 
 def next_distribution(logits: Tensor, config: SamplingConfig) -> Tensor:
-    """Probabilities of the next token after temperature, top-k and top-p: (B, V) -> (B, V) fp64."""
+    """Probabilities of the next token after temperature, top-k, top-p and min-p: (B, V) -> (B, V) fp64."""
     logits = logits.double()
     if config.temperature == 0:
         return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double()
@@ -50,54 +104,147 @@ def next_distribution(logits: Tensor, config: SamplingConfig) -> Tensor:
         # A token stays if those before it have not yet reached top_p; the likeliest always stays.
         out = (ordered.cumsum(-1) - ordered) >= config.top_p
         probabilities = probabilities.masked_fill(out.scatter(-1, order, out), 0.0)
-        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
-    return probabilities
+    if config.min_p > 0:
+        least = config.min_p * probabilities.amax(-1, keepdim=True)
+        probabilities = probabilities.masked_fill(probabilities < least, 0.0)
+    return probabilities / probabilities.sum(-1, keepdim=True)
+
+
+def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Logits (B, V) with those of tokens that were `seen`, (B, V) bool, pushed down (arXiv 1909.05858)."""
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 @torch.inference_mode()
 def sample(
     model: Transformer,
-    prompt: Tensor,
+    prompts: Tensor | Sequence[Tensor],
     count: int,
     *,
-    seeds: list[int],
+    seeds: Sequence[int],
     padding_id: int,
     config: SamplingConfig | None = None,
+    constraint: Constraint | None = None,
+    particles: int = 1,
+    resample_every: int = 1,
+    context: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Draw `count` tokens after a prompt, padding standing in for BOS before it.
+) -> Samples:
+    """Draw `count` tokens after each prompt, padding standing in for BOS before it.
 
-    Each sample has its own generator, so that what a seed draws does not depend on what is drawn beside it.
-    Padding itself is never drawn.
+    Each sample has its own generator, so that what a seed draws does not depend on what is drawn beside it; the
+    numbers of a batch of another size may differ in their last bits all the same. Padding itself is never drawn.
 
     Args:
-        prompt: (L,) token ids, possibly none, shared by all samples.
+        prompts: one (L,) of token ids for all samples, possibly empty, or one for each; their lengths may differ.
         seeds: one for each sample (B of them).
+        constraint: which tokens may come next.
+        particles: of each sample so many are drawn side by side. A particle weighs what the model gave to all
+            that the constraint allowed it (arXiv 2306.03081); where weights have become too unequal the
+            particles are drawn anew by them (systematic resampling). The likeliest of the last ones is the sample.
+        resample_every: only after a multiple of so many tokens.
+        context: at most so many positions are attended to. When they are full the older half is forgotten; None
+            forgets nothing.
         progress: called with tokens drawn and tokens in all.
 
-    Returns:
-        ids (B, count), and their NLL under the untouched model in nats (B, count).
+    Raises:
+        SeqpopeError: a prompt is longer than the context, or the constraint cannot be met.
     """
     config = config or SamplingConfig()
     device = next(model.parameters()).device
-    batch = len(seeds)
-    start = torch.full((1,), padding_id, dtype=torch.long)
-    ids = torch.cat((start, prompt.long().cpu())).repeat(batch, 1).to(device)  # (B, 1 + L)
-    cache = KeyValueCache(model.config, batch, ids.shape[1] + count, device)
+    each = [prompts] * len(seeds) if isinstance(prompts, Tensor) else list(prompts)
+    if len(each) != len(seeds):
+        raise ValueError(f"there must be one prompt for each seed: {len(each)} and {len(seeds)}")
+    longest = max(len(prompt) for prompt in each)
+    if context is not None and longest + 1 > context // 2:
+        raise SeqpopeError(
+            f"a prompt of {longest} tokens does not fit half a context of {context}: shorten the prompt or raise "
+            "the context"
+        )
+    rows = [prompt for prompt in each for _ in range(particles)]
+    batch = len(rows)
+    ids = torch.full((batch, 1 + longest), padding_id, dtype=torch.long)
+    for row, prompt in enumerate(rows):
+        ids[row, 1 : 1 + len(prompt)] = prompt
+    ends = torch.tensor([1 + len(prompt) for prompt in rows])
+    capacity = 1 + longest + count if context is None else min(context, 1 + longest + count)
+    cache = KeyValueCache(model.config, batch, capacity, device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    state = constraint.begin([prompt.numpy() for prompt in rows], count) if constraint is not None else None
+    seen = torch.zeros(batch, model.vocabulary_size if config.repetition_penalty != 1 else 0, dtype=torch.bool)
+    if config.repetition_penalty != 1:
+        for row, prompt in enumerate(rows):
+            seen[row, prompt.long()] = True
     drawn = torch.empty(batch, count, dtype=torch.long)
-    nats = torch.empty(batch, count)
+    nats, cost = torch.empty(batch, count), torch.zeros(batch, count)
+    weights = torch.zeros(len(seeds), particles, dtype=torch.float64)
+    step_ids, forgotten = ids.to(device), 0
+    alike = bool((ends == ends[0]).all())
     for step in range(count):
-        logits = model(ids, cache, last_only=True)[:, 0].float().cpu()  # (B, V)
-        allowed = logits.clone()
-        allowed[:, padding_id] = float("-inf")
-        cumulative = next_distribution(allowed, config).cumsum(-1)
-        # One uniform number a token and sample, inverted through the distribution.
-        uniform = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
+        if cache.length + step_ids.shape[1] > cache.max_length:
+            forgotten += cache.length - context // 2  # type: ignore[operator]
+            cache.keep_last(context // 2)  # type: ignore[operator]
+        last = None if step or alike else ends
+        logits = model(step_ids, cache, last_only=True, ends=last)[:, 0].float().cpu()  # (B, V)
+        bent = logits.clone()
+        if config.repetition_penalty != 1:
+            bent = penalise(bent, seen, config.repetition_penalty)
+        bent[:, padding_id] = float("-inf")
+        if constraint is not None:
+            allowed = torch.from_numpy(constraint.allowed(state))
+            if not bool(allowed.any(-1).all()):
+                raise SeqpopeError(
+                    f"the constraint leaves no token at position {step}: this is a mistake of seqpope's"
+                )
+            free = bent.double() / (config.temperature or 1.0)
+            bent = bent.masked_fill(~allowed, float("-inf"))
+            left = bent.double() / (config.temperature or 1.0)
+            weights += (left.logsumexp(-1) - free.logsumexp(-1)).view(len(seeds), particles)
+            cost[:, step] = (-logits.log_softmax(-1).masked_fill(~allowed, float("-inf")).logsumexp(-1)).clamp(
+                min=0
+            )
+        cumulative = next_distribution(bent, config).cumsum(-1)
+        # One uniform number a token and particle, inverted through the distribution.
+        uniform = torch.cat([torch.rand(particles, generator=g, dtype=torch.float64) for g in generators])[:, None]
         chosen = (cumulative <= uniform * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
         drawn[:, step] = chosen
         nats[:, step] = -logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
-        ids = chosen[:, None].to(device)
+        if constraint is not None:
+            state = constraint.advance(state, chosen.numpy())
+        if config.repetition_penalty != 1:
+            seen[torch.arange(batch), chosen] = True
+        if particles > 1 and (step + 1) % resample_every == 0:
+            again = resampled(weights, generators)
+            if again is not None:
+                cache.select(again)
+                drawn, nats, cost, seen = (x[again] for x in (drawn, nats, cost, seen))
+                chosen = chosen[again]
+                if constraint is not None:
+                    state = constraint.take(state, again.numpy())
+        step_ids = chosen[:, None].to(device)
         if progress is not None:
-            progress(step + 1, count)
-    return drawn, nats
+            progress((step + 1) * len(seeds), count * len(seeds))
+    if particles > 1:
+        best = nats.view(len(seeds), particles, count).sum(-1).argmin(-1) + particles * torch.arange(len(seeds))
+        drawn, nats, cost = drawn[best], nats[best], cost[best]
+    return Samples(drawn, nats, cost, forgotten)
+
+
+def resampled(weights: Tensor, generators: Sequence[torch.Generator]) -> Tensor | None:
+    """Which particle each becomes, (B x P,); None if none changes. Log weights (B, P) that were used become 0.
+
+    Systematic resampling where the effective number of particles, (sum w)^2 / sum w^2, is below half of them.
+    """
+    batch, particles = weights.shape
+    rows = torch.arange(batch * particles).view(batch, particles)
+    changed = False
+    for b, generator in enumerate(generators):
+        share = weights[b].softmax(-1)
+        if 1 / float((share * share).sum()) >= particles / 2:
+            continue
+        start = torch.rand(1, generator=generator, dtype=torch.float64)
+        points = (torch.arange(particles) + start) / particles
+        rows[b] = b * particles + torch.searchsorted(share.cumsum(-1), points).clamp(max=particles - 1)
+        weights[b] = 0.0
+        changed = True
+    return rows.view(-1) if changed else None

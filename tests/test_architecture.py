@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [
     ["seqpope.__main__"],
     ["seqpope.cli"],
-    ["seqpope.experiment", "seqpope.generate"],
+    ["seqpope.experiment", "seqpope.generate", "seqpope.examine"],
     ["seqpope.report"],
     ["seqpope.evaluate", "seqpope.figures"],
     ["seqpope.training", "seqpope.sampling"],
@@ -29,7 +29,7 @@ FLOORS = [
     ["seqpope.model.positions", "seqpope.model.cache"],
     ["seqpope.config"],
     ["seqpope.model.config", "seqpope.kernels", "seqpope.presets"],
-    ["seqpope.domains.music"],
+    ["seqpope.domains.music", "seqpope.domains.genome"],
     ["seqpope.domains.base", "seqpope.data.windows", "seqpope.data.baselines"],
     ["seqpope.data.shards"],
     ["seqpope.provenance", "seqpope.results"],

@@ -129,9 +129,11 @@ class TestWrongUsage:
             (["evaluate", "nowhere"], "no trained run in nowhere"),
             (["compare", "nowhere"], "nowhere"),
             (["generate", "--domain", "nope", "--out", "x.mid"], "unknown domain 'nope': expected one of music"),
-            (["generate", "--out", "x.wav"], "expected a .mid file or a folder, not a .wav file"),
+            (["generate", "--out", "x.txt"], "expected a folder or a file that ends in .mid"),
+            (["harmonize", "nothing.mid", "--out", "x.mid"], "there is no file nothing.mid"),
+            (["examine", "nothing.mid"], "there is no file nothing.mid"),
             (["generate", "--out", "x.mid", "--checkpoint", "nowhere"], "no checkpoint at nowhere"),
-            (["generate", "--out", "x.mid", "--top_p", "0"], "0 < top_p <= 1"),
+            (["generate", "--out", "x.mid", "--top_p", "0"], "expected top_p above 0 and at most 1, it is 0.0"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )

@@ -13,7 +13,7 @@ from seqpope.checkpoint import CheckpointError, CheckpointInfo, save_checkpoint
 from seqpope.domains.music.chorales.codec import Chorale, CodecError, read_score, write_midi
 from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
 from seqpope.errors import SeqpopeError
-from seqpope.generate import describe, generate_chorales
+from seqpope.generate import Draw, Output, describe, fit, generate_chorales, harmonize, parse_voices
 from seqpope.model.config import ModelConfig
 from seqpope.model.transformer import Transformer
 from seqpope.sampling import SamplingConfig
@@ -56,6 +56,12 @@ def make_prompt(path, steps=2 * STEPS_PER_BAR):
     return chorale
 
 
+def draw_chorales(out, *, formats=(), tempo=80.0, merge_repeats=True, **options):
+    names = ("num", "seed", "batch_size", "particles", "context", "config", "device", "progress")
+    draw = Draw(**{name: options.pop(name) for name in names if name in options})
+    return generate_chorales(Output(out, formats, tempo, merge_repeats), draw, **options)
+
+
 @pytest.fixture
 def prompt(tmp_path):
     return make_prompt(tmp_path / "prompt.mid")
@@ -64,7 +70,7 @@ def prompt(tmp_path):
 class TestMidi:
     @pytest.mark.parametrize(("bars", "tempo"), [(1, 80), (3, 120)])
     def test_other_programs_can_read_it(self, tmp_path, checkpoint, bars, tempo):
-        [(file, _)] = generate_chorales(tmp_path / "a.mid", checkpoint=checkpoint, bars=bars, tempo=tempo)
+        [(file, _)] = draw_chorales(tmp_path / "a.mid", checkpoint=checkpoint, bars=bars, tempo=tempo)
         assert file == tmp_path / "a.mid"
         midi = pretty_midi.PrettyMIDI(str(file))
         bar = 4 * 60 / tempo
@@ -80,9 +86,7 @@ class TestMidi:
         counts = {}
         for merge in (True, False):
             out = tmp_path / f"{merge}.mid"
-            generate_chorales(
-                out, checkpoint=checkpoint, bars=1, prompt=tmp_path / "prompt.mid", merge_repeats=merge
-            )
+            draw_chorales(out, checkpoint=checkpoint, bars=1, prompt=tmp_path / "prompt.mid", merge_repeats=merge)
             counts[merge] = sum(len(track.notes) for track in pretty_midi.PrettyMIDI(str(out)).instruments)
         assert counts[True] < counts[False]
         merged, apart = (read_score(tmp_path / f"{merge}.mid") for merge in (True, False))
@@ -91,23 +95,23 @@ class TestMidi:
 
 class TestSeeds:
     def test_a_seed_is_a_file_whatever_is_drawn_beside_it(self, tmp_path, checkpoint):
-        results = generate_chorales(tmp_path / "out", checkpoint=checkpoint, num=3, bars=1, seed=5)
+        results = draw_chorales(tmp_path / "out", checkpoint=checkpoint, num=3, bars=1, seed=5)
         files = [file for file, _ in results]
         assert files == [tmp_path / "out" / f"chorale-{seed:04d}.mid" for seed in (5, 6, 7)]
-        generate_chorales(tmp_path / "alone.mid", checkpoint=checkpoint, bars=1, seed=6)
+        draw_chorales(tmp_path / "alone.mid", checkpoint=checkpoint, bars=1, seed=6)
         assert (tmp_path / "alone.mid").read_bytes() == files[1].read_bytes()
         assert len({file.read_bytes() for file in files}) == 3
 
     def test_again_is_the_same(self, tmp_path, checkpoint):
         for name in ("a", "b"):
-            generate_chorales(tmp_path / f"{name}.mid", checkpoint=checkpoint, bars=2, seed=9)
+            draw_chorales(tmp_path / f"{name}.mid", checkpoint=checkpoint, bars=2, seed=9)
         assert (tmp_path / "a.mid").read_bytes() == (tmp_path / "b.mid").read_bytes()
         first, again = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("a", "b"))
         del first["date"], again["date"]
         assert first == again
 
     def test_one_into_a_folder(self, tmp_path, checkpoint):
-        generate_chorales(tmp_path / "new" / "folder", checkpoint=checkpoint, bars=1)
+        draw_chorales(tmp_path / "new" / "folder", checkpoint=checkpoint, bars=1)
         assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == [
             "chorale-0000.json",
             "chorale-0000.mid",
@@ -118,9 +122,7 @@ class TestPrompt:
     @pytest.mark.parametrize(("prompt_bars", "kept"), [(0, 2), (1, 1), (2, 2), (9, 2)])
     def test_opens_the_output(self, tmp_path, checkpoint, prompt, prompt_bars, kept):
         out = tmp_path / "out.mid"
-        generate_chorales(
-            out, checkpoint=checkpoint, bars=1, prompt=tmp_path / "prompt.mid", prompt_bars=prompt_bars
-        )
+        draw_chorales(out, checkpoint=checkpoint, bars=1, prompt=tmp_path / "prompt.mid", prompt_bars=prompt_bars)
         got = read_score(out)
         steps = kept * STEPS_PER_BAR
         assert len(got) == steps + STEPS_PER_BAR
@@ -129,7 +131,7 @@ class TestPrompt:
 
     def test_that_ends_inside_a_bar(self, tmp_path, checkpoint):
         prompt = make_prompt(tmp_path / "prompt.mid", steps=6)
-        generate_chorales(tmp_path / "out.mid", checkpoint=checkpoint, bars=2, prompt=tmp_path / "prompt.mid")
+        draw_chorales(tmp_path / "out.mid", checkpoint=checkpoint, bars=2, prompt=tmp_path / "prompt.mid")
         got = read_score(tmp_path / "out.mid")
         assert len(got) == 6 + 2 * STEPS_PER_BAR
         assert np.array_equal(got.pitches[:6], prompt.pitches)
@@ -137,7 +139,7 @@ class TestPrompt:
     def test_decides_what_follows(self, tmp_path, checkpoint):
         """The continuation is the model's after that prompt: token by token the likeliest, without a cache."""
         prompt = make_prompt(tmp_path / "prompt.mid", steps=3)
-        generate_chorales(
+        draw_chorales(
             tmp_path / "out.mid",
             checkpoint=checkpoint,
             bars=1,
@@ -157,14 +159,14 @@ class TestPrompt:
         (tmp_path / "bad.mid").write_bytes(b"no music")
         for name in ("bad.mid", "nothing.mid", "bad.txt"):
             with pytest.raises(CodecError, match=name.split(".")[0]):
-                generate_chorales(tmp_path / "out.mid", checkpoint=checkpoint, prompt=tmp_path / name)
+                draw_chorales(tmp_path / "out.mid", checkpoint=checkpoint, prompt=tmp_path / name)
         assert not (tmp_path / "out.mid").exists()
 
 
 class TestSidecar:
     def test_says_how_it_was_made(self, tmp_path, checkpoint, prompt):
         config = SamplingConfig(temperature=0.9, top_k=20, top_p=0.95)
-        generate_chorales(
+        draw_chorales(
             tmp_path / "out",
             checkpoint=checkpoint,
             num=2,
@@ -188,9 +190,16 @@ class TestSidecar:
             "temperature": 0.9,
             "top_k": 20,
             "top_p": 0.95,
-            "bars": 1,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "bars": 1.0,
             "prompt": str(tmp_path / "prompt.mid"),
             "prompt_tokens": 64,
+            "given": None,
+            "voices": [],
+            "rules": {},
+            "particles": 1,
+            "context": None,
             "tempo": 100.0,
             "merge_repeats": True,
             "samples_in_batch": 2,
@@ -200,7 +209,7 @@ class TestSidecar:
         assert sidecar.keys() >= {"versions", "commit", "device", "date"}
 
     def test_nats_are_the_model_s_own_of_what_was_drawn(self, tmp_path, checkpoint, prompt):
-        generate_chorales(
+        draw_chorales(
             tmp_path / "out.mid",
             checkpoint=checkpoint,
             bars=1,
@@ -218,7 +227,7 @@ class TestSidecar:
 
     @pytest.mark.parametrize(("bars", "beyond"), [(1, False), (2, False), (3, True)])
     def test_warns_of_more_than_was_trained(self, tmp_path, checkpoint, bars, beyond):
-        generate_chorales(tmp_path / "a.mid", checkpoint=checkpoint, bars=bars)  # trained on 128 tokens
+        draw_chorales(tmp_path / "a.mid", checkpoint=checkpoint, bars=bars)  # trained on 128 tokens
         assert json.loads((tmp_path / "a.json").read_text())["beyond_training_length"] is beyond
 
 
@@ -227,7 +236,7 @@ class TestRefused:
         ("out", "num", "message"),
         [
             ("a.mid", 2, "2 samples do not fit into the one file .*a.mid: name a folder"),
-            ("a.wav", 1, "expected a .mid file or a folder, not a .wav file"),
+            ("a.txt", 1, "expected a folder or a file that ends in .mid.*, not .txt"),
             ("folder.mid", 1, "exists and is not a file"),
             ("file", 1, "exists and is not a folder"),
         ],
@@ -236,27 +245,37 @@ class TestRefused:
         (tmp_path / "folder.mid").mkdir()
         (tmp_path / "file").write_text("mine")
         with pytest.raises(SeqpopeError, match=message):
-            generate_chorales(tmp_path / out, checkpoint=checkpoint, num=num, bars=1)
+            draw_chorales(tmp_path / out, checkpoint=checkpoint, num=num, bars=1)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.mid"]
         assert (tmp_path / "file").read_text() == "mine"
 
     @pytest.mark.parametrize(
-        "settings",
+        ("settings", "message"),
         [
-            {"num": 0},
-            {"bars": 0},
-            {"prompt_bars": -1},
-            {"seed": -1},
-            {"seed": 2**64},
-            {"tempo": 9.0},
-            {"tempo": 401.0},
-            {"tempo": float("nan")},
+            ({"num": 0}, "expected num, batch_size and particles of at least 1"),
+            ({"batch_size": 0}, "expected num, batch_size"),
+            ({"particles": 0}, "expected num, batch_size"),
+            ({"bars": 0}, "bars must be at least 1, they are 0"),
+            ({"bars": 2000}, "32000 sixteenths are more than the 16384"),
+            ({"seconds": 0.0}, "seconds must be above 0"),
+            ({"seconds": float("nan")}, "seconds must be above 0"),
+            ({"seconds": 3.0, "bars": 1}, "say the same twice"),
+            ({"prompt_bars": -1}, "prompt_bars must be at least 0"),
+            ({"seed": -1}, "seeds of 64 bits"),
+            ({"seed": 2**64}, "seeds of 64 bits"),
+            ({"context": 15}, "context must be at least 16"),
+            ({"formats": ("mp3",)}, "unknown format 'mp3'"),
+            ({"tempo": 9.0}, "tempo must be 10 to 400"),
+            ({"tempo": 401.0}, "tempo must be 10 to 400"),
+            ({"tempo": float("nan")}, "tempo must be 10 to 400"),
+            ({"rules": {"fugue": True}}, "unknown rule 'fugue'"),
+            ({"rules": {"cadence": True}, "seconds": 1e9}, "more than the 16384"),
         ],
         ids=str,
     )
-    def test_numbers_that_make_no_sense(self, tmp_path, checkpoint, settings):
-        with pytest.raises(SeqpopeError, match="expected num and bars of at least 1"):
-            generate_chorales(tmp_path / "a.mid", checkpoint=checkpoint, **settings)
+    def test_numbers_that_make_no_sense(self, tmp_path, checkpoint, settings, message):
+        with pytest.raises(SeqpopeError, match=message):
+            draw_chorales(tmp_path / "a.mid", checkpoint=checkpoint, **settings)
         assert list(tmp_path.iterdir()) == []
 
     def test_a_model_of_other_tokens(self, tmp_path):
@@ -265,20 +284,20 @@ class TestRefused:
             CheckpointError,
             match=rf"tokens abababababab \(genome\), but this version's .* has {TOKENIZER.fingerprint[:12]}",
         ):
-            generate_chorales(tmp_path / "a.mid", checkpoint=other)
+            draw_chorales(tmp_path / "a.mid", checkpoint=other)
         assert not (tmp_path / "a.mid").exists()
 
     def test_no_model_is_there(self, tmp_path, monkeypatch):
         with pytest.raises(CheckpointError, match="no checkpoint at"):
-            generate_chorales(tmp_path / "a.mid", checkpoint=tmp_path / "nothing")
+            draw_chorales(tmp_path / "a.mid", checkpoint=tmp_path / "nothing")
         monkeypatch.setattr(generate, "SHIPPED", tmp_path / "none.safetensors")
         with pytest.raises(SeqpopeError, match="no model is shipped with this copy: train one"):
-            generate_chorales(tmp_path / "a.mid")
+            draw_chorales(tmp_path / "a.mid")
 
 
 def test_the_shipped_model(tmp_path):
     """What `seqpope generate` does with no checkpoint given: it fits this version and writes music."""
-    [(file, text)] = generate_chorales(tmp_path / "a.mid", bars=1, device="cpu")
+    [(file, text)] = draw_chorales(tmp_path / "a.mid", bars=1, device="cpu")
     sidecar = json.loads((tmp_path / "a.json").read_text())
     assert sidecar["model"]["checkpoint"] == "shipped"
     assert sidecar["nats_per_token"] < 1.5  # knowing nothing of music costs log 89 = 4.5
@@ -288,15 +307,158 @@ def test_the_shipped_model(tmp_path):
 
 def test_description():
     chorale = Chorale(np.array([[72, -1, 60, 48], [74, -1, 59, 36]]))
+    sidecar = {
+        "tokens": 192,
+        "nats_per_token": 0.5,
+        "constraint_nats_per_token": 0.0,
+        "beyond_training_length": False,
+    }
+    plain = "2 steps (3 bars drawn), S 72-74, A silent, T 59-60, B 36-48, 0.500 nats/token"
+    assert describe(chorale, sidecar) == plain
+    more = sidecar | {"constraint_nats_per_token": 0.1, "beyond_training_length": True}
     assert (
-        describe(chorale, 0.5, 3)
-        == "2 steps (3 bars drawn), S 72-74, A silent, T 59-60, B 36-48, 0.500 nats/token"
+        describe(chorale, more) == plain + ", of which the rules cost 0.100; longer than the model was trained on"
     )
 
 
 def test_progress(tmp_path, checkpoint):
     calls = []
-    generate_chorales(
+    draw_chorales(
         tmp_path / "a.mid", checkpoint=checkpoint, bars=1, progress=lambda done, total: calls.append((done, total))
     )
     assert calls == [(i + 1, 64) for i in range(64)]
+
+
+class TestLengths:
+    @pytest.mark.parametrize(("seconds", "bars"), [(0.5, 1), (3.0, 1), (3.1, 2), (12.0, 4)])
+    def test_seconds_are_whole_bars(self, tmp_path, checkpoint, seconds, bars):
+        """At 80 quarters a minute a bar lasts 3 seconds."""
+        draw_chorales(tmp_path / "a.mid", checkpoint=checkpoint, seconds=seconds)
+        assert len(read_score(tmp_path / "a.mid")) == bars * STEPS_PER_BAR
+
+    def test_a_short_context_draws_on(self, tmp_path, checkpoint):
+        draw_chorales(tmp_path / "a.mid", checkpoint=checkpoint, bars=3, context=64)
+        sidecar = json.loads((tmp_path / "a.json").read_text())
+        assert len(read_score(tmp_path / "a.mid")) == 3 * STEPS_PER_BAR
+        assert 0 < sidecar["tokens_forgotten"] < 192
+
+    def test_batches_change_nothing(self, tmp_path, checkpoint):
+        draw_chorales(tmp_path / "a", checkpoint=checkpoint, bars=1, num=5)
+        draw_chorales(tmp_path / "b", checkpoint=checkpoint, bars=1, num=5, batch_size=2)
+        for file in sorted((tmp_path / "a").glob("*.mid")):
+            assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+class TestGiven:
+    def test_voices_are_kept(self, tmp_path, checkpoint, prompt):
+        draw_chorales(tmp_path / "a.mid", checkpoint=checkpoint, given=tmp_path / "prompt.mid", voices="s,bass")
+        got = read_score(tmp_path / "a.mid")
+        assert len(got) == len(prompt)
+        assert np.array_equal(got.pitches[:, [0, 3]], prompt.pitches[:, [0, 3]])
+        assert not np.array_equal(got.pitches[:, 1:3], prompt.pitches[:, 1:3])
+        sidecar = json.loads((tmp_path / "a.json").read_text())
+        assert sidecar["settings"]["voices"] == ["soprano", "bass"]
+        assert sidecar["constraint_nats_per_token"] > 0
+
+    def test_longer_than_given(self, tmp_path, checkpoint, prompt):
+        draw_chorales(tmp_path / "a.mid", checkpoint=checkpoint, given=tmp_path / "prompt.mid", bars=3)
+        assert len(read_score(tmp_path / "a.mid")) == 3 * STEPS_PER_BAR
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"bars": 1}, "given score has 32 sixteenths, 2 bars, and 1 bars are to be drawn"),
+            ({"voices": "s,horn"}, "'horn' is no voice: expected some of soprano"),
+            ({"voices": ""}, "'' is no voice"),
+        ],
+    )
+    def test_that_does_not_fit(self, tmp_path, checkpoint, prompt, options, message):
+        with pytest.raises(SeqpopeError, match=message):
+            draw_chorales(tmp_path / "a.mid", checkpoint=checkpoint, given=tmp_path / "prompt.mid", **options)
+        assert not (tmp_path / "a.mid").exists()
+
+    def test_a_voice_that_is_not_there(self, tmp_path, checkpoint):
+        make_melody(tmp_path / "melody.mid", [72, 74, 76])
+        with pytest.raises(SeqpopeError, match="its bass has no notes; those that have: soprano"):
+            draw_chorales(tmp_path / "a.mid", checkpoint=checkpoint, given=tmp_path / "melody.mid", voices="b")
+
+    def test_names(self):
+        assert parse_voices("Bass, s") == (0, 3)
+        assert parse_voices("t,tenor") == (2,)
+
+
+def make_melody(path, pitches, steps=4):
+    line = np.repeat(pitches, steps)
+    grid = np.full((len(line), 4), -1)
+    grid[:, 0] = line
+    write_midi(Chorale(grid), path)
+    return line
+
+
+class TestHarmonize:
+    def run(self, tmp_path, checkpoint, line, **rules):
+        melody = make_melody(tmp_path / "melody.mid", line)
+        [(file, _)] = harmonize(
+            tmp_path / "melody.mid",
+            Output(tmp_path / "a.mid"),
+            Draw(particles=4),
+            checkpoint=checkpoint,
+            rules=rules,
+        )
+        return melody, read_score(file), json.loads((tmp_path / "a.json").read_text())
+
+    def test_the_melody_is_the_soprano(self, tmp_path, checkpoint):
+        melody, got, sidecar = self.run(
+            tmp_path, checkpoint, [72, 74, 76, -1, 77, 79, 72, 72], no_rests=True, ranges=True, no_parallels=True
+        )
+        assert np.array_equal(got.pitches[:, 0], melody)
+        assert (got.pitches[:, 1:] >= 0).all()
+        assert sidecar["settings"]["transposed"] == 0
+        assert sidecar["parallels"] == 0
+        assert sidecar["settings"]["particles"] == 4
+
+    @pytest.mark.parametrize(("by", "shift"), [(-24, 24), (12, -12), (36, -36)])
+    def test_it_is_fitted_and_moved_back(self, tmp_path, checkpoint, by, shift):
+        melody, got, sidecar = self.run(tmp_path, checkpoint, [67 + by, 69 + by, 71 + by, 72 + by], ranges=True)
+        assert np.array_equal(got.pitches[:, 0], melody)
+        assert sidecar["settings"]["transposed"] == shift
+
+    @pytest.mark.parametrize(
+        ("line", "shift"),
+        [
+            ([60, 81], 0),
+            ([59, 72], 1),  # an octave up would leave the range
+            ([48, 60], 12),
+            ([82], -12),
+            ([40, 70], 12),  # wider than the range: as much of it as can be
+            ([-1, 65, -1], 0),
+        ],
+    )
+    def test_fit(self, line, shift):
+        assert fit(np.array(line)) == shift
+
+    def test_no_melody(self, tmp_path, checkpoint):
+        with pytest.raises(SeqpopeError, match="wider than the 88 pitches"):
+            fit(np.array([10, 100]))
+        make_melody(tmp_path / "rest.mid", [-1, -1])
+        with pytest.raises(SeqpopeError, match="no notes: expected a melody"):
+            harmonize(tmp_path / "rest.mid", Output(tmp_path / "a.mid"), checkpoint=checkpoint)
+        assert not (tmp_path / "a.mid").exists()
+
+
+class TestFormats:
+    def test_all_of_a_sample(self, tmp_path, checkpoint):
+        draw_chorales(tmp_path / "a.musicxml", checkpoint=checkpoint, bars=1, formats=("mid", "png"))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.mid", "a.musicxml", "a.png"]
+        assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+        assert np.array_equal(read_score(tmp_path / "a.musicxml").pitches, read_score(tmp_path / "a.mid").pitches)
+
+    def test_sound_is_refused_before_anything_is_drawn(self, tmp_path, checkpoint, monkeypatch):
+        from seqpope.domains.music import writers
+
+        def missing(given=None):
+            raise SeqpopeError("no SoundFont")
+
+        monkeypatch.setattr(writers, "find_soundfont", missing)
+        with pytest.raises(SeqpopeError, match="no SoundFont"):
+            draw_chorales(tmp_path / "a.wav", checkpoint=tmp_path / "nothing")

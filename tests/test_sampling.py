@@ -9,7 +9,7 @@ from seqpope.errors import SeqpopeError
 from seqpope.model.config import ModelConfig
 from seqpope.model.positions import POSITIONS
 from seqpope.model.transformer import Transformer
-from seqpope.sampling import SamplingConfig, next_distribution, sample
+from seqpope.sampling import SamplingConfig, next_distribution, penalise, resampled, sample
 
 NO_PROMPT = torch.zeros(0, dtype=torch.long)
 PROMPT = torch.tensor([3, 1, 4, 1, 5])
@@ -34,12 +34,16 @@ class FixedModel(torch.nn.Module):
         self.logits = torch.nn.Parameter(torch.as_tensor(logits))
         self.config = ModelConfig(width=2, layers=1, heads=1)
 
-    def forward(self, ids, cache, *, last_only):
+        self.vocabulary_size = self.logits.shape[-1]
+
+    def forward(self, ids, cache, *, last_only, ends):
         return self.logits.expand(ids.shape[0], 1, -1)
 
 
 def draw(model, prompt=PROMPT, count=30, seeds=(0,), **config):
-    return sample(model, prompt, count, seeds=list(seeds), padding_id=PADDING, config=SamplingConfig(**config))
+    drawn = sample(model, prompt, count, seeds=list(seeds), padding_id=PADDING, config=SamplingConfig(**config))
+    assert not drawn.constraint_nats.any()
+    return drawn.ids, drawn.nats
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -191,11 +195,187 @@ class TestNextDistribution:
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"top_p": float("nan")},
+        {"min_p": -0.1},
+        {"min_p": 1.1},
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": float("inf")},
     ],
 )
 def test_settings_that_mean_nothing(config):
-    with pytest.raises(SeqpopeError, match="expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1"):
+    [(name, value)] = config.items()
+    with pytest.raises(SeqpopeError, match=f"expected {name} .*, it is {value}"):
         SamplingConfig(**config)
+
+
+PROMPTS = [
+    torch.tensor([3, 1, 4, 1, 5]),
+    torch.zeros(0, dtype=torch.long),
+    torch.tensor([2, 2]),
+    torch.arange(1, 9),
+]
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_prompts_of_different_lengths_know_nothing_of_each_other(position):
+    model = make_model(position)
+    together = sample(model, PROMPTS, 12, seeds=[5, 6, 7, 8], padding_id=PADDING)
+    for row, prompt in enumerate(PROMPTS):
+        alone = sample(model, prompt, 12, seeds=[5 + row], padding_id=PADDING)
+        assert torch.equal(together.ids[row], alone.ids[0])
+        torch.testing.assert_close(together.nats[row], alone.nats[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_full_context_forgets_its_older_half(position):
+    """What is drawn until then is what a longer context draws."""
+    model = make_model(position)
+    long = sample(model, PROMPT, 40, seeds=[1], padding_id=PADDING, context=24)
+    assert long.forgotten > 0
+    free = sample(model, PROMPT, 18, seeds=[1], padding_id=PADDING)
+    assert torch.equal(long.ids[0, :18], free.ids[0])  # 1 + 5 + 18 = 24: until then nothing is forgotten
+    again = sample(model, [PROMPT, PROMPT], 40, seeds=[9, 1], padding_id=PADDING, context=24)
+    assert torch.equal(again.ids[1], long.ids[0])
+    mixed = sample(model, [PROMPTS[1], PROMPT], 40, seeds=[9, 1], padding_id=PADDING, context=24)
+    assert torch.equal(mixed.ids[1], long.ids[0])
+
+
+def test_a_prompt_longer_than_the_context():
+    with pytest.raises(SeqpopeError, match="a prompt of 5 tokens does not fit half a context of 10"):
+        sample(make_model(), PROMPT, 4, seeds=[0], padding_id=PADDING, context=10)
+
+
+class Alternate:
+    """Even tokens after odd ones, and odd ones after even ones; the state is the last token."""
+
+    def begin(self, prompts, count):
+        return np.array([prompt[-1] if len(prompt) else 0 for prompt in prompts])
+
+    def allowed(self, state):
+        return (np.arange(VOCABULARY)[None] + state[:, None]) % 2 == 1
+
+    def advance(self, state, tokens):
+        return tokens.copy()
+
+    def take(self, state, rows):
+        return state[rows]
+
+
+class TestConstraint:
+    def draw(self, particles=1, seeds=(0, 1, 2), model=None, **options):
+        return sample(
+            model or make_model(), PROMPTS[: len(seeds)], 20, seeds=list(seeds), padding_id=PADDING,
+            constraint=Alternate(), particles=particles, **options,
+        )  # fmt: skip
+
+    @pytest.mark.parametrize("particles", [1, 5])
+    def test_is_kept(self, particles):
+        drawn = self.draw(particles)
+        for row, prompt in enumerate(PROMPTS[:3]):
+            whole = torch.cat((prompt[-1:], drawn.ids[row]))
+            assert ((whole[1:] + whole[:-1]) % 2 == 1).all()
+        assert (drawn.constraint_nats > 0).any()
+        assert (drawn.constraint_nats <= drawn.nats + 1e-5).all()
+
+    @torch.no_grad()
+    def test_its_cost_is_what_the_model_gave_to_all_that_was_allowed(self):
+        model = make_model()
+        drawn = self.draw(seeds=(0,), model=model)
+        ids = torch.cat((torch.tensor([PADDING]), PROMPT, drawn.ids[0]))
+        share = model(ids[None, :-1])[0, len(PROMPT) :].softmax(-1)
+        allowed = torch.from_numpy(Alternate().allowed(ids[len(PROMPT) : -1].numpy()))
+        expected = -(share * allowed).sum(-1).log()
+        torch.testing.assert_close(drawn.constraint_nats[0], expected, atol=1e-4, rtol=1e-4)
+
+    @pytest.mark.parametrize("particles", [1, 6])
+    def test_a_seed_draws_the_same_beside_others(self, particles):
+        together = self.draw(particles)
+        alone = sample(
+            make_model(),
+            PROMPTS[1],
+            20,
+            seeds=[1],
+            padding_id=PADDING,
+            constraint=Alternate(),
+            particles=particles,
+        )
+        assert torch.equal(together.ids[1], alone.ids[0])
+
+    def test_without_a_token_left_it_says_so(self):
+        constraint = Alternate()
+        constraint.allowed = lambda state: np.zeros((len(state), VOCABULARY), bool)
+        with pytest.raises(SeqpopeError, match="leaves no token at position 0"):
+            sample(make_model(), PROMPT, 3, seeds=[0], padding_id=PADDING, constraint=constraint)
+
+
+class Ending:
+    """All that is drawn is free, but the last token must be 1."""
+
+    def begin(self, prompts, count):
+        return np.full(len(prompts), count)
+
+    def allowed(self, state):
+        last = state[:, None] == 1
+        return ~last | (np.arange(VOCABULARY)[None] == 1)
+
+    def advance(self, state, tokens):
+        return state - 1
+
+    def take(self, state, rows):
+        return state[rows]
+
+
+class CopyModel(FixedModel):
+    """Gives all tokens alike, then the one before last: whoever wants a 1 at the end must have drawn it before."""
+
+    def forward(self, ids, cache, *, last_only, ends):
+        logits = torch.zeros(len(ids), VOCABULARY)
+        cache.length += ids.shape[1]
+        if cache.length > 1:
+            logits[torch.arange(len(ids)), ids[:, -1]] = 6.0
+        return logits[:, None]
+
+
+def test_particles_know_what_is_coming():
+    """Straight on, the first token is a 1 by chance and the last one is forced; particles draw for it."""
+    model = CopyModel(torch.zeros(VOCABULARY))
+    seeds = list(range(60))
+    share, nats = {}, {}
+    for particles in (1, 32):
+        drawn = sample(
+            model, torch.zeros(0, dtype=torch.long), 3, seeds=seeds, padding_id=PADDING, constraint=Ending(),
+            particles=particles,
+        )  # fmt: skip
+        assert (drawn.ids[:, -1] == 1).all()
+        share[particles] = float((drawn.ids[:, 0] == 1).float().mean())
+        nats[particles] = float(drawn.nats.mean())
+    assert share[1] < 0.5 < 0.8 < share[32]
+    assert nats[32] < nats[1] - 0.5
+
+
+def test_resampling():
+    """Weights that are alike change nothing; one that has all takes all; shares are kept to within one."""
+    generators = [torch.Generator().manual_seed(0)]
+    assert resampled(torch.zeros(1, 8, dtype=torch.float64), generators) is None
+    weights = torch.full((1, 8), -50.0, dtype=torch.float64)
+    weights[0, 3] = 0.0
+    assert resampled(weights, generators).tolist() == [3] * 8
+    assert not weights.any()
+    weights = torch.tensor([[0.7, 0.1, 0.1, 0.02, 0.02, 0.02, 0.02, 0.02]], dtype=torch.float64).log()
+    counts = np.bincount(resampled(weights.clone(), generators), minlength=8)
+    assert counts.sum() == 8
+    assert (np.abs(counts - 8 * weights.exp().numpy()[0]) < 1).all()
+
+
+def test_min_p_and_penalty():
+    logits = torch.log(torch.tensor([[0.05, 0.4, 0.3, 0.15, 0.1]]))
+    kept = next_distribution(logits, SamplingConfig(min_p=0.4))[0]
+    assert kept.nonzero().flatten().tolist() == [1, 2]
+    assert next_distribution(logits, SamplingConfig(min_p=1.0))[0].nonzero().flatten().tolist() == [1]
+    bent = penalise(torch.tensor([[2.0, -2.0, 2.0, -2.0]]), torch.tensor([[True, True, False, False]]), 2.0)
+    assert bent.tolist() == [[1.0, -4.0, 2.0, -2.0]]
+    logits = torch.tensor([-9.0, 2.0, 1.9, -9.0, -9.0, -9.0, -9.0])
+    drawn, _ = draw(FixedModel(logits), prompt=torch.tensor([1]), count=3, temperature=0.0, repetition_penalty=2.0)
+    assert drawn[0].tolist() == [2, 1, 1]  # 1 has sounded, then both have
 
 
 def test_progress():

@@ -12,7 +12,8 @@ class KeyValueCache:
     """Keys and values of everything read so far, preallocated: per layer two (B, H, max_length, D).
 
     Keys are stored as projected, before any encoding of position, so that a cache is as large for PoPE as
-    for RoPE. `length` positions are filled.
+    for RoPE, and may be moved: encodings see only how far apart a query and a key stand. `length` positions are
+    filled in the longest sequence; `lengths` (B,) says it of each, and is None while all are alike.
     """
 
     def __init__(
@@ -28,11 +29,18 @@ class KeyValueCache:
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0
         self.max_length = max_length
+        self.lengths: Tensor | None = None
+
+    @property
+    def position(self) -> int | Tensor:
+        """Where the next token stands: one number, or (B,) if sequences differ."""
+        return self.length if self.lengths is None else self.lengths
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write a layer's new keys and values (B, H, L, D) behind the filled part; return all of them.
 
-        `length` moves only when every layer has written: the transformer calls `advance`.
+        Where sequences differ, what lies behind the end of a shorter one is none of its own: attend with
+        `position`. `length` moves only when every layer has written: the transformer calls `advance`.
 
         Raises:
             ValueError: the cache is full.
@@ -42,10 +50,49 @@ class KeyValueCache:
             raise ValueError(
                 f"the cache holds {self.max_length} positions, {end} are needed: allocate a longer one"
             )
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
+        if self.lengths is None:
+            self.keys[layer, :, :, self.length : end] = k
+            self.values[layer, :, :, self.length : end] = v
+        else:
+            rows = torch.arange(k.shape[0], device=k.device)[:, None]
+            places = self.lengths[:, None] + torch.arange(k.shape[-2], device=k.device)  # (B, L)
+            self.keys[layer][rows, :, places] = k.transpose(1, 2).to(self.keys.dtype)
+            self.values[layer][rows, :, places] = v.transpose(1, 2).to(self.values.dtype)
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def advance(self, count: int) -> None:
         """Count `count` new positions as filled."""
         self.length += count
+        if self.lengths is not None:
+            self.lengths = self.lengths + count
+
+    def cut(self, lengths: Tensor) -> None:
+        """Keep the first lengths[b] positions of sequence b alone: what was read behind them was padding."""
+        self.length = int(lengths.max())
+        alike = bool((lengths == self.length).all())
+        self.lengths = None if alike else lengths.to(self.keys.device, torch.long)
+
+    def keep_last(self, count: int) -> None:
+        """Forget all but the last `count` positions of each sequence; they move to the front."""
+        if self.length <= count:
+            return
+        if self.lengths is None:
+            for each in (self.keys, self.values):
+                each[..., :count, :] = each[..., self.length - count : self.length, :].clone()
+        else:
+            first = (self.lengths - count).clamp(min=0)
+            places = first[:, None] + torch.arange(count, device=first.device)  # (B, count)
+            rows = torch.arange(len(first), device=first.device)[:, None]
+            for each in (self.keys, self.values):
+                for layer in each:
+                    layer[:, :, :count] = layer[rows, :, places].transpose(1, 2)
+            self.lengths = self.lengths.clamp(max=count)
+        self.length = count
+
+    def select(self, rows: Tensor) -> None:
+        """Sequence b becomes what sequence rows[b] was, (B,)."""
+        rows = rows.to(self.keys.device)
+        for each in (self.keys, self.values):
+            each[..., : self.length, :] = each[:, rows, :, : self.length]
+        if self.lengths is not None:
+            self.lengths = self.lengths[rows]

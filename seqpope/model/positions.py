@@ -19,10 +19,13 @@ from seqpope.model.config import ModelConfig
 class PositionEncoding(nn.Module):
     """What every encoding offers."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int = 0, dropout_p: float = 0.0) -> Tensor:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int | Tensor = 0, dropout_p: float = 0.0
+    ) -> Tensor:
         """Causal attention of queries at query_offset + 0..Lq-1 to keys at 0..Lk-1.
 
         Args:
+            query_offset: one number, or (B,) for one each sequence.
             q: (B, H, Lq, D) as projected.
             k: (B, H, Lk, D) as projected; the key-value cache stores just this.
             v: (B, H, Lk, D).
@@ -52,7 +55,9 @@ class RoPE(PositionEncoding):
             )
         self.base = config.base
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int = 0, dropout_p: float = 0.0) -> Tensor:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int | Tensor = 0, dropout_p: float = 0.0
+    ) -> Tensor:
         return rope_attention(q, k, v, base=self.base, query_offset=query_offset, dropout_p=dropout_p)
 
 
@@ -83,7 +88,9 @@ class PoPE(PositionEncoding):
         """The phase biases as the score sees them, (H, D) radians."""
         return self.delta.clamp(-2 * math.pi, 0.0) if self.bound == "clamp" else self.delta
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int = 0, dropout_p: float = 0.0) -> Tensor:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int | Tensor = 0, dropout_p: float = 0.0
+    ) -> Tensor:
         delta = self.bounded_delta()
         return pope_attention(q, k, v, delta, base=self.base, query_offset=query_offset, dropout_p=dropout_p)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,7 +32,7 @@ class Attention(nn.Module):
         else:
             q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, L, D)
             k, v = cache.extend(self.layer, k, v)  # (B, H, cache.length + L, D)
-            y = self.position.attend(q, k, v, query_offset=cache.length, dropout_p=dropout_p)
+            y = self.position.attend(q, k, v, query_offset=cache.position, dropout_p=dropout_p)
         return self.out(y.transpose(1, 2).reshape(batch, length, width))
 
 
@@ -84,13 +85,22 @@ class Transformer(nn.Module):
             if isinstance(module, PositionEncoding):
                 module.reset_parameters()
 
-    def forward(self, ids: Tensor, cache: KeyValueCache | None = None, *, last_only: bool = False) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        cache: KeyValueCache | None = None,
+        *,
+        last_only: bool = False,
+        ends: Tensor | None = None,
+    ) -> Tensor:
         """Logits of the token after each of `ids`.
 
         Args:
             ids: (B, L) token ids; they stand behind what the cache holds.
             cache: keys and values of earlier calls; L positions are added to it.
             last_only: return the logits after the last token alone, (B, 1, V).
+            ends: (B,) how many of the ids are each sequence's own, the rest being padding; then the last token is
+                the last of those, and the cache forgets the padding.
 
         Returns:
             (B, L, V).
@@ -99,6 +109,11 @@ class Transformer(nn.Module):
         for block in self.blocks:
             x = block(x, cache)
         if cache is not None:
+            before = cache.position
             cache.advance(ids.shape[1])
-        x = self.norm(x[:, -1:] if last_only else x)
+            if ends is not None:
+                cache.cut(before + ends)
+        if last_only:
+            x = x[:, -1:] if ends is None else x[torch.arange(len(x)), ends - 1][:, None]
+        x = self.norm(x)
         return F.linear(x, self.embedding.weight)
