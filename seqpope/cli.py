@@ -139,7 +139,7 @@ def generate(
     batch_size: int = 16,
     particles: int | None = None,
     context: int | None = None,
-    formats: list[str] | None = None,
+    formats: str = "",
     tempo: float = 80.0,
     merge_repeats: bool = True,
     soundfont: Path | None = None,
@@ -184,7 +184,7 @@ def generate(
     if domain not in DOMAINS:
         raise SeqpopeError(f"unknown domain {domain!r}: expected one of {', '.join(DOMAINS)}")
     files = generate_chorales(
-        Output(out, tuple(formats or ()), tempo, merge_repeats, soundfont),
+        Output(out, _words(formats), tempo, merge_repeats, soundfont),
         Draw(
             num, seed, batch_size, particles or (1 if given is None else 16), context,
             SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty), device,
@@ -215,7 +215,7 @@ def harmonize(
     temperature: float = 0.8,
     particles: int = 32,
     seed: int = 0,
-    formats: list[str] | None = None,
+    formats: str = "",
     tempo: float = 80.0,
     soundfont: Path | None = None,
     device: Device = "auto",
@@ -245,7 +245,7 @@ def harmonize(
 
     files = run(
         melody,
-        Output(out, tuple(formats or ()), tempo, True, soundfont),
+        Output(out, _words(formats), tempo, True, soundfont),
         Draw(
             num, seed, max(1, 64 // particles), particles, None, SamplingConfig(temperature), device,
             Progress("harmonizing", "tokens"),
@@ -283,9 +283,9 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 
 
-def _words(text: str) -> list[str]:
+def _words(text: str) -> tuple[str, ...]:
     """Words with commas between them."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def build_parser() -> Any:
@@ -309,17 +309,11 @@ def build_parser() -> Any:
             verb.add_class_arguments(TrainConfig, as_positional=False)
         else:
             listed = name in ("evaluate", "compare")
-            skipped: set[str | int] = {"runs", "melody", "formats", "samples"}
+            skipped: set[str | int] = {"runs", "melody", "samples"}
             if name == "examine":
                 verb.add_argument("samples", nargs="+", type=Path, help="Scores or folders of them.")
             if name == "harmonize":
                 verb.add_argument("melody", type=Path, help="The melody: MIDI or MusicXML.")
-            if name in ("generate", "harmonize"):  # words with commas between them, not a list in brackets
-                verb.add_argument(
-                    "--formats",
-                    type=_words,
-                    help="What to write of each: mid, musicxml, wav, png, such as mid,png.",
-                )
             if listed:  # one word each, where jsonargparse would want a list in brackets
                 verb.add_argument("runs", nargs="+", type=Path, help="Folders of runs or of experiments.")
             verb.add_function_arguments(function, as_positional=name == "prepare", skip=skipped)
