@@ -30,8 +30,9 @@ def examine_files(paths: Sequence[Path], data: Path | None = None, out: Path | N
         found = (
             sorted(f for f in path.iterdir() if f.suffix.lower() in SCORE_SUFFIXES) if path.is_dir() else [path]
         )
-        # A sample may lie there as MIDI and as MusicXML: once is enough.
-        files += [f for f in found if not any(f.with_suffix("") == other.with_suffix("") for other in files)]
+        for file in found:  # a sample may lie there as MIDI and as MusicXML: once is enough
+            if not any(file.with_suffix("") == other.with_suffix("") for other in files):
+                files.append(file)
     if not files:
         raise SeqpopeError(
             f"no scores in {', '.join(map(str, paths))}: expected {', '.join(SCORE_SUFFIXES)} files"

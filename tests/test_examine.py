@@ -1,0 +1,74 @@
+"""The verb `examine`: scores in, a report out; what copies is told."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import stores
+
+from seqpope.data.shards import Manifest, pack, write_store
+from seqpope.domains.music.chorales.codec import Chorale, CodecError, write_midi
+from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
+from seqpope.domains.music.writers import write_musicxml
+from seqpope.errors import SeqpopeError
+from seqpope.examine import examine_files
+
+TOKENIZER = ChoraleTokenizer()
+
+
+def make_piece(seed, steps=64):
+    generator = np.random.default_rng(seed)
+    chords = np.array([72, 67, 60, 48]) + generator.integers(-3, 4, (steps // 4, 4))
+    return Chorale(np.repeat(chords, 4, axis=0).astype(np.int16), f"piece {seed}")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "chorales"
+    splits = {}
+    for name, seeds in (("train", range(5)), ("validation", [5]), ("test", [6, 7])):
+        documents = [TOKENIZER.encode(make_piece(seed)) for seed in seeds]
+        flags = [np.zeros(len(document), np.uint8) for document in documents]
+        splits[name] = pack(documents, flags, [str(seed) for seed in seeds], np.uint8)
+    manifest = Manifest(
+        domain="music", dataset="chorales", tokenizer=TOKENIZER.specification, fingerprint=TOKENIZER.fingerprint,
+        vocabulary_size=TOKENIZER.vocabulary_size, padding_id=0,
+    )  # fmt: skip
+    write_store(folder, manifest, splits)
+    return folder
+
+
+def test_a_folder_beside_the_data(tmp_path, data):
+    write_midi(make_piece(20), tmp_path / "own.mid")
+    moved = Chorale(make_piece(3).pitches + 2)
+    write_midi(moved, tmp_path / "copy.mid")
+    write_musicxml(moved, tmp_path / "copy.musicxml")  # the same sample once more
+    text = examine_files([tmp_path], data, tmp_path / "report")
+    result = json.loads((tmp_path / "report" / "examine.json").read_text())
+    assert (tmp_path / "report" / "examine.md").read_text() == text
+    own, copy = sorted(result["samples"]["pieces"], key=lambda piece: piece["name"] == "copy")
+    assert (own["name"], copy["name"]) == ("own", "copy")
+    assert copy["copied"]["piece"] == "train 3"
+    assert copy["copied"]["transposition"] == 2
+    assert own["values"]["copied_changes"] < result["copy_changes"] <= copy["values"]["copied_changes"]
+    assert len(result["reference"]["pieces"]) == 2
+    assert "copy" in text
+    assert "train 3" in text
+
+
+def test_without_data(tmp_path):
+    write_midi(make_piece(1), tmp_path / "a.mid")
+    assert "parallel fifths" in examine_files([tmp_path / "a.mid"])
+
+
+def test_refused(tmp_path, data):
+    with pytest.raises(SeqpopeError, match="no scores in"):
+        examine_files([tmp_path])
+    (tmp_path / "bad.mid").write_bytes(b"no music")
+    with pytest.raises(CodecError, match="bad"):
+        examine_files([tmp_path])
+    write_midi(make_piece(1), tmp_path / "bad.mid")
+    with pytest.raises(SeqpopeError, match="does not hold chorales"):
+        examine_files([tmp_path / "bad.mid"], stores.make_store(tmp_path).folder)
