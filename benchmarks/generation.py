@@ -1,0 +1,227 @@
+"""How fast samples are drawn: tokens/s with and without the cache, PoPE beside RoPE, and a chorale of 16 bars.
+
+    python benchmarks/generation.py                          the shipped model; a small model of each encoding
+    python benchmarks/generation.py --preset maestro         384 wide, 6 layers, as for MAESTRO, random weights
+    python benchmarks/generation.py --constrained 1000       and so many chorales under each kind of rule, all
+    checked
+
+"Recomputed" runs the model over everything for each token, as one would without a cache; it is timed on the last
+tokens of the length. The encodings take turns. Result: generation.json and generation.md in --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from seqpope.domains.music.chorales.codec import read_score
+from seqpope.domains.music.chorales.constraints import FINAL, RANGES, runs_parallel
+from seqpope.files import write_text
+from seqpope.generate import Draw, Model, Output, generate_chorales, make_constraint
+from seqpope.model.cache import KeyValueCache
+from seqpope.model.config import ModelConfig
+from seqpope.model.transformer import Transformer
+from seqpope.provenance import choose_device, provenance
+from seqpope.sampling import sample
+
+ROOT = Path(__file__).resolve().parent.parent
+PRESETS = {"chorales": (ModelConfig(256, 6, 8), 90), "maestro": (ModelConfig(384, 6, 8), 328)}
+NOTHING = torch.zeros(0, dtype=torch.long)
+
+
+def synchronize(device: str) -> None:
+    """Wait for a GPU."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+@torch.inference_mode()
+def time_recomputed(model: Transformer, length: int, device: str, steps: int) -> float:
+    """Seconds a token when the whole sequence is read again for each."""
+    ids = torch.zeros(1, length, dtype=torch.long, device=device)
+    model(ids[:, :-1], last_only=True)
+    synchronize(device)
+    begun = time.perf_counter()
+    for back in range(steps, 0, -1):
+        model(ids[:, : length - back + 1], last_only=True)
+    synchronize(device)
+    return (time.perf_counter() - begun) / steps
+
+
+@torch.inference_mode()
+def time_cached(model: Transformer, length: int, batch: int, device: str, steps: int) -> float:
+    """Seconds a token of each sequence in a batch, at that length, the model alone."""
+    cache = KeyValueCache(model.config, batch, length + 1, device)
+    model(torch.zeros(batch, length - steps, dtype=torch.long, device=device), cache, last_only=True)
+    one = torch.zeros(batch, 1, dtype=torch.long, device=device)
+    model(one, cache, last_only=True)
+    synchronize(device)
+    begun = time.perf_counter()
+    for _ in range(steps):
+        model(one, cache, last_only=True)
+    synchronize(device)
+    return (time.perf_counter() - begun) / steps
+
+
+def time_samples(model: Transformer, count: int, batch: int, device: str) -> float:
+    """Seconds a token of each sequence with all that sampling does."""
+    begun = time.perf_counter()
+    sample(model, NOTHING, count, seeds=list(range(batch)), padding_id=0)
+    synchronize(device)
+    return (time.perf_counter() - begun) / count
+
+
+def constrained(number: int, bars: int) -> dict[str, Any]:
+    """So many chorales under each kind of rule: written, read back, checked; violations and failures counted."""
+    generator = np.random.default_rng(0)
+    melody = 60 + np.cumsum(generator.integers(-2, 3, 4 * bars)) % 20
+    given = np.full((16 * bars, 4), -1)
+    given[:, 0] = np.repeat(melody, 4)
+    kinds: dict[str, dict[str, Any]] = {
+        "ranges": {"rules": {"ranges": True, "no_rests": True}},
+        "no parallels": {"rules": {"no_parallels": True, "ranges": True}},
+        "cadence": {"rules": {"cadence": True, "no_parallels": True, "no_rests": True, "ranges": True}},
+        "given soprano": {"given": True, "rules": {"no_parallels": True, "no_rests": True, "ranges": True}},
+    }
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        score = Path(folder) / "given.mid"
+        from seqpope.domains.music.chorales.codec import Chorale, write_midi
+
+        write_midi(Chorale(given.astype(np.int16)), score)
+        for name, options in kinds.items():
+            begun, violations, unread = time.perf_counter(), 0, 0
+            more = {"given": score, "voices": "soprano"} if options.get("given") else {"bars": bars}
+            files = generate_chorales(
+                Output(Path(folder) / name.replace(" ", "-"), ("musicxml",) if name == "cadence" else ()),
+                Draw(num=number, batch_size=64),
+                rules=options["rules"],
+                **more,
+            )
+            for file, _ in files:
+                try:
+                    grid = read_score(file).pitches.astype(int)
+                    if name == "cadence":
+                        other = read_score(file.with_suffix(".musicxml")).pitches
+                        unread += not np.array_equal(grid, other)
+                except Exception as error:
+                    unread += 1
+                    print(f"{file}: {error}")
+                    continue
+                violations += broken(grid, options["rules"], given if options.get("given") else None)
+            found[name] = {
+                "samples": len(files),
+                "violations": violations,
+                "not_read_back": unread,
+                "seconds": round(time.perf_counter() - begun, 1),
+            }
+            print(name, found[name], flush=True)
+    return {"bars": bars, "kinds": found}
+
+
+def broken(grid: np.ndarray, rules: dict[str, bool], given: np.ndarray | None) -> int:
+    """Whether a chorale breaks a rule: 1 or 0."""
+    free = grid[:, 1:] if given is not None else grid
+    ranges = RANGES[1:] if given is not None else RANGES
+    if rules.get("no_rests") and (free < 0).any():
+        return 1
+    if any(((v >= 0) & ((v < low) | (v > high))).any() for v, (low, high) in zip(free.T, ranges, strict=True)):
+        return 1
+    if rules.get("no_parallels") and any(runs_parallel(a, b) for a, b in itertools.pairwise(grid.tolist())):
+        return 1
+    if given is not None and not np.array_equal(grid[:, 0], given[:, 0]):
+        return 1
+    return int(bool(rules.get("cadence")) and not (grid[-FINAL:] == grid[-1]).all())
+
+
+def main() -> None:
+    """Time, check, write down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="chorales")
+    parser.add_argument("--length", type=int, default=1000)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--steps", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--constrained", type=int, default=0, metavar="N")
+    parser.add_argument("--bars", type=int, default=2, help="of each constrained chorale")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = choose_device(options.device)
+    config, vocabulary = PRESETS[options.preset]
+    models = {name: Transformer(vocabulary, name, config).to(device).eval() for name in ("pope", "rope")}
+    result: dict[str, Any] = {
+        "preset": options.preset, "length": options.length, "threads": torch.get_num_threads(), "encodings": {},
+        **provenance(device),
+    }  # fmt: skip
+    if device.startswith("cuda"):
+        result["gpu"] = torch.cuda.get_device_name()
+    times: dict[str, dict[str, list[float]]] = {name: {} for name in models}
+    for _ in range(options.rounds):
+        for name, model in models.items():
+            row = times[name]
+            row.setdefault("recomputed", []).append(time_recomputed(model, options.length, device, 3))
+            for batch in options.batch:
+                one = time_cached(model, options.length, batch, device, options.steps)
+                row.setdefault(f"cached {batch}", []).append(one)
+                whole = time_samples(model, options.steps, batch, device)
+                row.setdefault(f"sampled {batch}", []).append(whole)
+    for name, row in times.items():
+        result["encodings"][name] = {key: statistics.median(value) for key, value in row.items()}
+    if options.preset == "chorales":
+        shipped = Model.load(None, device)
+        begun = time.perf_counter()
+        shipped.draw(NOTHING, 256, Draw(device=device), make_constraint(None, {}))
+        result["chorale_of_16_bars_s"] = time.perf_counter() - begun
+    if options.constrained:
+        result["constrained"] = constrained(options.constrained, options.bars)
+    write_text(options.out / "generation.json", json.dumps(result, indent=1) + "\n")
+    write_text(options.out / "generation.md", render(result))
+    print(render(result))
+
+
+def render(result: dict[str, Any]) -> str:
+    """Tables of a result."""
+    first = result["encodings"]["pope"]
+    batches = [int(key.split()[1]) for key in first if key.startswith("cached")]
+    where = result.get("gpu", f"{result['threads']} CPU threads")
+    lines = [f"# Sampling, {result['preset']} model at {result['length']} tokens, {where}", ""]
+    lines += [
+        "| encoding | recomputed, tokens/s | "
+        + " | ".join(f"cached, batch {b}" for b in batches)
+        + " | cache gain |"
+    ]
+    lines += ["|---|---|" + "---|" * (len(batches) + 1)]
+    for name, row in result["encodings"].items():
+        cells = [f"{b / row[f'cached {b}']:,.0f}" for b in batches]
+        gain = row["recomputed"] / row["cached 1"] if "cached 1" in row else float("nan")
+        lines.append(f"| {name} | {1 / row['recomputed']:,.1f} | {' | '.join(cells)} | {gain:.1f} |")
+    lines += ["", "With all of sampling, at the start of a sequence, tokens/s:", ""]
+    for name, row in result["encodings"].items():
+        lines.append(f"- {name}: " + ", ".join(f"batch {b} {b / row[f'sampled {b}']:,.0f}" for b in batches))
+    if "chorale_of_16_bars_s" in result:
+        lines += ["", f"A chorale of 16 bars by the shipped model: {result['chorale_of_16_bars_s']:.2f} s."]
+    if "constrained" in result:
+        lines += ["", f"Chorales of {result['constrained']['bars']} bars under rules:", ""]
+        lines += ["| rules | samples | violations | not read back | s |", "|---|---|---|---|---|"]
+        for name, row in result["constrained"]["kinds"].items():
+            lines.append(
+                f"| {name} | {row['samples']} | {row['violations']} | {row['not_read_back']} | {row['seconds']} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
