@@ -275,3 +275,72 @@ def test_bf16_cache(position):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         pieces = torch.cat([model(piece, cache) for piece in ids.split([7, 1, 4], 1)], 1)
     assert (pieces.float() - full).norm() / full.norm() < 0.1
+
+
+def one_layer(position):
+    torch.manual_seed(3)
+    model = Transformer(11, position, ModelConfig(width=24, layers=1, heads=2)).eval()
+    with torch.no_grad():
+        model.blocks[0].attention.qkv.weight *= 30
+        model.embedding.weight *= 8
+    return model
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@torch.no_grad()
+def test_a_moved_cache_is_that_of_the_later_tokens(position):
+    """Of one layer, keys say nothing of where they stood: what is left is as if only that had been read."""
+    model, ids = one_layer(position), make_ids(3, 20, 11)
+    cache = KeyValueCache(model.config, 3, 30)
+    model(ids[:, :12], cache)
+    cache.keep_last(5)
+    assert cache.length == 5
+    got = model(ids[:, 12:], cache)
+    torch.testing.assert_close(got, model(ids[:, 7:])[:, 5:], atol=1e-4, rtol=1e-4)
+    cache.keep_last(99)
+    assert cache.length == 13
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@torch.no_grad()
+def test_rows_of_different_lengths(position):
+    """Padding behind a shorter row is read by nobody; later tokens take its place; then all of it may be moved."""
+    model, ids = make_model(position), make_ids(4, 16)
+    ends = torch.tensor([6, 1, 3, 6])
+    cache = KeyValueCache(model.config, 4, 30)
+    padded = torch.where(torch.arange(6) < ends[:, None], ids[:, :6], 0)
+    first = model(padded, cache, last_only=True, ends=ends)
+    later = model(ids[:, 6:9], cache)
+    for row, end in enumerate(ends.tolist()):
+        alone = model(torch.cat((ids[row, :end], ids[row, 6:9]))[None])
+        torch.testing.assert_close(first[row], alone[0, end - 1 : end], atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(later[row], alone[0, end:], atol=2e-5, rtol=2e-5)
+    assert cache.lengths.tolist() == [9, 4, 6, 9]
+    cache.select(torch.tensor([2, 2, 1, 0]))
+    assert cache.lengths.tolist() == [6, 6, 4, 9]
+    after = model(ids[:1, 9:10].expand(4, 1), cache)[:, 0]
+    torch.testing.assert_close(after[0], after[1])
+    alone = model(torch.cat((ids[2, :3], ids[2, 6:9], ids[0, 9:10]))[None])[0, -1]
+    torch.testing.assert_close(after[0], alone, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@torch.no_grad()
+def test_rows_of_different_lengths_are_moved_too(position):
+    model, ids = one_layer(position), make_ids(2, 12, 11)
+    cache = KeyValueCache(model.config, 2, 30)
+    model(ids[:, :9], cache, ends=torch.tensor([9, 2]))
+    cache.keep_last(4)
+    assert (cache.length, cache.lengths.tolist()) == (4, [4, 2])
+    got = model(ids[:, 9:], cache)
+    torch.testing.assert_close(got[0], model(ids[:1, 5:])[0, 4:], atol=1e-4, rtol=1e-4)
+    alone = model(torch.cat((ids[1, :2], ids[1, 9:]))[None])[0, 2:]
+    torch.testing.assert_close(got[1], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_rows_that_turn_out_alike_are_one_length_again():
+    cache = KeyValueCache(ModelConfig(width=8, layers=1, heads=2), 2, 9)
+    cache.cut(torch.tensor([3, 3]))
+    assert cache.position == 3
+    cache.cut(torch.tensor([3, 2]))
+    assert cache.position.tolist() == [3, 2]
