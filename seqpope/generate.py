@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,39 +100,46 @@ class Output:
         named = [SUFFIXES[self.out.suffix.lower()]] if self.single else ["mid"]
         return [name for name in FORMATS if name in {*named, *self.formats}]
 
+    def files(self, name: str) -> dict[str, Path]:
+        """Where a sample's formats go, and its sidecar, "json"."""
+        first = self.out if self.single else self.out / f"{name}.mid"
+        found = {
+            form: first if SUFFIXES.get(first.suffix.lower()) == form else first.with_suffix(f".{form}")
+            for form in self.wanted
+        }
+        return found | {"json": first.with_suffix(".json")}
+
+    def spare(self, names: Sequence[str], inputs: Sequence[Path | None]) -> None:
+        """Raise SeqpopeError if a sample would be written over what it is made from."""
+        taken = {path.resolve() for path in inputs if path is not None}
+        for file in (file for name in names for file in self.files(name).values()):
+            if file.resolve() in taken:
+                raise SeqpopeError(f"{file} is what is read: writing there would destroy it, choose another name")
+
     def write(
         self, chorale: Chorale, name: str, sidecar: dict[str, Any], prompt_steps: int, given: tuple[int, ...]
     ) -> Path:
         """Write one sample; return the file that was asked for."""
-        first = self.out if self.single else self.out / f"{name}.mid"
-        first.parent.mkdir(parents=True, exist_ok=True)
-        files = {
-            form: first if SUFFIXES.get(first.suffix.lower()) == form else first.with_suffix(f".{form}")
-            for form in self.wanted
-        }
+        files = self.files(name)
+        files["json"].parent.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {"tempo": self.tempo, "merge_repeats": self.merge_repeats}
-        for form, file in files.items():
-            if form == "mid":
-                write_midi(chorale, file, **options)
-                continue
+        if "mid" in files:
+            write_midi(chorale, files["mid"], **options)
+        if self.wanted != ["mid"]:
             from seqpope.domains.music import writers
 
-            if form == "musicxml":
-                writers.write_musicxml(chorale, file, **options)
-            elif form == "png":
-                write_bytes(
-                    file, writers.draw_piano_roll(chorale, prompt_steps=prompt_steps, given=given, title=name)
-                )
-            else:
-                midi = files.get("mid", file.with_suffix(".mid"))
-                write_midi(chorale, midi, **options)
-                try:
-                    writers.write_wav(midi, file, soundfont=self.soundfont)
-                finally:
-                    if "mid" not in files:
-                        midi.unlink(missing_ok=True)
-        write_text(first.with_suffix(".json"), json.dumps(sidecar, indent=1) + "\n")
-        return first
+            if "musicxml" in files:
+                writers.write_musicxml(chorale, files["musicxml"], **options)
+            if "png" in files:
+                picture = writers.draw_piano_roll(chorale, prompt_steps=prompt_steps, given=given, title=name)
+                write_bytes(files["png"], picture)
+            if "wav" in files:
+                with tempfile.TemporaryDirectory() as folder:
+                    midi = Path(folder) / "sample.mid"
+                    write_midi(chorale, midi, **options)
+                    writers.write_wav(midi, files["wav"], soundfont=self.soundfont)
+        write_text(files["json"], json.dumps(sidecar, indent=1) + "\n")
+        return self.out if self.single else files["mid"]
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,11 @@ class Draw:
     config: SamplingConfig | None = None
     device: str = "auto"
     progress: Callable[[int, int], None] | None = None
+
+    @property
+    def seeds(self) -> list[int]:
+        """Each sample's."""
+        return list(range(self.seed, self.seed + self.num))
 
     def check(self) -> None:
         """Raise SeqpopeError if a number is out of range."""
@@ -200,10 +213,9 @@ class Model:
 
     def draw(
         self, opening: torch.Tensor, steps: int, draw: Draw, constraint: ChoraleConstraint | None
-    ) -> list[tuple[int, Samples]]:
-        """(seed, what it drew) of each sample."""
-        seeds = list(range(draw.seed, draw.seed + draw.num))
-        count, results = steps * len(VOICES), []
+    ) -> Iterator[tuple[int, Samples]]:
+        """(seed, what it drew) of each sample, batch by batch: what is there can be written meanwhile."""
+        seeds, count = draw.seeds, steps * len(VOICES)
         for begin in range(0, len(seeds), draw.batch_size):
             some = seeds[begin : begin + draw.batch_size]
 
@@ -218,10 +230,7 @@ class Model:
             )  # fmt: skip
             for row, seed in enumerate(some):
                 one = slice(row, row + 1)
-                results.append(
-                    (seed, Samples(drawn.ids[one], drawn.nats[one], drawn.constraint_nats[one], drawn.forgotten))
-                )
-        return results
+                yield seed, Samples(drawn.ids[one], drawn.nats[one], drawn.constraint_nats[one], drawn.forgotten)
 
 
 def parse_voices(text: str) -> tuple[int, ...]:
@@ -289,6 +298,7 @@ def generate_chorales(
     draw = draw or Draw()
     draw.check()
     output.check(draw.num)
+    output.spare([f"chorale-{seed:04d}" for seed in draw.seeds], [prompt, given, checkpoint])
     chosen = parse_voices(voices) if given is not None else ()
     fixed = read_given(given, chosen) if given is not None else None
     steps = _steps(bars, seconds, output.tempo, fixed)
@@ -337,6 +347,7 @@ def harmonize(
     draw = draw or Draw(particles=16)
     draw.check()
     output.check(draw.num)
+    output.spare([f"harmony-{seed:04d}" for seed in draw.seeds], [melody, checkpoint])
     pitches = read_score(melody).pitches.astype(int)
     sounding = [voice for voice in range(len(VOICES)) if (pitches[:, voice] >= 0).any()]
     if not sounding:

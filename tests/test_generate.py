@@ -453,6 +453,40 @@ class TestFormats:
         assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
         assert np.array_equal(read_score(tmp_path / "a.musicxml").pitches, read_score(tmp_path / "a.mid").pitches)
 
+    @pytest.mark.parametrize(("out", "formats"), [("prompt.mid", ()), ("prompt.musicxml", ("mid",))])
+    def test_nothing_is_written_over_what_is_read(self, tmp_path, checkpoint, prompt, out, formats):
+        before = (tmp_path / "prompt.mid").read_bytes()
+        for name in ("prompt", "given"):
+            with pytest.raises(SeqpopeError, match=r"prompt.mid is what is read: writing there would destroy it"):
+                draw_chorales(
+                    tmp_path / out, checkpoint=checkpoint, formats=formats, **{name: tmp_path / "prompt.mid"}
+                )
+        with pytest.raises(SeqpopeError, match="is what is read"):
+            harmonize(tmp_path / "prompt.mid", Output(tmp_path / out, formats), checkpoint=checkpoint)
+        assert (tmp_path / "prompt.mid").read_bytes() == before
+        assert [path.name for path in tmp_path.iterdir()] == ["prompt.mid"]
+
+    def test_what_is_drawn_is_kept_if_the_rest_is_interrupted(self, tmp_path, checkpoint):
+        def stop(done, total):
+            if done > total // 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            draw_chorales(tmp_path / "a", checkpoint=checkpoint, bars=1, num=4, batch_size=1, progress=stop)
+        assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+            f"chorale-000{seed}.{form}" for seed in (0, 1) for form in ("json", "mid")
+        ]
+
+    def test_sound_leaves_a_midi_file_of_the_same_name_alone(self, tmp_path, checkpoint, monkeypatch):
+        from seqpope.domains.music import writers
+
+        monkeypatch.setattr(writers, "find_soundfont", lambda given=None: None)
+        monkeypatch.setattr(writers, "write_wav", lambda midi, out, soundfont=None: out.write_bytes(b"sound"))
+        (tmp_path / "a.mid").write_bytes(b"mine")
+        draw_chorales(tmp_path / "a.wav", checkpoint=checkpoint, bars=1)
+        assert (tmp_path / "a.mid").read_bytes() == b"mine"
+        assert (tmp_path / "a.wav").read_bytes() == b"sound"
+
     def test_sound_is_refused_before_anything_is_drawn(self, tmp_path, checkpoint, monkeypatch):
         from seqpope.domains.music import writers
 
