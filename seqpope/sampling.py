@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -43,11 +43,15 @@ class SamplingConfig:
         wrong = [
             f"{name} {what}, it is {getattr(self, name)}"
             for name, what, right in (
-                ("temperature", "of at least 0", 0 <= self.temperature < float("inf")),
+                (
+                    "temperature",
+                    "0 or from 0.001 to 1000",
+                    self.temperature == 0 or 1e-3 <= self.temperature <= 1e3,
+                ),
                 ("top_k", "of at least 0", self.top_k >= 0),
                 ("top_p", "above 0 and at most 1", 0 < self.top_p <= 1),
                 ("min_p", "from 0 to 1", 0 <= self.min_p <= 1),
-                ("repetition_penalty", "above 0", 0 < self.repetition_penalty < float("inf")),
+                ("repetition_penalty", "from 0.01 to 100", 0.01 <= self.repetition_penalty <= 100),
             )
             if not right
         ]
@@ -127,6 +131,7 @@ def sample(
     constraint: Constraint | None = None,
     particles: int = 1,
     resample_every: int = 1,
+    pick: Literal["likeliest", "any"] = "likeliest",
     context: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Samples:
@@ -181,9 +186,9 @@ def sample(
     step_ids, forgotten = ids.to(device), 0
     alike = bool((ends == ends[0]).all())
     for step in range(count):
-        if cache.length + step_ids.shape[1] > cache.max_length:
-            forgotten += cache.length - context // 2  # type: ignore[operator]
-            cache.keep_last(context // 2)  # type: ignore[operator]
+        if context is not None and cache.length + step_ids.shape[1] > context:
+            forgotten += cache.length - context // 2
+            cache.keep_last(context // 2, over=context - 1)
         last = None if step or alike else ends
         logits = model(step_ids, cache, last_only=True, ends=last)[:, 0].float().cpu()  # (B, V)
         bent = logits.clone()
@@ -196,14 +201,16 @@ def sample(
                 raise SeqpopeError(
                     f"the constraint leaves no token at position {step}: this is a mistake of seqpope's"
                 )
-            free = bent.double() / (config.temperature or 1.0)
+            tempered = bent.double() / (config.temperature or 1.0)
             bent = bent.masked_fill(~allowed, float("-inf"))
-            left = bent.double() / (config.temperature or 1.0)
-            weights += (left.logsumexp(-1) - free.logsumexp(-1)).view(len(seeds), particles)
             cost[:, step] = (-logits.log_softmax(-1).masked_fill(~allowed, float("-inf")).logsumexp(-1)).clamp(
                 min=0
             )
-        cumulative = next_distribution(bent, config).cumsum(-1)
+        probabilities = next_distribution(bent, config)
+        if particles > 1 and constraint is not None:
+            kept = tempered.masked_fill(probabilities == 0, float("-inf"))
+            weights += (kept.logsumexp(-1) - tempered.logsumexp(-1)).view(len(seeds), particles)
+        cumulative = probabilities.cumsum(-1)
         # One uniform number a token and particle, inverted through the distribution.
         uniform = torch.cat([torch.rand(particles, generator=g, dtype=torch.float64) for g in generators])[:, None]
         chosen = (cumulative <= uniform * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
@@ -225,7 +232,12 @@ def sample(
         if progress is not None:
             progress((step + 1) * len(seeds), count * len(seeds))
     if particles > 1:
-        best = nats.view(len(seeds), particles, count).sum(-1).argmin(-1) + particles * torch.arange(len(seeds))
+        if pick == "likeliest":
+            best = nats.view(len(seeds), particles, count).sum(-1).argmin(-1)
+        else:
+            points = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])[:, None]
+            best = torch.searchsorted(weights.softmax(-1).cumsum(-1), points)[:, 0].clamp(max=particles - 1)
+        best += particles * torch.arange(len(seeds))
         drawn, nats, cost = drawn[best], nats[best], cost[best]
     return Samples(drawn, nats, cost, forgotten)
 

@@ -197,6 +197,7 @@ class TestNextDistribution:
         {"top_p": float("nan")},
         {"min_p": -0.1},
         {"min_p": 1.1},
+        {"temperature": 1e-310},
         {"repetition_penalty": 0.0},
         {"repetition_penalty": float("inf")},
     ],
@@ -235,8 +236,10 @@ def test_a_full_context_forgets_its_older_half(position):
     assert torch.equal(long.ids[0, :18], free.ids[0])  # 1 + 5 + 18 = 24: until then nothing is forgotten
     again = sample(model, [PROMPT, PROMPT], 40, seeds=[9, 1], padding_id=PADDING, context=24)
     assert torch.equal(again.ids[1], long.ids[0])
-    mixed = sample(model, [PROMPTS[1], PROMPT], 40, seeds=[9, 1], padding_id=PADDING, context=24)
-    assert torch.equal(mixed.ids[1], long.ids[0])
+    mixed = sample(model, [PROMPTS[1], PROMPT, PROMPTS[3]], 40, seeds=[9, 1, 4], padding_id=PADDING, context=24)
+    for row, (prompt, seed) in enumerate([(PROMPTS[1], 9), (PROMPT, 1), (PROMPTS[3], 4)]):
+        alone = sample(model, prompt, 40, seeds=[seed], padding_id=PADDING, context=24)
+        assert torch.equal(mixed.ids[row], alone.ids[0])
 
 
 def test_a_prompt_longer_than_the_context():
@@ -350,6 +353,119 @@ def test_particles_know_what_is_coming():
         nats[particles] = float(drawn.nats.mean())
     assert share[1] < 0.5 < 0.8 < share[32]
     assert nats[32] < nats[1] - 0.5
+
+
+class ChainModel(FixedModel):
+    """Each token depends on the one before it alone: probabilities of whole sequences can be added up."""
+
+    def forward(self, ids, cache, *, last_only, ends):
+        cache.length += ids.shape[1]
+        return self.logits[ids[:, -1]][:, None]
+
+
+class Later:
+    """The third token must be 1 or 2; the fifth and last 3. The state counts tokens."""
+
+    def begin(self, prompts, count):
+        return np.zeros(len(prompts), int)
+
+    def allowed(self, state):
+        tokens = np.arange(VOCABULARY)[None]
+        step = state[:, None]
+        return np.where(step == 2, (tokens == 1) | (tokens == 2), np.where(step == 4, tokens == 3, tokens > 0))
+
+    def advance(self, state, tokens):
+        return state + 1
+
+    def take(self, state, rows):
+        return state[rows]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("cut", [{}, {"top_k": 3}])
+def test_particles_stand_for_the_distribution_given_the_constraint(temperature, cut):
+    """Pairs of first tokens, against the sum over all that may follow; straight on they would be far off."""
+    generator = torch.Generator().manual_seed(4)
+    logits = 1.5 * torch.randn(VOCABULARY, VOCABULARY, generator=generator)
+    model, config = ChainModel(logits), SamplingConfig(temperature, **cut)
+    constraint = Later()
+    state = constraint.begin([np.zeros(0, int)], 5)
+    forward = torch.zeros(1, VOCABULARY, dtype=torch.float64)  # joint mass of (first two tokens, last token)
+    pairs = {(): forward.index_fill(1, torch.tensor([PADDING]), 1.0)[0]}
+    for step in range(5):
+        allowed = torch.from_numpy(constraint.allowed(state))[0] & (torch.arange(VOCABULARY) != PADDING)
+        share = logits.double().clone()
+        share[:, PADDING] = float("-inf")
+        kept = next_distribution(share.masked_fill(~allowed, float("-inf")), config) > 0
+        moves = (share / temperature).softmax(-1) * kept
+        later = {}
+        for pair, mass in pairs.items():
+            for token in range(VOCABULARY):
+                new = torch.zeros(VOCABULARY, dtype=torch.float64)
+                new[token] = (mass * moves[:, token]).sum()
+                key = (*pair, token) if step < 2 else pair
+                later[key] = later.get(key, 0) + new
+        pairs = later
+        state = constraint.advance(state, np.zeros(1, int))
+    exact = {pair: float(mass.sum()) for pair, mass in pairs.items() if float(mass.sum()) > 0}
+    exact = {pair: mass / sum(exact.values()) for pair, mass in exact.items()}
+
+    def distance(particles):
+        drawn = sample(
+            model, torch.zeros(0, dtype=torch.long), 5, seeds=list(range(1500)), padding_id=PADDING, config=config,
+            constraint=Later(), particles=particles, pick="any",
+        )  # fmt: skip
+        found = {}
+        for pair in drawn.ids[:, :2].tolist():
+            found[tuple(pair)] = found.get(tuple(pair), 0) + 1 / 1500
+        return sum(abs(exact.get(pair, 0) - found.get(pair, 0)) for pair in {*exact, *found}) / 2
+
+    assert distance(48) < 0.09
+    assert distance(1) > 0.12
+
+
+def test_what_belongs_to_a_row_moves_with_it():
+    """Ids, costs and what has been seen of a particle are those of the particle that it became."""
+    model = CopyModel(torch.zeros(VOCABULARY))
+    drawn = sample(
+        model, torch.zeros(0, dtype=torch.long), 6, seeds=list(range(20)), padding_id=PADDING, constraint=Ending(),
+        particles=8, config=SamplingConfig(repetition_penalty=1.5),
+    )  # fmt: skip
+    for row in drawn.ids:
+        ids = torch.cat((torch.tensor([PADDING]), row))
+        expected = []
+        for previous, token in zip(ids[:-1].tolist(), ids[1:].tolist(), strict=True):
+            logits = torch.zeros(VOCABULARY)
+            if previous != PADDING:
+                logits[previous] = 6.0
+            expected.append(float(-logits.log_softmax(-1)[token]))
+        own = drawn.nats[(drawn.ids == row).all(-1)][0]
+        torch.testing.assert_close(own, torch.tensor(expected), atol=1e-5, rtol=1e-5)
+    assert (drawn.constraint_nats[:, -1] > 0).all()
+    assert (drawn.constraint_nats[:, :-1] < 1e-5).all()
+
+
+class Near(Alternate):
+    """Each token lies within two of the one before it."""
+
+    def allowed(self, state):
+        return np.abs(np.arange(VOCABULARY)[None] - state[:, None]) <= 2
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@torch.no_grad()
+def test_a_particle_goes_on_from_its_own_past(position):
+    """Cache and state of the constraint move with it: its NLL is that of an uncached forward, its steps are small."""
+    model = make_model(position)
+    drawn = sample(
+        model, PROMPT, 25, seeds=[0, 1, 2, 3], padding_id=PADDING, constraint=Near(), particles=12, resample_every=2
+    )
+    whole = torch.cat((torch.tensor([PADDING]), PROMPT)).repeat(4, 1)
+    whole = torch.cat((whole, drawn.ids), 1)
+    assert ((whole[:, 6:] - whole[:, 5:-1]).abs() <= 2).all()
+    logits = model(whole[:, :-1])[:, len(PROMPT) :]
+    expected = -logits.log_softmax(-1).gather(-1, drawn.ids[..., None])[..., 0]
+    torch.testing.assert_close(drawn.nats, expected, atol=2e-4, rtol=2e-4)
 
 
 def test_resampling():

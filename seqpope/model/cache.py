@@ -72,22 +72,28 @@ class KeyValueCache:
         alike = bool((lengths == self.length).all())
         self.lengths = None if alike else lengths.to(self.keys.device, torch.long)
 
-    def keep_last(self, count: int) -> None:
-        """Forget all but the last `count` positions of each sequence; they move to the front."""
-        if self.length <= count:
+    def keep_last(self, count: int, over: int | None = None) -> None:
+        """Forget all but the last `count` positions of each sequence that has more than `over`; they move to the
+        front.
+
+        `over` is `count` if None. What a sequence forgets does not depend on the others.
+        """
+        over = count if over is None else over
+        if self.length <= over:
             return
         if self.lengths is None:
             for each in (self.keys, self.values):
                 each[..., :count, :] = each[..., self.length - count : self.length, :].clone()
-        else:
-            first = (self.lengths - count).clamp(min=0)
-            places = first[:, None] + torch.arange(count, device=first.device)  # (B, count)
-            rows = torch.arange(len(first), device=first.device)[:, None]
-            for each in (self.keys, self.values):
-                for layer in each:
-                    layer[:, :, :count] = layer[rows, :, places].transpose(1, 2)
-            self.lengths = self.lengths.clamp(max=count)
-        self.length = count
+            self.length = count
+            return
+        first = torch.where(self.lengths > over, self.lengths - count, 0)  # (B,)
+        places = (first[:, None] + torch.arange(self.length, device=first.device)).clamp(max=self.length - 1)
+        rows = torch.arange(len(first), device=first.device)[:, None]
+        for each in (self.keys, self.values):
+            for layer in each:
+                layer[:, :, : self.length] = layer[rows, :, places].transpose(1, 2)
+        self.lengths = self.lengths - first
+        self.length = int(self.lengths.max())
 
     def select(self, rows: Tensor) -> None:
         """Sequence b becomes what sequence rows[b] was, (B,)."""

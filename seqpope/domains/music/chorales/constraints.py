@@ -76,7 +76,6 @@ class Row(NamedTuple):
     now: tuple[int, ...]  # the chord in the making, soprano first, as far as it is
     heard: tuple[int, ...]  # how often each pitch class has sounded
     key: tuple[int, int] | None  # tonic and mode of the cadence, once it is needed
-    relaxed: int  # chords that could not avoid a parallel; none but where given voices force it
 
 
 class State(NamedTuple):
@@ -156,7 +155,7 @@ class ChoraleConstraint:
             pitches = ChoraleTokenizer().decode(prompt).pitches.astype(int)
             before = tuple(pitches[-1].tolist()) if len(pitches) else (SILENCE,) * voices
             heard = tuple(np.bincount(pitches[pitches >= 0] % 12, minlength=12).tolist())
-            rows.append(Row(0, before, (), heard, None, 0))
+            rows.append(Row(0, before, (), heard, None))
         return State(tuple(rows), steps)
 
     def allowed(self, state: State) -> np.ndarray:
@@ -222,8 +221,7 @@ class ChoraleConstraint:
                 heard = tuple(count + (pitch % 12 == each) for each, count in enumerate(heard))
         if len(now) < len(VOICES):
             return row._replace(now=now, heard=heard, key=key)
-        relaxed = row.relaxed + (self.forbid_parallels and runs_parallel(row.before, now))
-        return Row(row.step + 1, now, (), heard, key, relaxed)
+        return Row(row.step + 1, now, (), heard, key)
 
     def _key(self, row: Row) -> tuple[int, int]:
         return row.key if row.key is not None else find_key(np.array(row.heard, float))
@@ -232,11 +230,12 @@ class ChoraleConstraint:
         """Pitches of a free voice in the last two chords, such that the voices behind it can complete one."""
         tonic, mode = self._key(row)
         final = left <= FINAL
-        if left < FINAL and all(x >= 0 for x in row.before):
+        if left < FINAL and row.before[voice] >= 0:
             return [row.before[voice]]  # the last chord is held
         classes = TRIADS[mode] if final else DOMINANTS
         chord = {(tonic + interval) % 12 for interval in classes}
         root = (tonic + (0 if final else 7)) % 12
+        third = (tonic + (TRIADS[mode][1] if final else 11)) % 12
         options: list[list[int]] = []
         for each, (low, high) in enumerate(self.ranges or [(36, 84)] * len(VOICES)):
             if each < len(row.now):
@@ -246,20 +245,22 @@ class ChoraleConstraint:
             else:
                 wanted = {root} if each == len(VOICES) - 1 else chord
                 options.append([pitch for pitch in range(low, high + 1) if pitch % 12 in wanted])
-        if not self.forbid_parallels:
-            return options[voice]
-        good = [pitch for pitch in options[voice] if _completes(row.before, [*row.now, pitch], options)]
-        return good or options[voice]  # only given voices can leave nothing
+        before = row.before if self.forbid_parallels else (SILENCE,) * len(VOICES)
+        for needed in (third, None):  # without its third only where given voices leave none
+            good = [pitch for pitch in options[voice] if _completes(before, [*row.now, pitch], options, needed)]
+            if good:
+                return good
+        return options[voice]  # given voices run parallel, or a later one is bound to
 
 
-def _completes(before: Sequence[int], chord: list[int], options: list[list[int]]) -> bool:
-    """Whether a chord begun from the top can be completed out of `options` without parallels."""
+def _completes(before: Sequence[int], chord: list[int], options: list[list[int]], needed: int | None) -> bool:
+    """Whether a chord begun from the top can be completed out of `options`: no parallels, `needed` in it."""
     last = len(chord) - 1
     if any(parallel(before[voice], chord[voice], before[last], chord[last]) for voice in range(last)):
         return False
     if len(chord) == len(VOICES):
-        return True
-    return any(_completes(before, [*chord, pitch], options) for pitch in options[len(chord)])
+        return needed is None or any(pitch >= 0 and pitch % 12 == needed for pitch in chord)
+    return any(_completes(before, [*chord, pitch], options, needed) for pitch in options[len(chord)])
 
 
 def runs_parallel(before: Sequence[int], after: Sequence[int]) -> bool:
