@@ -58,7 +58,8 @@ def demo() -> None:
         "train",
         *(["--resume", out] if begun else ["--domain", "music", "--name", "demo"]),
     )
-    chorale = ["--out", out / "chorale.mid", "--temperature", 0.9, "--top-p", 0.95]
+    chorale = ["--out", out / "chorale.mid", "--formats", "png", "--bars", 8]
+    chorale += ["--ranges", "--no-rests", "--no-parallels", "--cadence"]
     run(PYTHON, "-m", "seqpope", "generate", "--domain", "music", "--checkpoint", out, *chorale)
     print(
         f"report: {out / 'report.md'}   figures: loss.png, position.png beside it   music: {out / 'chorale.mid'}"

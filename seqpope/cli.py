@@ -168,7 +168,7 @@ def generate(
         min_p: Keep tokens at least so likely as this share of the likeliest.
         repetition_penalty: Above 1, pitches that have sounded become less likely.
         seed: Sample i is drawn with seed + i, whatever is drawn beside it.
-        batch_size: How many samples are drawn at once.
+        batch_size: How many samples, or particles of samples, are drawn at once.
         particles: Draw each sample so many times side by side and go on with what fits given voices and rules
             best; 1 if nothing is given, else 16.
         context: Attend to at most so many tokens; all if not given.
@@ -186,7 +186,7 @@ def generate(
     files = generate_chorales(
         Output(out, _words(formats), tempo, merge_repeats, soundfont),
         Draw(
-            num, seed, batch_size, particles or (1 if given is None else 16), context,
+            num, seed, batch_size, (1 if given is None else 16) if particles is None else particles, context,
             SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty), device,
             Progress("sampling", "tokens"),
         ),
@@ -247,7 +247,7 @@ def harmonize(
         melody,
         Output(out, _words(formats), tempo, True, soundfont),
         Draw(
-            num, seed, max(1, 64 // particles), particles, None, SamplingConfig(temperature), device,
+            num, seed, 64, particles, None, SamplingConfig(temperature), device,
             Progress("harmonizing", "tokens"),
         ),
         checkpoint=checkpoint,
@@ -405,7 +405,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, MemoryError) or "memory" in str(error):
             print(
                 f"seqpope: this does not fit the memory ({str(error).splitlines()[0] if str(error) else 'full'}): "
-                "lower data.batch_size, data.length, model.width or model.layers, or draw fewer samples at once",
+                "lower data.batch_size, data.length, model.width or model.layers, or draw fewer samples or particles "
+                "at once",
                 file=sys.stderr,
             )
             return 1

@@ -18,7 +18,7 @@ def examine_files(paths: Sequence[Path], data: Path | None = None, out: Path | N
     """Read scores, measure them, return the report as Markdown.
 
     Args:
-        paths: scores, or folders of them.
+        paths: scores, or folders of them; in a folder files that differ in their ending alone count once.
         data: prepared chorales: copies are looked for in their training split, and their test split stands beside.
         out: folder to write examine.md and examine.json to.
 
@@ -27,12 +27,11 @@ def examine_files(paths: Sequence[Path], data: Path | None = None, out: Path | N
     """
     files: list[Path] = []
     for path in paths:
-        found = (
-            sorted(f for f in path.iterdir() if f.suffix.lower() in SCORE_SUFFIXES) if path.is_dir() else [path]
-        )
-        for file in found:  # a sample may lie there as MIDI and as MusicXML: once is enough
-            if not any(file.with_suffix("") == other.with_suffix("") for other in files):
-                files.append(file)
+        found = [path]
+        if path.is_dir():  # a sample may lie there as MIDI and as MusicXML: once is enough
+            scores = sorted(file for file in path.iterdir() if file.suffix.lower() in SCORE_SUFFIXES)
+            found = list({file.with_suffix(""): file for file in reversed(scores)}.values())[::-1]
+        files += found
     if not files:
         raise SeqpopeError(
             f"no scores in {', '.join(map(str, paths))}: expected {', '.join(SCORE_SUFFIXES)} files"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -73,7 +74,7 @@ class Output:
             raise SeqpopeError(f"unknown format {unknown[0]!r}: expected some of {', '.join(FORMATS)}")
         if not 10 <= self.tempo <= 400:
             raise SeqpopeError(f"the tempo must be 10 to 400 quarters a minute, it is {self.tempo}")
-        if self.out.suffix and self.out.suffix.lower() not in SUFFIXES:
+        if self.out.suffix and not self.out.is_dir() and self.out.suffix.lower() not in SUFFIXES:
             raise SeqpopeError(
                 f"{self.out}: expected a folder or a file that ends in {', '.join(SUFFIXES)}, "
                 f"not {self.out.suffix}"
@@ -85,9 +86,13 @@ class Output:
         ):
             kind = "file" if self.single else "folder"
             raise SeqpopeError(f"{self.out} exists and is not a {kind}: choose another name")
+        blocked = [parent for parent in self.out.absolute().parents if parent.exists() and not parent.is_dir()]
+        if blocked:
+            raise SeqpopeError(f"{self.out}: {blocked[0]} is a file, not a folder: choose another place")
         if "wav" in self.wanted:
-            from seqpope.domains.music.writers import find_soundfont
+            from seqpope.domains.music.writers import find_fluidsynth, find_soundfont
 
+            find_fluidsynth()
             find_soundfont(self.soundfont)
 
     @property
@@ -112,34 +117,60 @@ class Output:
     def spare(self, names: Sequence[str], inputs: Sequence[Path | None]) -> None:
         """Raise SeqpopeError if a sample would be written over what it is made from."""
         taken = {path.resolve() for path in inputs if path is not None}
-        for file in (file for name in names for file in self.files(name).values()):
-            if file.resolve() in taken:
-                raise SeqpopeError(f"{file} is what is read: writing there would destroy it, choose another name")
+        told = {path.with_suffix(".json") for path in taken}
+        for name in names:
+            files = self.files(name)
+            for file in files.values():
+                if file.resolve() in taken:
+                    raise SeqpopeError(
+                        f"{file} is what is read: writing there would destroy it, choose another name"
+                    )
+            sidecar = files["json"]
+            if sidecar.resolve() in told and sidecar.exists():
+                raise SeqpopeError(f"{sidecar} says how what is read was made: choose another name for {self.out}")
+            if sidecar.exists() and not _is_sidecar(sidecar):
+                raise SeqpopeError(
+                    f"{sidecar} would say how the sample was made, but another file is there: choose another name"
+                )
 
     def write(
         self, chorale: Chorale, name: str, sidecar: dict[str, Any], prompt_steps: int, given: tuple[int, ...]
     ) -> Path:
         """Write one sample; return the file that was asked for."""
         files = self.files(name)
-        files["json"].parent.mkdir(parents=True, exist_ok=True)
+        folder = files["json"].parent
+        folder.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {"tempo": self.tempo, "merge_repeats": self.merge_repeats}
-        if "mid" in files:
-            write_midi(chorale, files["mid"], **options)
-        if self.wanted != ["mid"]:
-            from seqpope.domains.music import writers
+        with tempfile.TemporaryDirectory(prefix=".sample-", dir=folder) as beside:
+            made = {form: Path(beside) / file.name for form, file in files.items()}
+            midi = made.get("mid", Path(beside) / "sample.mid")
+            if "mid" in made or "wav" in made:
+                write_midi(chorale, midi, **options)
+            if self.wanted != ["mid"]:
+                from seqpope.domains.music import writers
 
-            if "musicxml" in files:
-                writers.write_musicxml(chorale, files["musicxml"], **options)
-            if "png" in files:
-                picture = writers.draw_piano_roll(chorale, prompt_steps=prompt_steps, given=given, title=name)
-                write_bytes(files["png"], picture)
-            if "wav" in files:
-                with tempfile.TemporaryDirectory() as folder:
-                    midi = Path(folder) / "sample.mid"
-                    write_midi(chorale, midi, **options)
-                    writers.write_wav(midi, files["wav"], soundfont=self.soundfont)
-        write_text(files["json"], json.dumps(sidecar, indent=1) + "\n")
+                if "musicxml" in made:
+                    writers.write_musicxml(chorale, made["musicxml"], **options)
+                if "png" in made:
+                    picture = writers.draw_piano_roll(
+                        chorale, prompt_steps=prompt_steps, given=given, title=chorale.name, tempo=self.tempo
+                    )
+                    write_bytes(made["png"], picture)
+                if "wav" in made:
+                    writers.write_wav(midi, made["wav"], soundfont=self.soundfont)
+            write_text(made["json"], json.dumps(sidecar, indent=1) + "\n")
+            for form in (*self.wanted, "json"):
+                os.replace(made[form], files[form])
         return self.out if self.single else files["mid"]
+
+
+def _is_sidecar(file: Path) -> bool:
+    """Whether a JSON file was written beside a sample."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"model", "settings", "seed", "nats_per_token"} <= content.keys()
 
 
 @dataclass(frozen=True)
@@ -148,7 +179,7 @@ class Draw:
 
     Args:
         num: samples; sample i is drawn with seed + i.
-        batch_size: samples drawn at once.
+        batch_size: samples drawn at once; particles count as samples.
         particles: of each sample, so that rules count for what comes before them; 1 draws it straight on.
         context: attend to at most so many tokens; None attends to all.
         progress: called with tokens drawn and tokens in all.
@@ -170,9 +201,9 @@ class Draw:
 
     def check(self) -> None:
         """Raise SeqpopeError if a number is out of range."""
-        if self.num < 1 or self.batch_size < 1 or self.particles < 1 or not 0 <= self.seed <= 2**64 - self.num:
+        if self.num < 1 or self.batch_size < 1 or self.particles < 1 or not 0 <= self.seed <= 2**32 - self.num:
             raise SeqpopeError(
-                "expected num, batch_size and particles of at least 1 and seeds of 64 bits from 0; they are "
+                "expected num, batch_size and particles of at least 1 and seeds of 32 bits from 0; they are "
                 f"{self.num}, {self.batch_size}, {self.particles} and {self.seed}"
             )
         if self.context is not None and self.context < 16:
@@ -216,8 +247,9 @@ class Model:
     ) -> Iterator[tuple[int, Samples]]:
         """(seed, what it drew) of each sample, batch by batch: what is there can be written meanwhile."""
         seeds, count = draw.seeds, steps * len(VOICES)
-        for begin in range(0, len(seeds), draw.batch_size):
-            some = seeds[begin : begin + draw.batch_size]
+        at_once = max(1, draw.batch_size // draw.particles)
+        for begin in range(0, len(seeds), at_once):
+            some = seeds[begin : begin + at_once]
 
             def shown(done: int, _: int, begin: int = begin) -> None:
                 if draw.progress is not None:
@@ -299,12 +331,20 @@ def generate_chorales(
     draw.check()
     output.check(draw.num)
     output.spare([f"chorale-{seed:04d}" for seed in draw.seeds], [prompt, given, checkpoint])
-    chosen = parse_voices(voices) if given is not None else ()
+    chosen = parse_voices(voices)
+    if given is None:
+        if voices != "soprano":
+            raise SeqpopeError(
+                f"voices ({voices}) are those of a given score: name one with given, or leave it out"
+            )
+        chosen = ()
+    if prompt_bars < 0:
+        raise SeqpopeError(f"prompt_bars must be at least 0, it is {prompt_bars}")
+    if prompt_bars and prompt is None:
+        raise SeqpopeError(f"prompt_bars ({prompt_bars}) are those of a prompt: name one, or leave them out")
     fixed = read_given(given, chosen) if given is not None else None
     steps = _steps(bars, seconds, output.tempo, fixed)
     opening = np.zeros(0, np.int64)
-    if prompt_bars < 0:
-        raise SeqpopeError(f"prompt_bars must be at least 0, it is {prompt_bars}")
     if prompt is not None:
         opening = ChoraleTokenizer().encode(read_score(prompt)).astype(np.int64)
         opening = opening[: prompt_bars * ChoraleTokenizer.tokens_per_bar or None]
@@ -354,6 +394,11 @@ def harmonize(
         raise SeqpopeError(f"{melody} has no notes: expected a melody")
     line = pitches[:, sounding[0]]
     shift = fit(line)
+    if RANGES[-1][0] - shift < 0 or RANGES[0][1] - shift > 127:
+        raise SeqpopeError(
+            f"{melody}: its range {line[line >= 0].min()}..{line.max()} is so far from a soprano's that the voices "
+            "set to it would leave MIDI's 0..127: transpose it by octaves towards 60..81"
+        )
     given = np.full((len(line), len(VOICES)), FREE)
     given[:, 0] = np.where(line >= 0, line + shift, SILENCE)
     steps = _steps(None, None, output.tempo, given)
@@ -427,8 +472,8 @@ def _steps(bars: int | None, seconds: float | None, tempo: float, given: np.ndar
         raise SeqpopeError(f"bars ({bars}) and seconds ({seconds}) say the same twice: give one of them")
     known = 0 if given is None else len(given)
     if seconds is not None:
-        if not 0 < seconds < float("inf"):
-            raise SeqpopeError(f"seconds must be above 0, they are {seconds}")
+        if not 0 < seconds <= 86400:
+            raise SeqpopeError(f"seconds must be above 0 and at most a day's, they are {seconds}")
         bars = int(np.ceil(seconds * tempo / 60 * STEPS_PER_QUARTER / STEPS_PER_BAR))
     if bars is not None and bars < 1:
         raise SeqpopeError(f"bars must be at least 1, they are {bars}")
@@ -472,7 +517,8 @@ def describe_draw(
             "context": draw.context,
             "tempo": output.tempo,
             "merge_repeats": output.merge_repeats,
-            "samples_in_batch": min(draw.num, draw.batch_size),
+            "batch_size": draw.batch_size,
+            "samples": draw.num,
         },
         "seed": seed,
         "tokens": tokens,

@@ -202,7 +202,8 @@ class TestSidecar:
             "context": None,
             "tempo": 100.0,
             "merge_repeats": True,
-            "samples_in_batch": 2,
+            "batch_size": 16,
+            "samples": 2,
         }
         assert sidecar["seed"] == 5
         assert sidecar["tokens"] == 64
@@ -261,15 +262,18 @@ class TestRefused:
             ({"seconds": float("nan")}, "seconds must be above 0"),
             ({"seconds": 3.0, "bars": 1}, "say the same twice"),
             ({"prompt_bars": -1}, "prompt_bars must be at least 0"),
-            ({"seed": -1}, "seeds of 64 bits"),
-            ({"seed": 2**64}, "seeds of 64 bits"),
+            ({"seed": -1}, "seeds of 32 bits"),
+            ({"seed": 2**32}, "seeds of 32 bits"),
+            ({"seconds": 1e308}, "at most a day"),
+            ({"prompt_bars": 2}, "are those of a prompt"),
+            ({"voices": "bass"}, "are those of a given score"),
             ({"context": 15}, "context must be at least 16"),
             ({"formats": ("mp3",)}, "unknown format 'mp3'"),
             ({"tempo": 9.0}, "tempo must be 10 to 400"),
             ({"tempo": 401.0}, "tempo must be 10 to 400"),
             ({"tempo": float("nan")}, "tempo must be 10 to 400"),
             ({"rules": {"fugue": True}}, "unknown rule 'fugue'"),
-            ({"rules": {"cadence": True}, "seconds": 1e9}, "more than the 16384"),
+            ({"rules": {"cadence": True}, "seconds": 1e9}, "at most a day"),
         ],
         ids=str,
     )
@@ -440,6 +444,9 @@ class TestHarmonize:
     def test_no_melody(self, tmp_path, checkpoint):
         with pytest.raises(SeqpopeError, match="wider than the 88 pitches"):
             fit(np.array([10, 100]))
+        make_melody(tmp_path / "low.mid", [3, 5])
+        with pytest.raises(SeqpopeError, match=r"its range 3..5 is so far from a soprano's"):
+            harmonize(tmp_path / "low.mid", Output(tmp_path / "a.mid"), checkpoint=checkpoint)
         make_melody(tmp_path / "rest.mid", [-1, -1])
         with pytest.raises(SeqpopeError, match="no notes: expected a melody"):
             harmonize(tmp_path / "rest.mid", Output(tmp_path / "a.mid"), checkpoint=checkpoint)
@@ -466,6 +473,29 @@ class TestFormats:
         assert (tmp_path / "prompt.mid").read_bytes() == before
         assert [path.name for path in tmp_path.iterdir()] == ["prompt.mid"]
 
+    def test_what_tells_of_something_else_is_not_written_over(self, tmp_path, checkpoint, prompt):
+        (tmp_path / "package.json").write_text("{}")
+        with pytest.raises(SeqpopeError, match="another file is there"):
+            draw_chorales(tmp_path / "package.mid", checkpoint=checkpoint, bars=1)
+        draw_chorales(tmp_path / "a.mid", checkpoint=checkpoint, bars=1)
+        draw_chorales(tmp_path / "a.mid", checkpoint=checkpoint, bars=1)  # its own may be made anew
+        with pytest.raises(SeqpopeError, match=r"a.json says how what is read was made"):
+            draw_chorales(tmp_path / "a.musicxml", checkpoint=checkpoint, given=tmp_path / "a.mid")
+        with pytest.raises(SeqpopeError, match="is a file, not a folder"):
+            draw_chorales(tmp_path / "prompt.mid" / "b.mid", checkpoint=checkpoint, bars=1)
+        assert (tmp_path / "package.json").read_text() == "{}"
+
+    def test_nothing_is_left_of_a_sample_that_could_not_be_finished(self, tmp_path, checkpoint, monkeypatch):
+        from seqpope.domains.music import writers
+
+        def fail(*_, **options):
+            raise SeqpopeError("no picture")
+
+        monkeypatch.setattr(writers, "draw_piano_roll", fail)
+        with pytest.raises(SeqpopeError, match="no picture"):
+            draw_chorales(tmp_path / "a.mid", checkpoint=checkpoint, bars=1, formats=("png",))
+        assert list(tmp_path.iterdir()) == []
+
     def test_what_is_drawn_is_kept_if_the_rest_is_interrupted(self, tmp_path, checkpoint):
         def stop(done, total):
             if done > total // 2:
@@ -481,6 +511,7 @@ class TestFormats:
         from seqpope.domains.music import writers
 
         monkeypatch.setattr(writers, "find_soundfont", lambda given=None: None)
+        monkeypatch.setattr(writers, "find_fluidsynth", lambda: None)
         monkeypatch.setattr(writers, "write_wav", lambda midi, out, soundfont=None: out.write_bytes(b"sound"))
         (tmp_path / "a.mid").write_bytes(b"mine")
         draw_chorales(tmp_path / "a.wav", checkpoint=checkpoint, bars=1)
@@ -493,6 +524,7 @@ class TestFormats:
         def missing(given=None):
             raise SeqpopeError("no SoundFont")
 
+        monkeypatch.setattr(writers, "find_fluidsynth", lambda: None)
         monkeypatch.setattr(writers, "find_soundfont", missing)
         with pytest.raises(SeqpopeError, match="no SoundFont"):
             draw_chorales(tmp_path / "a.wav", checkpoint=tmp_path / "nothing")

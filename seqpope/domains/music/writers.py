@@ -260,6 +260,18 @@ def _printable(text: str) -> str:
 # ---------------------------------------------------------------- WAV
 
 
+def find_fluidsynth() -> str:
+    """The command fluidsynth.
+
+    Raises:
+        SeqpopeError: it is not on the PATH.
+    """
+    program = shutil.which("fluidsynth")
+    if program is None:
+        raise SeqpopeError(f"the command fluidsynth, which makes sound of MIDI, is not on the PATH: {INSTALL}")
+    return program
+
+
 def find_soundfont(given: Path | None = None) -> Path:
     """The SoundFont given, else the one that the variable SOUNDFONT names, else one in the usual places.
 
@@ -332,9 +344,7 @@ def write_wav(midi: Path, out: Path, *, soundfont: Path | None = None, rate: int
     if not RATES[0] <= rate <= RATES[1]:
         raise SeqpopeError(f"the rate must be {RATES[0]} to {RATES[1]} samples a second, it is {rate}")
     notes, seconds = _notes_and_seconds(midi)
-    program = shutil.which("fluidsynth")
-    if program is None:
-        raise SeqpopeError(f"the command fluidsynth, which makes sound of MIDI, is not on the PATH: {INSTALL}")
+    program = find_fluidsynth()
     font = find_soundfont(soundfont).absolute()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
