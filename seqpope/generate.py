@@ -396,7 +396,7 @@ def harmonize(
     shift = fit(line)
     if RANGES[-1][0] - shift < 0 or RANGES[0][1] - shift > 127:
         raise SeqpopeError(
-            f"{melody}: its range {line[line >= 0].min()}..{line.max()} is so far from a soprano's that the voices "
+            f"{melody}: its range {line[line >= 0].min()}..{line.max()} is so far from a soprano's that what is "
             "set to it would leave MIDI's 0..127: transpose it by octaves towards 60..81"
         )
     given = np.full((len(line), len(VOICES)), FREE)
