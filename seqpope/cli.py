@@ -186,9 +186,14 @@ def generate(
     files = generate_chorales(
         Output(out, _words(formats), tempo, merge_repeats, soundfont),
         Draw(
-            num, seed, batch_size, (1 if given is None else 16) if particles is None else particles, context,
-            SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty), device,
-            Progress("sampling", "tokens"),
+            num=num,
+            seed=seed,
+            batch_size=batch_size,
+            particles=(1 if given is None else 16) if particles is None else particles,
+            context=context,
+            config=SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty),
+            device=device,
+            progress=Progress("sampling", "tokens"),
         ),
         checkpoint=checkpoint,
         bars=bars,
@@ -198,7 +203,7 @@ def generate(
         given=given,
         voices=voices,
         rules={"ranges": ranges, "no_parallels": no_parallels, "cadence": cadence, "no_rests": no_rests},
-    )  # fmt: skip
+    )
     for file, text in files:
         print(f"{file}  {text}")
 
@@ -214,6 +219,7 @@ def harmonize(
     no_rests: bool = True,
     temperature: float = 0.8,
     particles: int = 32,
+    greed: float = 1.0,
     seed: int = 0,
     formats: str = "",
     tempo: float = 80.0,
@@ -233,6 +239,7 @@ def harmonize(
         no_rests: The added voices never fall silent.
         temperature: Divides the logits; 0 always takes the likeliest token.
         particles: Harmonizations drawn side by side, so that the coming melody counts; the likeliest is taken.
+        greed: 0 draws what the model would write to the melody, 1 searches for what it finds likeliest.
         seed: Harmonization i is drawn with seed + i.
         formats: What to write of each beside, of mid, musicxml, wav and png, such as mid,png.
         tempo: Quarter notes a minute.
@@ -247,12 +254,18 @@ def harmonize(
         melody,
         Output(out, _words(formats), tempo, True, soundfont),
         Draw(
-            num, seed, 64, particles, None, SamplingConfig(temperature), device,
-            Progress("harmonizing", "tokens"),
+            num=num,
+            seed=seed,
+            batch_size=64,
+            particles=particles,
+            greed=greed,
+            config=SamplingConfig(temperature),
+            device=device,
+            progress=Progress("harmonizing", "tokens"),
         ),
         checkpoint=checkpoint,
         rules={"ranges": ranges, "no_parallels": no_parallels, "cadence": cadence, "no_rests": no_rests},
-    )  # fmt: skip
+    )
     for file, text in files:
         print(f"{file}  {text}")
 

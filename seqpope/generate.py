@@ -181,6 +181,7 @@ class Draw:
         num: samples; sample i is drawn with seed + i.
         batch_size: samples drawn at once; particles count as samples.
         particles: of each sample, so that rules count for what comes before them; 1 draws it straight on.
+        greed: 0 draws from the distribution given the rules, 1 searches for what is likeliest (`sample`).
         context: attend to at most so many tokens; None attends to all.
         progress: called with tokens drawn and tokens in all.
     """
@@ -189,6 +190,7 @@ class Draw:
     seed: int = 0
     batch_size: int = 16
     particles: int = 1
+    greed: float = 0.0
     context: int | None = None
     config: SamplingConfig | None = None
     device: str = "auto"
@@ -206,6 +208,8 @@ class Draw:
                 "expected num, batch_size and particles of at least 1 and seeds of 32 bits from 0; they are "
                 f"{self.num}, {self.batch_size}, {self.particles} and {self.seed}"
             )
+        if not 0 <= self.greed <= 100:
+            raise SeqpopeError(f"greed must be from 0 to 100, it is {self.greed}")
         if self.context is not None and self.context < 16:
             raise SeqpopeError(f"the context must be at least 16 tokens, it is {self.context}")
 
@@ -257,8 +261,8 @@ class Model:
 
             drawn = sample(
                 self.transformer, opening, count, seeds=some, padding_id=self.info.padding_id, config=draw.config,
-                constraint=constraint, particles=draw.particles, resample_every=len(VOICES), context=draw.context,
-                progress=shown,
+                constraint=constraint, particles=draw.particles, resample_every=len(VOICES), greed=draw.greed,
+                context=draw.context, progress=shown,
             )  # fmt: skip
             for row, seed in enumerate(some):
                 one = slice(row, row + 1)
@@ -384,7 +388,7 @@ def harmonize(
 
     Returns, raises: as `generate_chorales`.
     """
-    draw = draw or Draw(particles=16)
+    draw = draw or Draw(particles=16, greed=1.0)
     draw.check()
     output.check(draw.num)
     output.spare([f"harmony-{seed:04d}" for seed in draw.seeds], [melody, checkpoint])
@@ -514,6 +518,7 @@ def describe_draw(
             **asdict(draw.config or SamplingConfig()),
             **asked,
             "particles": draw.particles,
+            "greed": draw.greed,
             "context": draw.context,
             "tempo": output.tempo,
             "merge_repeats": output.merge_repeats,

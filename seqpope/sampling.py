@@ -131,6 +131,7 @@ def sample(
     constraint: Constraint | None = None,
     particles: int = 1,
     resample_every: int = 1,
+    greed: float = 0.0,
     pick: Literal["likeliest", "any"] = "likeliest",
     context: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -216,6 +217,8 @@ def sample(
         chosen = (cumulative <= uniform * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
         drawn[:, step] = chosen
         nats[:, step] = -logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+        if greed:
+            weights -= greed * nats[:, step].view(len(seeds), particles)
         if constraint is not None:
             state = constraint.advance(state, chosen.numpy())
         if config.repetition_penalty != 1:

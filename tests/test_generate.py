@@ -57,7 +57,7 @@ def make_prompt(path, steps=2 * STEPS_PER_BAR):
 
 
 def draw_chorales(out, *, formats=(), tempo=80.0, merge_repeats=True, **options):
-    names = ("num", "seed", "batch_size", "particles", "context", "config", "device", "progress")
+    names = ("num", "seed", "batch_size", "particles", "greed", "context", "config", "device", "progress")
     draw = Draw(**{name: options.pop(name) for name in names if name in options})
     return generate_chorales(Output(out, formats, tempo, merge_repeats), draw, **options)
 
@@ -199,6 +199,7 @@ class TestSidecar:
             "voices": [],
             "rules": {},
             "particles": 1,
+            "greed": 0.0,
             "context": None,
             "tempo": 100.0,
             "merge_repeats": True,
@@ -268,6 +269,7 @@ class TestRefused:
             ({"prompt_bars": 2}, "are those of a prompt"),
             ({"voices": "bass"}, "are those of a given score"),
             ({"context": 15}, "context must be at least 16"),
+            ({"greed": -1.0}, "greed must be from 0 to 100"),
             ({"formats": ("mp3",)}, "unknown format 'mp3'"),
             ({"tempo": 9.0}, "tempo must be 10 to 400"),
             ({"tempo": 401.0}, "tempo must be 10 to 400"),

@@ -468,6 +468,17 @@ def test_a_particle_goes_on_from_its_own_past(position):
     torch.testing.assert_close(drawn.nats, expected, atol=2e-4, rtol=2e-4)
 
 
+def test_greed_finds_what_is_likelier():
+    model = make_model()
+    found = {
+        greed: sample(
+            model, PROMPT, 20, seeds=list(range(10)), padding_id=PADDING, particles=16, greed=greed, pick="any"
+        ).nats.mean()
+        for greed in (0.0, 1.0)
+    }
+    assert found[1.0] < found[0.0] - 0.1
+
+
 def test_resampling():
     """Weights that are alike change nothing; one that has all takes all; shares are kept to within one."""
     generators = [torch.Generator().manual_seed(0)]
