@@ -57,7 +57,7 @@ def lower_voices_nats(model: Model, grid: np.ndarray) -> float:
 
 
 def draw_one(
-    model: Model, given: np.ndarray, particles: int, num: int, seed: int, temperature: float
+    model: Model, given: np.ndarray, particles: int, num: int, greed: float, seed: int, temperature: float
 ) -> np.ndarray:
     """A harmonization: the likeliest of `num` samples of so many particles each."""
     drawn = sample(
