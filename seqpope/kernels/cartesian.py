@@ -46,8 +46,13 @@ def _decode(
     q_cos = mu_q * (cos_t * cos_delta + sin_t * sin_delta)  # (B, H, 1, D)
     q_sin = mu_q * (sin_t * cos_delta - cos_t * sin_delta)
     mu_k = F.softplus(k.float())[:, :, None]  # (B, Hkv, 1, Lk, D)
-    weight = torch.addcmul(q_cos * cos_s, q_sin, sin_s).view(batch, key_heads, group, keys, dim)
-    scores = (mu_k * weight).sum(-1)  # (B, Hkv, H / Hkv, Lk)
+    weight = (q_cos * cos_s).view(batch, key_heads, group, keys, dim)
+    q_sin = q_sin.view(batch, key_heads, group, 1, dim)
+    if torch.is_grad_enabled():
+        weight = torch.addcmul(weight, q_sin, sin_s) * mu_k
+    else:  # in place: fresh memory for a long cache costs more than what is computed in it
+        weight.addcmul_(q_sin, sin_s).mul_(mu_k)
+    scores = weight.sum(-1)  # (B, Hkv, H / Hkv, Lk)
     visible = scope.visible(batch, 1, keys, q.device)
     if visible is not None:
         scores = scores.masked_fill(~visible[:, None], float("-inf"))
