@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 from seqpope.domains.music.chorales.codec import read_score
-from seqpope.domains.music.chorales.constraints import FINAL, RANGES, runs_parallel
+from seqpope.domains.music.chorales.constraints import FINAL, runs_parallel
+from seqpope.domains.music.chorales.metrics import RANGES
 from seqpope.files import write_text
 from seqpope.generate import Draw, Model, Output, generate_chorales, make_constraint
 from seqpope.model.cache import KeyValueCache

@@ -20,7 +20,7 @@ FLOORS = [
     ["seqpope.__main__"],
     ["seqpope.cli"],
     ["seqpope.experiment", "seqpope.generate", "seqpope.examine"],
-    ["seqpope.report"],
+    ["seqpope.report", "seqpope.output"],
     ["seqpope.evaluate", "seqpope.figures"],
     ["seqpope.training", "seqpope.sampling"],
     ["seqpope.checkpoint"],
@@ -52,7 +52,7 @@ PREPARATION_MAY_IMPORT = (
     "seqpope.provenance",
 )
 # Libraries that read what a domain's files hold; nothing outside the domains and their preparation needs them.
-OF_DOMAINS = {"music21", "pretty_midi", "miditok", "symusic", "mido", "pyfaidx", "pysam"}
+OF_DOMAINS = {"Bio", "music21", "pretty_midi", "miditok", "symusic", "mido", "pyfaidx", "pysam"}
 
 
 def source_files(package: str) -> dict[str, Path]:

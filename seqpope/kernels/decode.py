@@ -35,6 +35,24 @@ def turn_rows(COARSE, FINE, positions, columns, inside, D: tl.constexpr):
     return cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b
 
 
+@triton.jit
+def keys_of_part(
+    OFFSETS, LENGTHS, batch, part, parts, queries, keys, offset, last_position,
+    COLS: tl.constexpr, CAUSAL: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
+):  # fmt: skip
+    """Where a sequence's queries begin, and which keys, start..stop-1, are one part of what they see."""
+    keys_end = keys
+    if HAS_OFFSETS:
+        offset = tl.minimum(tl.maximum(tl.load(OFFSETS + batch), 0), last_position)
+    if HAS_LENGTHS:
+        keys_end = tl.minimum(keys, tl.load(LENGTHS + batch))
+    if CAUSAL:
+        keys_end = tl.minimum(keys_end, offset + queries)
+    share = (keys_end + parts * COLS - 1) // (parts * COLS) * COLS
+    start = part * share
+    return offset, start, tl.minimum(start + share, keys_end)
+
+
 @triton.jit(do_not_specialize=SIZES)
 def decode_part(
     Q, K, V, TURN, COARSE, FINE, PART, LOGSUM, OFFSETS, LENGTHS,
@@ -48,16 +66,10 @@ def decode_part(
     """All queries of one group of heads against one of the parts that its keys are split into."""
     part, pair = tl.program_id(0) % parts, (tl.program_id(0) // parts).to(tl.int64)
     batch, key_head = pair // key_heads, pair % key_heads
-    keys_end = keys
-    if HAS_OFFSETS:
-        offset = tl.minimum(tl.maximum(tl.load(OFFSETS + batch), 0), last_position)
-    if HAS_LENGTHS:
-        keys_end = tl.minimum(keys, tl.load(LENGTHS + batch))
-    if CAUSAL:
-        keys_end = tl.minimum(keys_end, offset + queries)
-    share = (keys_end + parts * COLS - 1) // (parts * COLS) * COLS
-    start = part * share
-    stop = tl.minimum(start + share, keys_end)
+    offset, start, stop = keys_of_part(
+        OFFSETS, LENGTHS, batch, part, parts, queries, keys, offset, last_position,
+        COLS, CAUSAL, HAS_OFFSETS, HAS_LENGTHS,
+    )  # fmt: skip
 
     rows = tl.arange(0, ROWS)
     columns = tl.arange(0, C)
@@ -137,16 +149,10 @@ def decode_part_of_one(
     """
     part, pair = tl.program_id(0) % parts, (tl.program_id(0) // parts).to(tl.int64)
     batch, head = pair // key_heads, pair % key_heads
-    keys_end = keys
-    if HAS_OFFSETS:
-        offset = tl.minimum(tl.maximum(tl.load(OFFSETS + batch), 0), last_position)
-    if HAS_LENGTHS:
-        keys_end = tl.minimum(keys, tl.load(LENGTHS + batch))
-    if CAUSAL:
-        keys_end = tl.minimum(keys_end, offset + 1)
-    share = (keys_end + parts * COLS - 1) // (parts * COLS) * COLS
-    start = part * share
-    stop = tl.minimum(start + share, keys_end)
+    offset, start, stop = keys_of_part(
+        OFFSETS, LENGTHS, batch, part, parts, queries, keys, offset, last_position,
+        COLS, CAUSAL, HAS_OFFSETS, HAS_LENGTHS,
+    )  # fmt: skip
 
     columns, near = tl.arange(0, C), tl.arange(0, COLS)
     inside = columns < D

@@ -12,7 +12,6 @@ from seqpope.domains.music.chorales.constraints import (
     DOMINANT,
     FINAL,
     FREE,
-    RANGES,
     TRIADS,
     ChoraleConstraint,
     Row,
@@ -20,6 +19,7 @@ from seqpope.domains.music.chorales.constraints import (
     parallel,
     runs_parallel,
 )
+from seqpope.domains.music.chorales.metrics import RANGES
 from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
 from seqpope.errors import SeqpopeError
 

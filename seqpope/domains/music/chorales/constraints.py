@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from seqpope.domains.music.chorales.codec import SILENCE, VOICES
+from seqpope.domains.music.chorales.metrics import RANGES
 from seqpope.domains.music.chorales.tokenizer import (
     HIGHEST_PITCH,
     LOWEST_PITCH,
@@ -28,7 +29,6 @@ from seqpope.domains.music.chorales.tokenizer import (
 from seqpope.errors import SeqpopeError
 
 FREE = -2  # in a grid of given pitches: the model's to choose
-RANGES = ((60, 81), (53, 74), (48, 69), (36, 64))  # soprano to bass, MIDI pitches; Bach's in the JSB Chorales
 FINAL, DOMINANT = 8, 4  # sixteenths of a cadence's last chord, and of the one before it
 STEPS_PER_BAR = 16
 # Krumhansl & Kessler (1982): how well each pitch class, counted from the tonic, fits a major and a minor key.
