@@ -27,7 +27,8 @@ from seqpope.domains.music.chorales.codec import read_score
 from seqpope.domains.music.chorales.constraints import FINAL, runs_parallel
 from seqpope.domains.music.chorales.metrics import RANGES
 from seqpope.files import write_text
-from seqpope.generate import Draw, Model, Output, generate_chorales, make_constraint
+from seqpope.generate.chorales import ChoraleOutput, draw_chorales, generate_chorales, load_model
+from seqpope.generate.draw import Draw
 from seqpope.model.cache import KeyValueCache
 from seqpope.model.config import ModelConfig
 from seqpope.model.transformer import Transformer
@@ -103,7 +104,7 @@ def constrained(number: int, bars: int) -> dict[str, Any]:
             begun, violations, unread = time.perf_counter(), 0, 0
             more = {"given": score, "voices": "soprano"} if options.get("given") else {"bars": bars}
             files = generate_chorales(
-                Output(Path(folder) / name.replace(" ", "-"), ("musicxml",) if name == "cadence" else ()),
+                ChoraleOutput(Path(folder) / name.replace(" ", "-"), ("musicxml",) if name == "cadence" else ()),
                 Draw(num=number, batch_size=64),
                 rules=options["rules"],
                 **more,
@@ -182,9 +183,9 @@ def main() -> None:
     for name, row in times.items():
         result["encodings"][name] = {key: statistics.median(value) for key, value in row.items()}
     if options.preset == "chorales":
-        shipped = Model.load(None, device)
+        shipped = load_model(None, device)
         begun = time.perf_counter()
-        list(shipped.draw(NOTHING, 256, Draw(device=device), make_constraint(None, {})))
+        list(draw_chorales(shipped, NOTHING.numpy(), 256, Draw(device=device), None))
         result["chorale_of_16_bars_s"] = time.perf_counter() - begun
     if options.constrained:
         result["constrained"] = constrained(options.constrained, options.bars)

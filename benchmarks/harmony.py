@@ -29,7 +29,8 @@ from seqpope.domains.music.chorales.constraints import FREE
 from seqpope.domains.music.chorales.metrics import examine
 from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
 from seqpope.files import write_text
-from seqpope.generate import Draw, Model, fit, make_constraint
+from seqpope.generate.chorales import fit, load_model, make_constraint
+from seqpope.generate.draw import Draw, Model
 from seqpope.provenance import provenance
 from seqpope.sampling import SamplingConfig, sample
 
@@ -89,8 +90,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = Model.load(options.checkpoint, Draw().device)
-    judge = Model.load(options.judge, Draw().device) if options.judge else None
+    model = load_model(options.checkpoint, Draw().device)
+    judge = load_model(options.judge, Draw().device) if options.judge else None
     split = TokenStore(options.data).split("test")
     pieces = []
     for index in range(min(options.pieces, len(split))):

@@ -178,13 +178,14 @@ def generate(
         soundfont: SoundFont for wav; the system's own if not given.
         device: Where to compute.
     """
-    from seqpope.generate import Draw, Output, generate_chorales
+    from seqpope.generate.chorales import ChoraleOutput, generate_chorales
+    from seqpope.generate.draw import Draw
     from seqpope.sampling import SamplingConfig
 
     if domain not in DOMAINS:
         raise SeqpopeError(f"unknown domain {domain!r}: expected one of {', '.join(DOMAINS)}")
     files = generate_chorales(
-        Output(out, _words(formats), tempo, merge_repeats, soundfont),
+        ChoraleOutput(out, _words(formats), tempo, merge_repeats, soundfont),
         Draw(
             num=num,
             seed=seed,
@@ -246,13 +247,14 @@ def harmonize(
         soundfont: SoundFont for wav; the system's own if not given.
         device: Where to compute.
     """
-    from seqpope.generate import Draw, Output
-    from seqpope.generate import harmonize as run
+    from seqpope.generate.chorales import ChoraleOutput
+    from seqpope.generate.chorales import harmonize as run
+    from seqpope.generate.draw import Draw
     from seqpope.sampling import SamplingConfig
 
     files = run(
         melody,
-        Output(out, _words(formats), tempo, True, soundfont),
+        ChoraleOutput(out, _words(formats), tempo, True, soundfont),
         Draw(
             num=num,
             seed=seed,

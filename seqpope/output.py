@@ -5,54 +5,42 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from seqpope.domains.music.chorales.codec import Chorale, write_midi
 from seqpope.errors import SeqpopeError
-from seqpope.files import write_bytes, write_text
-
-FORMATS = ("mid", "musicxml", "wav", "png")
-SUFFIXES = {
-    ".mid": "mid",
-    ".midi": "mid",
-    ".musicxml": "musicxml",
-    ".xml": "musicxml",
-    ".wav": "wav",
-    ".png": "png",
-}
+from seqpope.files import write_text
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where samples go and how they are written.
+    """Where samples go and in which formats; a kind of samples names its own in SUFFIXES, endings to formats.
 
     Args:
         out: file for one sample, its ending says what; folder for several.
-        formats: what is written of each sample beside that: mid, musicxml, wav, png.
-        tempo: quarter notes a minute.
-        merge_repeats: a pitch repeated from step to step is one held note.
-        soundfont: for wav; the system's own if None.
+        formats: what is written of each sample beside that.
     """
 
     out: Path
     formats: Sequence[str] = ()
-    tempo: float = 80.0
-    merge_repeats: bool = True
-    soundfont: Path | None = None
+
+    SUFFIXES: ClassVar[dict[str, str]] = {}
+
+    @property
+    def known(self) -> list[str]:
+        """Formats in the order in which they are written; in a folder every sample has the first."""
+        return list(dict.fromkeys(self.SUFFIXES.values()))
 
     def check(self, num: int) -> None:
         """Raise SeqpopeError before anything is computed if it could not be written."""
-        unknown = [name for name in self.formats if name not in FORMATS]
+        unknown = [name for name in self.formats if name not in self.known]
         if unknown:
-            raise SeqpopeError(f"unknown format {unknown[0]!r}: expected some of {', '.join(FORMATS)}")
-        if not 10 <= self.tempo <= 400:
-            raise SeqpopeError(f"the tempo must be 10 to 400 quarters a minute, it is {self.tempo}")
-        if self.out.suffix and not self.out.is_dir() and self.out.suffix.lower() not in SUFFIXES:
+            raise SeqpopeError(f"unknown format {unknown[0]!r}: expected some of {', '.join(self.known)}")
+        if self.out.suffix and not self.out.is_dir() and self.out.suffix.lower() not in self.SUFFIXES:
             raise SeqpopeError(
-                f"{self.out}: expected a folder or a file that ends in {', '.join(SUFFIXES)}, "
+                f"{self.out}: expected a folder or a file that ends in {', '.join(self.SUFFIXES)}, "
                 f"not {self.out.suffix}"
             )
         if self.single and num > 1:
@@ -65,27 +53,22 @@ class Output:
         blocked = [parent for parent in self.out.absolute().parents if parent.exists() and not parent.is_dir()]
         if blocked:
             raise SeqpopeError(f"{self.out}: {blocked[0]} is a file, not a folder: choose another place")
-        if "wav" in self.wanted:
-            from seqpope.domains.music.writers import find_fluidsynth, find_soundfont
-
-            find_fluidsynth()
-            find_soundfont(self.soundfont)
 
     @property
     def single(self) -> bool:
-        return self.out.suffix.lower() in SUFFIXES
+        return self.out.suffix.lower() in self.SUFFIXES
 
     @property
     def wanted(self) -> list[str]:
         """Formats of each sample, in the order in which they are written."""
-        named = [SUFFIXES[self.out.suffix.lower()]] if self.single else ["mid"]
-        return [name for name in FORMATS if name in {*named, *self.formats}]
+        named = self.SUFFIXES[self.out.suffix.lower()] if self.single else self.known[0]
+        return [name for name in self.known if name in {named, *self.formats}]
 
     def files(self, name: str) -> dict[str, Path]:
         """Where a sample's formats go, and its sidecar, "json"."""
-        first = self.out if self.single else self.out / f"{name}.mid"
+        first = self.out if self.single else self.out / f"{name}.{self.known[0]}"
         found = {
-            form: first if SUFFIXES.get(first.suffix.lower()) == form else first.with_suffix(f".{form}")
+            form: first if self.SUFFIXES.get(first.suffix.lower()) == form else first.with_suffix(f".{form}")
             for form in self.wanted
         }
         return found | {"json": first.with_suffix(".json")}
@@ -110,34 +93,24 @@ class Output:
                 )
 
     def write(
-        self, chorale: Chorale, name: str, sidecar: dict[str, Any], prompt_steps: int, given: tuple[int, ...]
+        self, name: str, sidecar: Mapping[str, Any], writers: Mapping[str, Callable[[Path], object]]
     ) -> Path:
-        """Write one sample; return the file that was asked for."""
+        """Write one sample, all its files or none, and return the one that was asked for.
+
+        Args:
+            writers: for each format what writes the sample to a path; others may be written beside it.
+        """
         files = self.files(name)
         folder = files["json"].parent
         folder.mkdir(parents=True, exist_ok=True)
-        options: dict[str, Any] = {"tempo": self.tempo, "merge_repeats": self.merge_repeats}
         with tempfile.TemporaryDirectory(prefix=".sample-", dir=folder) as beside:
             made = {form: Path(beside) / file.name for form, file in files.items()}
-            midi = made.get("mid", Path(beside) / "sample.mid")
-            if "mid" in made or "wav" in made:
-                write_midi(chorale, midi, **options)
-            if self.wanted != ["mid"]:
-                from seqpope.domains.music import writers
-
-                if "musicxml" in made:
-                    writers.write_musicxml(chorale, made["musicxml"], **options)
-                if "png" in made:
-                    picture = writers.draw_piano_roll(
-                        chorale, prompt_steps=prompt_steps, given=given, title=chorale.name, tempo=self.tempo
-                    )
-                    write_bytes(made["png"], picture)
-                if "wav" in made:
-                    writers.write_wav(midi, made["wav"], soundfont=self.soundfont)
+            for form in self.wanted:
+                writers[form](made[form])
             write_text(made["json"], json.dumps(sidecar, indent=1) + "\n")
             for form in (*self.wanted, "json"):
                 os.replace(made[form], files[form])
-        return self.out if self.single else files["mid"]
+        return self.out if self.single else files[self.known[0]]
 
 
 def _is_sidecar(file: Path) -> bool:

@@ -163,7 +163,7 @@ class TestWrongUsage:
         def fail(*_, **__):
             raise error
 
-        monkeypatch.setattr("seqpope.generate.generate_chorales", fail)
+        monkeypatch.setattr("seqpope.generate.chorales.generate_chorales", fail)
         assert cli.main(["generate", "--out", "x.mid"]) == 1
         assert "this does not fit the memory" in capsys.readouterr().err
 

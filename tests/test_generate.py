@@ -8,12 +8,13 @@ import pytest
 import stores  # noqa: F401 - one thread for models this small
 import torch
 
-from seqpope import generate
-from seqpope.checkpoint import CheckpointError, CheckpointInfo, save_checkpoint
+from seqpope.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, save_checkpoint
 from seqpope.domains.music.chorales.codec import Chorale, CodecError, read_score, write_midi
 from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
 from seqpope.errors import SeqpopeError
-from seqpope.generate import Draw, Output, describe, fit, generate_chorales, harmonize, parse_voices
+from seqpope.generate import chorales as generate
+from seqpope.generate.chorales import ChoraleOutput, describe, fit, generate_chorales, harmonize, parse_voices
+from seqpope.generate.draw import Draw
 from seqpope.model.config import ModelConfig
 from seqpope.model.transformer import Transformer
 from seqpope.sampling import SamplingConfig
@@ -59,7 +60,7 @@ def make_prompt(path, steps=2 * STEPS_PER_BAR):
 def draw_chorales(out, *, formats=(), tempo=80.0, merge_repeats=True, **options):
     names = ("num", "seed", "batch_size", "particles", "greed", "context", "config", "device", "progress")
     draw = Draw(**{name: options.pop(name) for name in names if name in options})
-    return generate_chorales(Output(out, formats, tempo, merge_repeats), draw, **options)
+    return generate_chorales(ChoraleOutput(out, formats, tempo, merge_repeats), draw, **options)
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ class TestPrompt:
             prompt=tmp_path / "prompt.mid",
             config=SamplingConfig(temperature=0.0),
         )
-        model, _ = generate.load_checkpoint(checkpoint)
+        model, _ = load_checkpoint(checkpoint)
         ids = [TOKENIZER.padding_id, *TOKENIZER.encode(prompt).tolist()]
         with torch.no_grad():
             for _ in range(TOKENIZER.tokens_per_bar):
@@ -218,7 +219,7 @@ class TestSidecar:
             prompt=tmp_path / "prompt.mid",
             config=SamplingConfig(temperature=0.5),
         )
-        model, _ = generate.load_checkpoint(checkpoint)
+        model, _ = load_checkpoint(checkpoint)
         ids = torch.from_numpy(TOKENIZER.encode(read_score(tmp_path / "out.mid")).astype("int64"))
         with torch.no_grad():
             logits = model(torch.cat((torch.tensor([TOKENIZER.padding_id]), ids[:-1]))[None])[0]
@@ -406,7 +407,7 @@ class TestHarmonize:
         melody = make_melody(tmp_path / "melody.mid", line)
         [(file, _)] = harmonize(
             tmp_path / "melody.mid",
-            Output(tmp_path / "a.mid"),
+            ChoraleOutput(tmp_path / "a.mid"),
             Draw(particles=4),
             checkpoint=checkpoint,
             rules=rules,
@@ -448,10 +449,10 @@ class TestHarmonize:
             fit(np.array([10, 100]))
         make_melody(tmp_path / "low.mid", [3, 5])
         with pytest.raises(SeqpopeError, match=r"its range 3..5 is so far from a soprano's"):
-            harmonize(tmp_path / "low.mid", Output(tmp_path / "a.mid"), checkpoint=checkpoint)
+            harmonize(tmp_path / "low.mid", ChoraleOutput(tmp_path / "a.mid"), checkpoint=checkpoint)
         make_melody(tmp_path / "rest.mid", [-1, -1])
         with pytest.raises(SeqpopeError, match="no notes: expected a melody"):
-            harmonize(tmp_path / "rest.mid", Output(tmp_path / "a.mid"), checkpoint=checkpoint)
+            harmonize(tmp_path / "rest.mid", ChoraleOutput(tmp_path / "a.mid"), checkpoint=checkpoint)
         assert not (tmp_path / "a.mid").exists()
 
 
@@ -471,7 +472,7 @@ class TestFormats:
                     tmp_path / out, checkpoint=checkpoint, formats=formats, **{name: tmp_path / "prompt.mid"}
                 )
         with pytest.raises(SeqpopeError, match="is what is read"):
-            harmonize(tmp_path / "prompt.mid", Output(tmp_path / out, formats), checkpoint=checkpoint)
+            harmonize(tmp_path / "prompt.mid", ChoraleOutput(tmp_path / out, formats), checkpoint=checkpoint)
         assert (tmp_path / "prompt.mid").read_bytes() == before
         assert [path.name for path in tmp_path.iterdir()] == ["prompt.mid"]
 

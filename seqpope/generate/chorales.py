@@ -1,150 +1,115 @@
-"""The verbs `generate` and `harmonize`: what is given in, chorales out, each with a JSON file that says how."""
+"""Chorales, drawn or harmonized: what is given in, scores out, each with a JSON file that says how."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from seqpope.checkpoint import CheckpointInfo, check_fingerprint, find_checkpoint, load_checkpoint
 from seqpope.domains.music.chorales.codec import (
     SILENCE,
     STEPS_PER_QUARTER,
     VOICES,
     Chorale,
     read_score,
+    write_midi,
 )
-from seqpope.domains.music.chorales.constraints import (
-    FREE,
-    STEPS_PER_BAR,
-    ChoraleConstraint,
-    runs_parallel,
-)
+from seqpope.domains.music.chorales.constraints import FREE, STEPS_PER_BAR, ChoraleConstraint, runs_parallel
 from seqpope.domains.music.chorales.metrics import RANGES
 from seqpope.domains.music.chorales.tokenizer import HIGHEST_PITCH, LOWEST_PITCH, ChoraleTokenizer
 from seqpope.errors import SeqpopeError
-from seqpope.model.transformer import Transformer
+from seqpope.files import write_bytes
+from seqpope.generate.draw import WEIGHTS, Draw, Model, describe_draw
 from seqpope.output import Output
-from seqpope.provenance import choose_device, provenance
-from seqpope.sampling import Samples, SamplingConfig, sample
+from seqpope.sampling import Samples
 
-SHIPPED = Path(__file__).resolve().parent / "weights" / "chorales.safetensors"
-FEW_ROWS = 8  # on two cores one sequence took 7.9 s with one thread and 10.4 s with two
+SHIPPED = WEIGHTS / "chorales.safetensors"
 MAXIMUM_STEPS = 1 << 14  # a quarter of an hour at 80 quarters a minute: four times as many tokens
 
 
 @dataclass(frozen=True)
-class Draw:
-    """How many samples, how they are drawn and where.
+class ChoraleOutput(Output):
+    """Where chorales go and how they are written.
 
     Args:
-        num: samples; sample i is drawn with seed + i.
-        batch_size: samples drawn at once; particles count as samples.
-        particles: of each sample, so that rules count for what comes before them; 1 draws it straight on.
-        greed: 0 draws from the distribution given the rules, 1 searches for what is likeliest (`sample`).
-        context: attend to at most so many tokens; None attends to all.
-        progress: called with tokens drawn and tokens in all.
+        tempo: quarter notes a minute.
+        merge_repeats: a pitch repeated from step to step is one held note.
+        soundfont: for wav; the system's own if None.
     """
 
-    num: int = 1
-    seed: int = 0
-    batch_size: int = 16
-    particles: int = 1
-    greed: float = 0.0
-    context: int | None = None
-    config: SamplingConfig | None = None
-    device: str = "auto"
-    progress: Callable[[int, int], None] | None = None
+    tempo: float = 80.0
+    merge_repeats: bool = True
+    soundfont: Path | None = None
 
-    @property
-    def seeds(self) -> list[int]:
-        """Each sample's."""
-        return list(range(self.seed, self.seed + self.num))
+    SUFFIXES: ClassVar[dict[str, str]] = {
+        ".mid": "mid",
+        ".midi": "mid",
+        ".musicxml": "musicxml",
+        ".xml": "musicxml",
+        ".wav": "wav",
+        ".png": "png",
+    }
 
-    def check(self) -> None:
-        """Raise SeqpopeError if a number is out of range."""
-        if self.num < 1 or self.batch_size < 1 or self.particles < 1 or not 0 <= self.seed <= 2**32 - self.num:
-            raise SeqpopeError(
-                "expected num, batch_size and particles of at least 1 and seeds of 32 bits from 0; they are "
-                f"{self.num}, {self.batch_size}, {self.particles} and {self.seed}"
+    def check(self, num: int) -> None:
+        super().check(num)
+        if not 10 <= self.tempo <= 400:
+            raise SeqpopeError(f"the tempo must be 10 to 400 quarters a minute, it is {self.tempo}")
+        if "wav" in self.wanted:
+            from seqpope.domains.music.writers import find_fluidsynth, find_soundfont
+
+            find_fluidsynth()
+            find_soundfont(self.soundfont)
+
+    def write_chorale(
+        self, chorale: Chorale, name: str, sidecar: dict[str, Any], prompt_steps: int, given: tuple[int, ...]
+    ) -> Path:
+        """Write one chorale in every format that is wanted; return the file that was asked for."""
+        from seqpope.domains.music import writers
+
+        options: dict[str, Any] = {"tempo": self.tempo, "merge_repeats": self.merge_repeats}
+
+        def picture(file: Path) -> None:
+            drawn = writers.draw_piano_roll(
+                chorale, prompt_steps=prompt_steps, given=given, title=chorale.name, tempo=self.tempo
             )
-        if not 0 <= self.greed <= 100:
-            raise SeqpopeError(f"greed must be from 0 to 100, it is {self.greed}")
-        if self.context is not None and self.context < 16:
-            raise SeqpopeError(f"the context must be at least 16 tokens, it is {self.context}")
+            write_bytes(file, drawn)
 
+        def sound(file: Path) -> None:
+            midi = file.with_suffix(".sounded.mid")
+            write_midi(chorale, midi, **options)
+            writers.write_wav(midi, file, soundfont=self.soundfont)
 
-@dataclass(frozen=True)
-class Model:
-    """A model of chorales with what its checkpoint says."""
-
-    transformer: Transformer
-    info: CheckpointInfo
-    file: Path
-    device: str
-
-    @classmethod
-    def load(cls, checkpoint: Path | None, device: str) -> Model:
-        """`checkpoint` is what `find_checkpoint` takes; the shipped model if None."""
-        if checkpoint is None:
-            checkpoint = SHIPPED
-            if not checkpoint.is_file():
-                raise SeqpopeError("no model is shipped with this copy: train one and give --checkpoint RUN")
-        device = choose_device(device)
-        file = find_checkpoint(checkpoint)
-        transformer, info = load_checkpoint(file, device)
-        check_fingerprint(info, ChoraleTokenizer().fingerprint, "this version's chorale tokenizer")
-        return cls(transformer, info, file, device)
-
-    def described(self) -> dict[str, Any]:
-        """For a sidecar."""
-        return {
-            "checkpoint": "shipped" if self.file == SHIPPED else str(self.file),
-            "position": self.info.position,
-            "dataset": self.info.dataset,
-            "fingerprint": self.info.fingerprint,
-            "trained": self.info.trained,
+        made: dict[str, Callable[[Path], object]] = {
+            "mid": lambda file: write_midi(chorale, file, **options),
+            "musicxml": lambda file: writers.write_musicxml(chorale, file, **options),
+            "png": picture,
+            "wav": sound,
         }
-
-    def draw(
-        self, opening: torch.Tensor, steps: int, draw: Draw, constraint: ChoraleConstraint | None
-    ) -> Iterator[tuple[int, Samples]]:
-        """(seed, what it drew) of each sample, batch by batch: what is there can be written meanwhile."""
-        seeds, count = draw.seeds, steps * len(VOICES)
-        at_once = max(1, draw.batch_size // draw.particles)
-        for begin in range(0, len(seeds), at_once):
-            some = seeds[begin : begin + at_once]
-
-            def shown(done: int, _: int, begin: int = begin) -> None:
-                if draw.progress is not None:
-                    draw.progress(begin * count + done, len(seeds) * count)
-
-            with _few_threads(self.device, len(some) * draw.particles):
-                drawn = sample(
-                self.transformer, opening, count, seeds=some, padding_id=self.info.padding_id, config=draw.config,
-                constraint=constraint, particles=draw.particles, resample_every=len(VOICES), greed=draw.greed,
-                context=draw.context, progress=shown,
-                )  # fmt: skip
-            for row, seed in enumerate(some):
-                one = slice(row, row + 1)
-                yield seed, Samples(drawn.ids[one], drawn.nats[one], drawn.constraint_nats[one], drawn.forgotten)
+        return self.write(name, sidecar, made)
 
 
-@contextlib.contextmanager
-def _few_threads(device: str, rows: int) -> Iterator[None]:
-    """One thread of the CPU for a few rows: steps this small take longer to share than to do."""
-    before = torch.get_num_threads()
-    if device == "cpu" and rows <= FEW_ROWS:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def load_model(checkpoint: Path | None, device: str) -> Model:
+    """A model of chorales; the shipped one if `checkpoint` is None.
+
+    Raises:
+        SeqpopeError: there is none, or it was trained on other tokens.
+    """
+    if checkpoint is None and not SHIPPED.is_file():
+        raise SeqpopeError("no model is shipped with this copy: train one and give --checkpoint RUN")
+    fingerprint = ChoraleTokenizer().fingerprint
+    return Model.load(checkpoint or SHIPPED, device, fingerprint, "this version's chorale tokenizer")
+
+
+def draw_chorales(
+    model: Model, opening: np.ndarray, steps: int, draw: Draw, constraint: ChoraleConstraint | None
+) -> Iterator[tuple[int, Samples]]:
+    """(seed, what it drew) of each chorale: `steps` sixteenths after an opening of token ids."""
+    count = steps * len(VOICES)
+    return model.draw(torch.from_numpy(opening), count, draw, constraint, resample_every=len(VOICES))
 
 
 def parse_voices(text: str) -> tuple[int, ...]:
@@ -181,7 +146,7 @@ def read_given(path: Path, voices: tuple[int, ...]) -> np.ndarray:
 
 
 def generate_chorales(
-    output: Output,
+    output: ChoraleOutput,
     draw: Draw | None = None,
     *,
     checkpoint: Path | None = None,
@@ -233,7 +198,7 @@ def generate_chorales(
         if len(opening) == 0:
             raise SeqpopeError(f"the prompt {prompt} has no music in it")
     constraint = make_constraint(fixed, rules or {})
-    model = Model.load(checkpoint, draw.device)
+    model = load_model(checkpoint, draw.device)
     asked = {
         "bars": steps / STEPS_PER_BAR,
         "prompt": str(prompt) if prompt else None,
@@ -243,17 +208,17 @@ def generate_chorales(
         "rules": {name: True for name, value in (rules or {}).items() if value},
     }
     results = []
-    for seed, drawn in model.draw(torch.from_numpy(opening), steps, draw, constraint):
+    for seed, drawn in draw_chorales(model, opening, steps, draw, constraint):
         chorale = ChoraleTokenizer().decode(np.concatenate((opening, drawn.ids[0].numpy())), f"sample {seed}")
-        sidecar = describe_draw(model, draw, output, asked, seed, drawn, chorale, len(opening) // len(VOICES))
-        file = output.write(chorale, f"chorale-{seed:04d}", sidecar, len(opening) // len(VOICES), chosen)
+        sidecar = describe_chorale(model, draw, output, asked, seed, drawn, chorale, len(opening) // len(VOICES))
+        file = output.write_chorale(chorale, f"chorale-{seed:04d}", sidecar, len(opening) // len(VOICES), chosen)
         results.append((file, describe(chorale, sidecar)))
     return results
 
 
 def harmonize(
     melody: Path,
-    output: Output,
+    output: ChoraleOutput,
     draw: Draw | None = None,
     *,
     checkpoint: Path | None = None,
@@ -285,7 +250,7 @@ def harmonize(
     given[:, 0] = np.where(line >= 0, line + shift, SILENCE)
     steps = _steps(None, None, output.tempo, given)
     constraint = make_constraint(given, rules or {})
-    model = Model.load(checkpoint, draw.device)
+    model = load_model(checkpoint, draw.device)
     asked = {
         "melody": str(melody),
         "melody_voice": VOICES[sounding[0]].lower(),
@@ -294,7 +259,7 @@ def harmonize(
         "rules": {name: True for name, value in (rules or {}).items() if value},
     }
     results = []
-    for seed, drawn in model.draw(torch.zeros(0, dtype=torch.long), steps, draw, constraint):
+    for seed, drawn in draw_chorales(model, np.zeros(0, np.int64), steps, draw, constraint):
         fitted = ChoraleTokenizer().decode(drawn.ids[0].numpy())
         back = np.where(fitted.pitches >= 0, fitted.pitches.astype(int) - shift, SILENCE)
         if back.max(initial=0) > 127 or back[back != SILENCE].min(initial=0) < 0:
@@ -302,8 +267,8 @@ def harmonize(
                 f"{melody}: set for four voices and moved back by {-shift}, it leaves MIDI's 0..127"
             )
         chorale = Chorale(back.astype(np.int16), f"{melody.stem}, harmonized")
-        sidecar = describe_draw(model, draw, output, asked, seed, drawn, chorale, 0)
-        file = output.write(chorale, f"harmony-{seed:04d}", sidecar, 0, (0,))
+        sidecar = describe_chorale(model, draw, output, asked, seed, drawn, chorale, 0)
+        file = output.write_chorale(chorale, f"harmony-{seed:04d}", sidecar, 0, (0,))
         results.append((file, describe(chorale, sidecar)))
     return results
 
@@ -372,46 +337,25 @@ def _steps(bars: int | None, seconds: float | None, tempo: float, given: np.ndar
     return steps
 
 
-def describe_draw(
+def describe_chorale(
     model: Model,
     draw: Draw,
-    output: Output,
+    output: ChoraleOutput,
     asked: dict[str, Any],
     seed: int,
     drawn: Samples,
     chorale: Chorale,
     prompt_steps: int,
 ) -> dict[str, Any]:
-    """The sidecar of one sample: model, settings, seed, and what was drawn in numbers."""
-    tokens = drawn.ids.shape[1]
+    """The sidecar of one chorale: model, settings, seed, and what was drawn in numbers."""
+    asked = {**asked, "tempo": output.tempo, "merge_repeats": output.merge_repeats}
+    sidecar = describe_draw(model, draw, asked, seed, drawn, prompt_steps * len(VOICES))
     rows = chorale.pitches.tolist()
-    found: dict[str, Any] = {}
     if asked["rules"].get("no_parallels"):
-        found["parallels"] = sum(
+        sidecar["parallels"] = sum(
             runs_parallel(rows[step - 1], rows[step]) for step in range(max(1, prompt_steps), len(rows))
         )
-    return {
-        "model": model.described(),
-        "settings": {
-            **asdict(draw.config or SamplingConfig()),
-            **asked,
-            "particles": draw.particles,
-            "greed": draw.greed,
-            "context": draw.context,
-            "tempo": output.tempo,
-            "merge_repeats": output.merge_repeats,
-            "batch_size": draw.batch_size,
-            "samples": draw.num,
-        },
-        "seed": seed,
-        "tokens": tokens,
-        "nats_per_token": float(drawn.nats.double().mean()),
-        "constraint_nats_per_token": float(drawn.constraint_nats.double().mean()),
-        "beyond_training_length": prompt_steps * len(VOICES) + tokens > model.info.length,
-        "tokens_forgotten": drawn.forgotten,
-        **found,
-        **provenance(model.device),
-    }
+    return sidecar
 
 
 def describe(chorale: Chorale, sidecar: dict[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""The verbs `generate` and `harmonize`: one module a kind of sample, draw.py for what they share."""
