@@ -5,8 +5,11 @@
     python benchmarks/generation.py --constrained 1000       and so many chorales under each kind of rule, all
     checked
 
+    python benchmarks/generation.py --preset maestro --length 2048 --batch 1 256 --sampled 2048     on a GPU
+
 "Recomputed" runs the model over everything for each token, as one would without a cache; it is timed on the last
-tokens of the length. The encodings take turns. Result: generation.json and generation.md in --out.
+tokens of the length. The encodings take turns. Result: generation.json and generation.md in --out, or
+generation-maestro.* for that preset.
 """
 
 from __future__ import annotations
@@ -23,13 +26,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from seqpope.decoding import Decoder
 from seqpope.domains.music.chorales.codec import read_score
 from seqpope.domains.music.chorales.constraints import FINAL, runs_parallel
 from seqpope.domains.music.chorales.metrics import RANGES
 from seqpope.files import write_text
 from seqpope.generate.chorales import ChoraleOutput, draw_chorales, generate_chorales, load_model
 from seqpope.generate.draw import Draw
-from seqpope.model.cache import KeyValueCache
 from seqpope.model.config import ModelConfig
 from seqpope.model.transformer import Transformer
 from seqpope.provenance import choose_device, provenance
@@ -61,21 +64,23 @@ def time_recomputed(model: Transformer, length: int, device: str, steps: int) ->
 
 @torch.inference_mode()
 def time_cached(model: Transformer, length: int, batch: int, device: str, steps: int) -> float:
-    """Seconds a token of each sequence in a batch, at that length, the model alone."""
-    cache = KeyValueCache(model.config, batch, length + 1, device)
-    model(torch.zeros(batch, length - steps, dtype=torch.long, device=device), cache, last_only=True)
-    one = torch.zeros(batch, 1, dtype=torch.long, device=device)
-    model(one, cache, last_only=True)
+    """Seconds a token of each sequence in a batch, on the way to that length, the model alone."""
+    decoder = Decoder(model, batch, length + 1)
+    read = max(1, length - steps - 2)
+    decoder.read(torch.zeros(batch, read, dtype=torch.long))
+    one = torch.zeros(batch, dtype=torch.long, device=device)
+    for _ in range(2):  # the second records the graph on a GPU
+        decoder.step(one)
     synchronize(device)
     begun = time.perf_counter()
     for _ in range(steps):
-        model(one, cache, last_only=True)
+        decoder.step(one)
     synchronize(device)
     return (time.perf_counter() - begun) / steps
 
 
 def time_samples(model: Transformer, count: int, batch: int, device: str) -> float:
-    """Seconds a token of each sequence with all that sampling does."""
+    """Seconds a token of each sequence, from nothing to `count` tokens, with all that sampling does."""
     begun = time.perf_counter()
     sample(model, NOTHING, count, seeds=list(range(batch)), padding_id=0)
     synchronize(device)
@@ -152,6 +157,9 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=1000)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--steps", type=int, default=64)
+    parser.add_argument(
+        "--sampled", type=int, help="tokens of each sequence that is sampled; --steps if not given"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--constrained", type=int, default=0, metavar="N")
     parser.add_argument("--bars", type=int, default=2, help="of each constrained chorale")
@@ -165,23 +173,30 @@ def main() -> None:
     config, vocabulary = PRESETS[options.preset]
     models = {name: Transformer(vocabulary, name, config).to(device).eval() for name in ("pope", "rope")}
     result: dict[str, Any] = {
-        "preset": options.preset, "length": options.length, "threads": torch.get_num_threads(), "encodings": {},
+        "preset": options.preset, "length": options.length, "steps": options.steps,
+        "sampled": options.sampled or options.steps, "threads": torch.get_num_threads(), "encodings": {},
         **provenance(device),
     }  # fmt: skip
     if device.startswith("cuda"):
         result["gpu"] = torch.cuda.get_device_name()
     times: dict[str, dict[str, list[float]]] = {name: {} for name in models}
-    for _ in range(options.rounds):
-        for name, model in models.items():
+    for model in models.values() if device.startswith("cuda") else ():  # kernels are compiled once
+        time_samples(model, 8, 1, device)
+    for turn in range(options.rounds):
+        for name, model in list(models.items())[:: 1 if turn % 2 == 0 else -1]:
             row = times[name]
             row.setdefault("recomputed", []).append(time_recomputed(model, options.length, device, 3))
             for batch in options.batch:
                 one = time_cached(model, options.length, batch, device, options.steps)
                 row.setdefault(f"cached {batch}", []).append(one)
-                whole = time_samples(model, options.steps, batch, device)
+                whole = time_samples(model, options.sampled or options.steps, batch, device)
                 row.setdefault(f"sampled {batch}", []).append(whole)
     for name, row in times.items():
         result["encodings"][name] = {key: statistics.median(value) for key, value in row.items()}
+        cache = Decoder(models[name], 1, options.length).cache
+        bytes_of = sum(x.numel() * x.element_size() for x in (cache.keys, cache.values))
+        result["encodings"][name]["cache_bytes_per_token"] = bytes_of / options.length
+    result["rounds"] = {name: dict(row) for name, row in times.items()}
     if options.preset == "chorales":
         shipped = load_model(None, device)
         begun = time.perf_counter()
@@ -189,8 +204,9 @@ def main() -> None:
         result["chorale_of_16_bars_s"] = time.perf_counter() - begun
     if options.constrained:
         result["constrained"] = constrained(options.constrained, options.bars)
-    write_text(options.out / "generation.json", json.dumps(result, indent=1) + "\n")
-    write_text(options.out / "generation.md", render(result))
+    name = "generation" if options.preset == "chorales" else f"generation-{options.preset}"
+    write_text(options.out / f"{name}.json", json.dumps(result, indent=1) + "\n")
+    write_text(options.out / f"{name}.md", render(result))
     print(render(result))
 
 
@@ -210,9 +226,22 @@ def render(result: dict[str, Any]) -> str:
         cells = [f"{b / row[f'cached {b}']:,.0f}" for b in batches]
         gain = row["recomputed"] / row["cached 1"] if "cached 1" in row else float("nan")
         lines.append(f"| {name} | {1 / row['recomputed']:,.1f} | {' | '.join(cells)} | {gain:.1f} |")
-    lines += ["", "With all of sampling, at the start of a sequence, tokens/s:", ""]
+    lines += ["", f"With all of sampling, from nothing to {result['sampled']} tokens, tokens/s:", ""]
     for name, row in result["encodings"].items():
         lines.append(f"- {name}: " + ", ".join(f"batch {b} {b / row[f'sampled {b}']:,.0f}" for b in batches))
+    if "rope" in result["encodings"]:
+        other = result["encodings"]["rope"]
+        ratios = ", ".join(
+            f"batch {b} {first[f'cached {b}'] / other[f'cached {b}']:.3f} "
+            f"(sampling {first[f'sampled {b}'] / other[f'sampled {b}']:.3f})"
+            for b in batches
+        )
+        lines += ["", f"Time of PoPE over RoPE's: {ratios}."]
+        sizes = {name: row["cache_bytes_per_token"] for name, row in result["encodings"].items()}
+        lines += [
+            "",
+            "Cache, bytes a token: " + ", ".join(f"{name} {size:,.0f}" for name, size in sizes.items()) + ".",
+        ]
     if "chorale_of_16_bars_s" in result:
         lines += ["", f"A chorale of 16 bars by the shipped model: {result['chorale_of_16_bars_s']:.2f} s."]
     if "constrained" in result:

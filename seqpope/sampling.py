@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqpope.decoding import Decoder, Replayed
 from seqpope.errors import SeqpopeError
-from seqpope.model.cache import KeyValueCache
 from seqpope.model.transformer import Transformer
 
 
@@ -119,6 +119,62 @@ def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
+class Chooser:
+    """Chooses the next token of every row from its logits, on their device; on a GPU as a CUDA graph.
+
+    What it reads lies in `logits` (B, V), `uniform` (B, 1) in [0, 1), `allowed` and `seen` (B, V) bool (None where
+    nothing is constrained or penalised).
+    """
+
+    def __init__(
+        self,
+        logits: Tensor,
+        config: SamplingConfig,
+        padding_id: int,
+        *,
+        constrained: bool,
+        weighed: bool,
+        seen: Tensor | None,
+    ) -> None:
+        self.config, self.padding_id, self.seen, self.weighed = config, padding_id, seen, weighed
+        self.logits = logits.clone()
+        self.uniform = torch.zeros(len(logits), 1, dtype=torch.float64, device=logits.device)
+        self.allowed = torch.ones(logits.shape, dtype=torch.bool, device=logits.device) if constrained else None
+        self.again = Replayed(self._choose, logits.is_cuda)
+
+    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """For each row (B,): the token, its nats, what the constraint cost in nats, and its log weight.
+
+        The weight is that of a particle: how much probability, tempered, was there before anything was cut away.
+        """
+        self.logits.copy_(logits)
+        return self.again()
+
+    def _choose(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        logits, config = self.logits, self.config
+        bent = logits.clone()
+        if self.seen is not None:
+            bent = penalise(bent, self.seen, config.repetition_penalty)
+        bent[:, self.padding_id] = float("-inf")
+        tempered = bent.double() / (config.temperature or 1.0)
+        log_shares = logits.log_softmax(-1)
+        cost = logits.new_zeros(len(logits))
+        if self.allowed is not None:
+            bent = bent.masked_fill(~self.allowed, float("-inf"))
+            cost = (-log_shares.masked_fill(~self.allowed, float("-inf")).logsumexp(-1)).clamp(min=0)
+        probabilities = next_distribution(bent, config)
+        weight = cost
+        if self.weighed:
+            kept = tempered.masked_fill(probabilities == 0, float("-inf"))
+            weight = kept.logsumexp(-1) - tempered.logsumexp(-1)
+        cumulative = probabilities.cumsum(-1)
+        # One uniform number a row, inverted through the distribution.
+        chosen = (cumulative <= self.uniform * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
+        if self.seen is not None:
+            self.seen.scatter_(1, chosen[:, None], True)
+        return chosen, -log_shares.gather(1, chosen[:, None])[:, 0], cost, weight
+
+
 @torch.inference_mode()
 def sample(
     model: Transformer,
@@ -157,7 +213,6 @@ def sample(
         SeqpopeError: a prompt is longer than the context, or the constraint cannot be met.
     """
     config = config or SamplingConfig()
-    device = next(model.parameters()).device
     each = [prompts] * len(seeds) if isinstance(prompts, Tensor) else list(prompts)
     if len(each) != len(seeds):
         raise ValueError(f"there must be one prompt for each seed: {len(each)} and {len(seeds)}")
@@ -173,67 +228,70 @@ def sample(
     for row, prompt in enumerate(rows):
         ids[row, 1 : 1 + len(prompt)] = prompt
     ends = torch.tensor([1 + len(prompt) for prompt in rows])
-    capacity = 1 + longest + count if context is None else min(context, 1 + longest + count)
-    cache = KeyValueCache(model.config, batch, capacity, device)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    decoder = Decoder(model, batch, 1 + longest + count if context is None else min(context, 1 + longest + count))
+    device = decoder.ids.device
     state = constraint.begin([prompt.numpy() for prompt in rows], count) if constraint is not None else None
-    seen = torch.zeros(batch, model.vocabulary_size if config.repetition_penalty != 1 else 0, dtype=torch.bool)
+    logits = decoder.read(ids, None if bool((ends == ends[0]).all()) else ends)
+    seen = None
     if config.repetition_penalty != 1:
+        seen = torch.zeros(batch, model.vocabulary_size, dtype=torch.bool)
         for row, prompt in enumerate(rows):
             seen[row, prompt.long()] = True
-    drawn = torch.empty(batch, count, dtype=torch.long)
-    nats, cost = torch.empty(batch, count), torch.zeros(batch, count)
+        seen = seen.to(device)
+    chooser = Chooser(
+        logits, config, padding_id, constrained=constraint is not None,
+        weighed=constraint is not None and particles > 1, seen=seen,
+    )  # fmt: skip
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    uniform = None
+    if particles == 1:  # nothing else is drawn: all numbers at once
+        uniform = torch.stack([torch.rand(count, generator=g, dtype=torch.float64) for g in generators]).to(device)
+    drawn = torch.empty(batch, count, dtype=torch.long, device=device)
+    nats, cost = (torch.empty(batch, count, device=device) for _ in range(2))
     weights = torch.zeros(len(seeds), particles, dtype=torch.float64)
-    step_ids, forgotten = ids.to(device), 0
-    alike = bool((ends == ends[0]).all())
+    chosen, forgotten = drawn[:, 0], 0
     for step in range(count):
-        if context is not None and cache.length + step_ids.shape[1] > context:
-            forgotten += cache.length - context // 2
-            cache.keep_last(context // 2, over=context - 1)
-        last = None if step or alike else ends
-        logits = model(step_ids, cache, last_only=True, ends=last)[:, 0].float().cpu()  # (B, V)
-        bent = logits.clone()
-        if config.repetition_penalty != 1:
-            bent = penalise(bent, seen, config.repetition_penalty)
-        bent[:, padding_id] = float("-inf")
+        if step:
+            if context is not None and decoder.cache.length + 1 > context:
+                forgotten += decoder.cache.length - context // 2
+                decoder.cache.keep_last(context // 2, over=context - 1)
+            logits = decoder.step(chosen)
         if constraint is not None:
-            allowed = torch.from_numpy(constraint.allowed(state))
-            if not bool(allowed.any(-1).all()):
+            assert chooser.allowed is not None
+            allowed = constraint.allowed(state)
+            if not allowed.any(-1).all():
                 raise SeqpopeError(
                     f"the constraint leaves no token at position {step}: this is a mistake of seqpope's"
                 )
-            tempered = bent.double() / (config.temperature or 1.0)
-            bent = bent.masked_fill(~allowed, float("-inf"))
-            cost[:, step] = (-logits.log_softmax(-1).masked_fill(~allowed, float("-inf")).logsumexp(-1)).clamp(
-                min=0
-            )
-        probabilities = next_distribution(bent, config)
-        if particles > 1 and constraint is not None:
-            kept = tempered.masked_fill(probabilities == 0, float("-inf"))
-            weights += (kept.logsumexp(-1) - tempered.logsumexp(-1)).view(len(seeds), particles)
-        cumulative = probabilities.cumsum(-1)
-        # One uniform number a token and particle, inverted through the distribution.
-        uniform = torch.cat([torch.rand(particles, generator=g, dtype=torch.float64) for g in generators])[:, None]
-        chosen = (cumulative <= uniform * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
+            chooser.allowed.copy_(torch.from_numpy(allowed))
+        if uniform is None:
+            some = [torch.rand(particles, generator=g, dtype=torch.float64) for g in generators]
+            chooser.uniform.copy_(torch.cat(some)[:, None])
+        else:
+            chooser.uniform.copy_(uniform[:, step : step + 1])
+        chosen, nats[:, step], cost[:, step], weight = chooser(logits)
         drawn[:, step] = chosen
-        nats[:, step] = -logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
-        if greed:
-            weights -= greed * nats[:, step].view(len(seeds), particles)
         if constraint is not None:
-            state = constraint.advance(state, chosen.numpy())
-        if config.repetition_penalty != 1:
-            seen[torch.arange(batch), chosen] = True
-        if particles > 1 and (step + 1) % resample_every == 0:
-            again = resampled(weights, generators)
+            state = constraint.advance(state, chosen.cpu().numpy())
+        if particles > 1:
+            if constraint is not None:
+                weights += weight.cpu().view(len(seeds), particles)
+            if greed:
+                weights -= greed * nats[:, step].cpu().view(len(seeds), particles)
+            again = resampled(weights, generators) if (step + 1) % resample_every == 0 else None
             if again is not None:
-                cache.select(again)
-                drawn, nats, cost, seen = (x[again] for x in (drawn, nats, cost, seen))
-                chosen = chosen[again]
+                decoder.cache.select(again)
+                there = again.to(device)
+                drawn, nats, cost, chosen = (x[there] for x in (drawn, nats, cost, chosen))
+                if seen is not None:
+                    seen.copy_(seen[there])
                 if constraint is not None:
                     state = constraint.take(state, again.numpy())
-        step_ids = chosen[:, None].to(device)
         if progress is not None:
+            if device.type == "cuda" and step % 32 == 31:
+                torch.cuda.synchronize(device)  # else it would say what was asked for, not what is done
             progress((step + 1) * len(seeds), count * len(seeds))
+    drawn, nats, cost = drawn.cpu(), nats.cpu(), cost.cpu()
     if particles > 1:
         if pick == "likeliest":
             best = nats.view(len(seeds), particles, count).sum(-1).argmin(-1)

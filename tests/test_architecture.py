@@ -24,7 +24,7 @@ FLOORS = [
     ["seqpope.evaluate", "seqpope.figures"],
     ["seqpope.training", "seqpope.sampling"],
     ["seqpope.checkpoint"],
-    ["seqpope.nll", "seqpope.data.datamodule"],
+    ["seqpope.nll", "seqpope.data.datamodule", "seqpope.decoding"],
     ["seqpope.model.transformer"],
     ["seqpope.model.positions", "seqpope.model.cache"],
     ["seqpope.config"],

@@ -36,7 +36,7 @@ class FixedModel(torch.nn.Module):
 
         self.vocabulary_size = self.logits.shape[-1]
 
-    def forward(self, ids, cache, *, last_only, ends):
+    def forward(self, ids, cache, *, last_only, ends=None):
         return self.logits.expand(ids.shape[0], 1, -1)
 
 
@@ -127,10 +127,19 @@ def test_draws_follow_the_distribution():
 def test_a_number_is_inverted_through_the_distribution(monkeypatch):
     """Of the probabilities 0, 1/2, 0, 1/4, 1/4 each token owns an interval; those of 0 own not even a point."""
     logits = torch.tensor([0.0, 0.5, 0.0, 0.25, 0.25]).log()
-    numbers = iter([0.0, 0.25, 0.5 - 1e-6, 0.5 + 1e-6, 0.75 - 1e-6, 0.75 + 1e-6, 1 - 2**-53])
-    monkeypatch.setattr(torch, "rand", lambda *_, **options: torch.tensor([next(numbers)], dtype=torch.float64))
+    numbers = iter([0.0, 0.25, 0.5 - 1e-6, 0.5 + 1e-6, 0.75 - 1e-6, 0.75 + 1e-6, 1 - 2**-24])
+    monkeypatch.setattr(
+        torch, "rand", lambda count, **_: torch.tensor([next(numbers) for _ in range(count)]).double()
+    )
     drawn, _ = draw(FixedModel(logits), count=7)
     assert drawn[0].tolist() == [1, 1, 1, 3, 3, 4, 4]
+
+
+def test_a_longer_sample_begins_as_a_shorter_one():
+    logits = torch.zeros(50)
+    short, long = (draw(FixedModel(logits), count=count)[0][0].tolist() for count in (13, 200))
+    assert long[:13] == short
+    assert len(set(long)) > 30
 
 
 class TestNextDistribution:
@@ -330,7 +339,7 @@ class Ending:
 class CopyModel(FixedModel):
     """Gives all tokens alike, then the one before last: whoever wants a 1 at the end must have drawn it before."""
 
-    def forward(self, ids, cache, *, last_only, ends):
+    def forward(self, ids, cache, *, last_only, ends=None):
         logits = torch.zeros(len(ids), VOCABULARY)
         cache.length += ids.shape[1]
         if cache.length > 1:
@@ -358,7 +367,7 @@ def test_particles_know_what_is_coming():
 class ChainModel(FixedModel):
     """Each token depends on the one before it alone: probabilities of whole sequences can be added up."""
 
-    def forward(self, ids, cache, *, last_only, ends):
+    def forward(self, ids, cache, *, last_only, ends=None):
         cache.length += ids.shape[1]
         return self.logits[ids[:, -1]][:, None]
 

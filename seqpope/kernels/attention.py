@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seqpope.kernels import cartesian, reference
 from seqpope.kernels.launch import DECODE_ROWS, card
-from seqpope.kernels.rotation import two_level_tables
+from seqpope.kernels.rotation import RotationTables, two_level_tables
 from seqpope.kernels.scope import Scope
 
 Backend = Literal["auto", "triton", "cartesian", "reference"]
@@ -147,12 +147,13 @@ def rope_attention(
     dropout_p: float = 0.0,
     dropout_seed: int | Tensor | None = None,
     cu_seqlens: Tensor | None = None,
-    backend: Literal["auto", "cartesian", "reference"] = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Attention with rotary position embedding (arXiv 2104.09864), pairs (c, c + D/2).
 
     Arguments, result and errors as in `pope_attention`, but D is even, there are D / 2 frequencies,
-    base^(-2 c / D), and SDPA is the only fast backend.
+    base^(-2 c / D), and "triton" decodes alone: one query, as many key heads, no gradient. "auto" takes SDPA for
+    all else.
     """
     q, k, v = _autocast(q, k, v)
     scope = Scope(causal, query_offset, key_lengths, cu_seqlens)
@@ -162,11 +163,19 @@ def rope_attention(
     _check(q, k, v, scope, dropout_p, freqs, q.shape[-1] // 2)
     k, v = _seen_by_some(k, v, scope, q.shape[2])
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    decoding = _is_decoding(q, k, (q, k, v), scope, dropout_p, 1)
+    if (backend == "auto" and decoding and q.is_cuda and _why_not_triton(q, k, v) is None) or backend == "triton":
+        backend = _choose("triton", q, k, v)
+        if not decoding:
+            raise ValueError(
+                "with RoPE the triton backend decodes alone: one query, no gradient, as many key heads"
+            )
+        return _decode(q, k, v, None, q.shape[-1] // 2, base, freqs, scope, scale)
     k, v = scope.own(k), scope.own(v)
     if backend == "reference":
         return _reference(reference.rope_scores, q, k, v, base, freqs, scope, scale, dropout_p, dropout_seed)
     if backend not in ("auto", "cartesian"):
-        raise ValueError(f"backend must be auto, cartesian or reference, it is {backend!r}")
+        raise ValueError(f"backend must be auto, triton, cartesian or reference, it is {backend!r}")
     _refuse_seed(dropout_seed)
     return cartesian.rope_attention(
         q, k, v, base=base, freqs=freqs, scope=scope, softmax_scale=scale, dropout_p=dropout_p
@@ -312,30 +321,58 @@ def _triton(
 ) -> Tensor:  # fmt: skip
     from seqpope.kernels import operators
 
-    batch, queries, keys = q.shape[0], q.shape[2], k.shape[2]
-    first = last = offsets = lengths = None
+    batch, queries = q.shape[0], q.shape[2]
+    delta = delta.float()
+    if _is_decoding(q, k, (q, k, v, delta), scope, dropout_p, DECODE_ROWS):
+        return _decode(q, k, v, delta.contiguous(), q.shape[-1], base, freqs, scope, scale)
+    first = last = None
     if scope.cu_seqlens is not None:
         first, last = scope.documents(batch, queries)
-    if scope.key_lengths is not None:
-        lengths = scope.key_lengths.to(q.device).long().clamp(0, keys).to(torch.int32).contiguous()
-    if isinstance(scope.query_offset, Tensor):
-        # What is on the device cannot be checked without waiting for it: keep it inside the tables at least.
-        offsets = scope.query_offset.to(q.device).long().clamp(0, keys).to(torch.int32).contiguous()
-        offset, reach = 0, keys + queries
-    else:
-        offset, reach = scope.query_offset, max(scope.query_offset + queries, keys)
-    tables = two_level_tables(reach, q.shape[-1], base, q.device, freqs)
-    delta = delta.float()
+    offsets, lengths, offset, tables = _standing(q, k, q.shape[-1], base, freqs, scope)
+    offsets, lengths = (None if x is None else x.clamp(0, k.shape[2]).to(torch.int32) for x in (offsets, lengths))
     with torch.no_grad():
         turns = torch.cat((delta.cos(), delta.sin()), -1)
-    wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, delta))
-    # A derivative in forward mode shows in no tensor; the operators of training say that they have none.
-    wants_gradient |= torch.autograd.forward_ad._current_level >= 0
-    few = queries * (q.shape[1] // k.shape[1]) <= DECODE_ROWS
-    if few and not wants_gradient and not dropout_p and scope.cu_seqlens is None:
-        return operators.pope_decode(q, k, v, turns, *tables, offsets, lengths, offset, scope.causal, scale)
     seed = _seed_tensor(dropout_p, dropout_seed, q.device)
     rest = (turns, *tables, first, last, offsets, lengths, seed, offset, scope.causal, scale, dropout_p)
     if qkv is not None:
         return operators.pope_packed_forward(qkv, delta, *rest)[0]
     return operators.pope_forward(q, k, v, delta, *rest)[0]
+
+
+def _is_decoding(
+    q: Tensor, k: Tensor, learned: tuple[Tensor, ...], scope: Scope, dropout_p: float, rows: int
+) -> bool:
+    """Whether these are few enough queries, of no gradient, for the decoding kernels."""
+    # A derivative in forward mode shows in no tensor; the operators of training say that they have none.
+    wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in learned)
+    wants_gradient |= torch.autograd.forward_ad._current_level >= 0
+    few = q.shape[2] * (q.shape[1] // k.shape[1]) <= rows
+    return few and not wants_gradient and not dropout_p and scope.cu_seqlens is None
+
+
+def _decode(
+    q: Tensor, k: Tensor, v: Tensor, delta: Tensor | None, count: int, base: float, freqs: Tensor | None,
+    scope: Scope, scale: float,
+) -> Tensor:  # fmt: skip
+    from seqpope.kernels import operators
+
+    offsets, lengths, offset, tables = _standing(q, k, count, base, freqs, scope)
+    return operators.decode_few(q, k, v, delta, *tables, offsets, lengths, offset, scope.causal, scale)
+
+
+def _standing(
+    q: Tensor, k: Tensor, count: int, base: float, freqs: Tensor | None, scope: Scope
+) -> tuple[Tensor | None, Tensor | None, int, RotationTables]:
+    """Where sequences' queries begin and their keys end, if they differ; else where the queries begin; tables."""
+    queries, keys = q.shape[2], k.shape[2]
+    lengths = None if scope.key_lengths is None else _numbers(scope.key_lengths, q.device)
+    if isinstance(scope.query_offset, Tensor):
+        offsets, offset, reach = _numbers(scope.query_offset, q.device), 0, keys + queries
+    else:
+        offsets, offset, reach = None, scope.query_offset, max(scope.query_offset + queries, keys)
+    return offsets, lengths, offset, two_level_tables(reach, count, base, q.device, freqs)
+
+
+def _numbers(x: Tensor, device: torch.device) -> Tensor:
+    # What is on the device cannot be checked without waiting for it; it is kept inside the keys at least.
+    return x.to(device, torch.int64).contiguous()

@@ -33,14 +33,14 @@ _library.define(
     " -> (Tensor, Tensor)"
 )
 _library.define(
-    "pope_decode(Tensor q, Tensor k, Tensor v, Tensor turns, Tensor coarse, Tensor fine, Tensor? offsets, "
+    "decode(Tensor q, Tensor k, Tensor v, Tensor? delta, Tensor coarse, Tensor fine, Tensor? offsets, "
     "Tensor? lengths, SymInt offset, bool causal, float scale) -> Tensor"
 )
 pope_forward = torch.ops.seqpope.pope_attention.default
 pope_backward = torch.ops.seqpope.pope_attention_backward.default
 pope_packed_forward = torch.ops.seqpope.pope_attention_packed.default
 pope_packed_backward = torch.ops.seqpope.pope_attention_packed_backward.default
-pope_decode = torch.ops.seqpope.pope_decode.default
+decode_few = torch.ops.seqpope.decode.default
 
 
 @contextlib.contextmanager
@@ -91,10 +91,12 @@ def _packed_backward(
     return dqkv, ddelta
 
 
-def _decode(q: Tensor, k: Tensor, v: Tensor, turns: Tensor, coarse: Tensor, fine: Tensor, *rest: Any) -> Tensor:
-    """Output (B, H, Lq, D) of a few queries against a cache; no gradient."""
+def _decode(
+    q: Tensor, k: Tensor, v: Tensor, delta: Tensor | None, coarse: Tensor, fine: Tensor, *rest: Any
+) -> Tensor:
+    """Output (B, H, Lq, D) of a few queries against a cache, RoPE's without delta; no gradient."""
     with _device_of(q):
-        return decode.decode_attention(q, k, v, turns, RotationTables(coarse, fine), *rest)
+        return decode.decode_attention(q, k, v, delta, RotationTables(coarse, fine), *rest)
 
 
 for _name, _kernel in (
@@ -102,7 +104,7 @@ for _name, _kernel in (
     ("pope_attention_backward", _backward),
     ("pope_attention_packed", _packed_forward),
     ("pope_attention_packed_backward", _packed_backward),
-    ("pope_decode", _decode),
+    ("decode", _decode),
 ):
     _library.impl(_name, _kernel, "CUDA")
     _library.impl(_name, _kernel, "CPU")  # Triton's interpreter
@@ -129,7 +131,7 @@ def _(grad: Tensor, qkv: Tensor, delta: Tensor, *rest: Any) -> tuple[Tensor, Ten
     return torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device), delta.new_empty(delta.shape)
 
 
-@torch.library.register_fake("seqpope::pope_decode", lib=_library)
+@torch.library.register_fake("seqpope::decode", lib=_library)
 def _(q: Tensor, *rest: Any) -> Tensor:
     return flash.like_tokens(q)
 
@@ -172,13 +174,13 @@ def _differentiable(packed: bool, *arguments: Any) -> tuple[Tensor, Tensor]:
 def _not_differentiable(*arguments: Any) -> Tensor:
     if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in arguments):
         raise RuntimeError(
-            "the decoding kernel has no gradient: call pope_attention with tensors that need one, not through "
-            "vmap, or use backend='cartesian'"
+            "the decoding kernels have no gradient: call pope_attention or rope_attention with tensors that need "
+            "one, not through vmap, or use backend='cartesian'"
         )
     with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.seqpope.pope_decode.default(*arguments)
+        return torch.ops.seqpope.decode.default(*arguments)
 
 
-_library.impl("pope_decode", _not_differentiable, "Autograd")
+_library.impl("decode", _not_differentiable, "Autograd")
 _library.impl("pope_attention", functools.partial(_differentiable, False), "Autograd")
 _library.impl("pope_attention_packed", functools.partial(_differentiable, True), "Autograd")

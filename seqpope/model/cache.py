@@ -13,7 +13,10 @@ class KeyValueCache:
 
     Keys are stored as projected, before any encoding of position, so that a cache is as large for PoPE as
     for RoPE, and may be moved: encodings see only how far apart a query and a key stand. `length` positions are
-    filled in the longest sequence; `lengths` (B,) says it of each, and is None while all are alike.
+    filled in the longest sequence; `lengths` (B,) says it of each, and is None while all are alike. `dtype` may be
+    narrower than the model's: attention is then computed from what is stored.
+
+    Once settled, all shapes and addresses stay as they are, so that a CUDA graph of one step serves for all.
     """
 
     def __init__(
@@ -30,6 +33,13 @@ class KeyValueCache:
         self.length = 0
         self.max_length = max_length
         self.lengths: Tensor | None = None
+        self.settled = False
+
+    def settle(self) -> None:
+        """From now on `lengths` stays at one address, and `extend` hands out everything, filled or not."""
+        if self.lengths is None:
+            self.lengths = torch.full(self.keys.shape[1:2], self.length, device=self.keys.device)
+        self.settled = True
 
     @property
     def position(self) -> int | Tensor:
@@ -54,17 +64,21 @@ class KeyValueCache:
             self.keys[layer, :, :, self.length : end] = k
             self.values[layer, :, :, self.length : end] = v
         else:
-            rows = torch.arange(k.shape[0], device=k.device)[:, None]
-            places = self.lengths[:, None] + torch.arange(k.shape[-2], device=k.device)  # (B, L)
-            self.keys[layer][rows, :, places] = k.transpose(1, 2).to(self.keys.dtype)
-            self.values[layer][rows, :, places] = v.transpose(1, 2).to(self.values.dtype)
+            places = self.lengths[:, None]
+            if k.shape[-2] > 1:
+                places = places + torch.arange(k.shape[-2], device=k.device)  # (B, L)
+            places = places[:, None, :, None].expand(k.shape)
+            self.keys[layer].scatter_(2, places, k.to(self.keys.dtype))
+            self.values[layer].scatter_(2, places, v.to(self.values.dtype))
+        if self.settled:
+            return self.keys[layer], self.values[layer]
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def advance(self, count: int) -> None:
         """Count `count` new positions as filled."""
         self.length += count
         if self.lengths is not None:
-            self.lengths = self.lengths + count
+            self._set(self.lengths + count)
 
     def cut(self, lengths: Tensor) -> None:
         """Keep the first lengths[b] positions of sequence b alone: what was read behind them was padding."""
@@ -92,7 +106,7 @@ class KeyValueCache:
         for each in (self.keys, self.values):
             for layer in each:
                 layer[:, :, : self.length] = layer[rows, :, places].transpose(1, 2)
-        self.lengths = self.lengths - first
+        self._set(self.lengths - first)
         self.length = int(self.lengths.max())
 
     def select(self, rows: Tensor) -> None:
@@ -101,4 +115,11 @@ class KeyValueCache:
         for each in (self.keys, self.values):
             each[..., : self.length, :] = each[:, rows, :, : self.length]
         if self.lengths is not None:
-            self.lengths = self.lengths[rows]
+            self._set(self.lengths[rows])
+
+    def _set(self, lengths: Tensor) -> None:
+        if self.settled:
+            assert self.lengths is not None
+            self.lengths.copy_(lengths)
+        else:
+            self.lengths = lengths

@@ -31,8 +31,9 @@ class Attention(nn.Module):
             y = self.position.attend_packed(qkv, dropout_p=dropout_p)  # (B, H, L, D)
         else:
             q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, L, D)
-            k, v = cache.extend(self.layer, k, v)  # (B, H, cache.length + L, D)
-            y = self.position.attend(q, k, v, query_offset=cache.position, dropout_p=dropout_p)
+            k, v = cache.extend(self.layer, k, v)  # (B, H, cache.length + L, D), or the whole cache if settled
+            y = self.position.attend(q.to(k.dtype), k, v, query_offset=cache.position, dropout_p=dropout_p)
+            y = y.to(x.dtype)
         return self.out(y.transpose(1, 2).reshape(batch, length, width))
 
 

@@ -15,7 +15,7 @@ import torch
 from cases import DEVICE, make_inputs, relative_error, with_gradients
 from scipy import stats
 
-from seqpope.kernels import attention, pope_attention, pope_attention_packed, reference
+from seqpope.kernels import attention, pope_attention, pope_attention_packed, reference, rope_attention
 from seqpope.kernels.rotation import two_level_tables
 
 pytest.importorskip("triton")
@@ -272,6 +272,31 @@ class TestDecoding:
         out = pope_attention(q, k, v, delta, backend="triton", **options)
         assert relative_error(out, exact) < {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
 
+    @pytest.mark.parametrize("causal", [True, False])
+    @pytest.mark.parametrize("dim", [2, 20, 48, 64])
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_of_rope_is_the_formula(self, dtype, dim, causal, poisoned):
+        q, k, v, _ = make_inputs(1, 70, dim, heads=4, dtype=dtype)
+        options = {"query_offset": 40, "causal": causal}
+        exact = rope_attention(q.double(), k.double(), v.double(), backend="reference", **options)
+        out = rope_attention(q, k, v, backend="triton", **options)
+        assert relative_error(out, exact) < {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
+
+    @pytest.mark.parametrize("parts", [1, 2, 17])
+    def test_of_rope_in_parts_with_lengths_of_their_own(self, parts, monkeypatch):
+        q, k, v, _ = make_inputs(1, 300, 16, heads=4)
+        lengths = torch.tensor([290, 3], device=DEVICE)
+        k[1, :, 3:], v[1, :, 3:] = math.nan, math.nan
+        options = {"query_offset": lengths - 1, "key_lengths": lengths}
+        exact = rope_attention(q.double(), k.double(), v.double(), backend="reference", **options)
+        monkeypatch.setattr(decode, "_parts", lambda *_: parts)
+        assert relative_error(rope_attention(q, k, v, backend="triton", **options), exact) < 1e-6
+
+    def test_of_rope_is_refused_where_it_is_none(self):
+        q, k, v, _ = make_inputs(2, 20, 16)
+        with pytest.raises(ValueError, match="one query"):
+            rope_attention(q, k, v, query_offset=18, backend="triton")
+
     @pytest.mark.parametrize(("queries", "key_heads"), [(2, 2), (1, 4)])
     @pytest.mark.parametrize("parts", [1, 2, 15, 16, 17, 40])
     def test_however_many_parts_are_joined(self, parts, queries, key_heads, monkeypatch):
@@ -295,8 +320,8 @@ class TestDecoding:
 
     def test_is_taken_for_few_queries_without_gradient_only(self, monkeypatch):
         called = []
-        decoding = operators.pope_decode
-        monkeypatch.setattr(operators, "pope_decode", lambda *a: called.append(1) or decoding(*a))
+        decoding = operators.decode_few
+        monkeypatch.setattr(operators, "decode_few", lambda *a: called.append(1) or decoding(*a))
         q, k, v, delta = make_inputs(1, 20, 16)
         pope_attention(q, k, v, delta, query_offset=19, backend="triton")
         assert called == [1]
@@ -319,7 +344,7 @@ class TestDecoding:
         q, k, v, delta = make_inputs(40, 40, 16, heads=2, key_heads=1)
         tables = two_level_tables(40, 16, 10000.0, DEVICE)
         with pytest.raises(ValueError, match="up to 16, not 40 x 2"):
-            decode.decode_attention(q, k, v, turned(delta), tables, None, None, 0, True, 0.25)
+            decode.decode_attention(q, k, v, delta, tables, None, None, 0, True, 0.25)
 
 
 class TestAwkward:
@@ -485,7 +510,7 @@ class TestInTorch:
         q, k, v, delta = make_inputs(1, 33, 16, heads=2)
         tables = two_level_tables(33, 16, 10000.0, DEVICE)
         torch.library.opcheck(
-            torch.ops.seqpope.pope_decode.default, (q, k, v, turned(delta), *tables, None, None, 32, True, 0.25)
+            torch.ops.seqpope.decode.default, (q, k, v, delta, *tables, None, None, 32, True, 0.25)
         )
 
     @pytest.mark.parametrize("options", [{}, {"dropout_p": 0.2, "dropout_seed": 3}, {"packed": True}])
@@ -546,8 +571,8 @@ class TestInTorch:
     def test_the_decoding_operator_has_no_gradient_and_says_so(self):
         q, k, v, delta = make_inputs(1, 33, 16, heads=2)
         tables = two_level_tables(33, 16, 10000.0, DEVICE)
-        with pytest.raises(RuntimeError, match="decoding kernel has no gradient"):
-            operators.pope_decode(q.requires_grad_(), k, v, turned(delta), *tables, None, None, 32, True, 0.25)
+        with pytest.raises(RuntimeError, match="decoding kernels have no gradient"):
+            operators.decode_few(q.requires_grad_(), k, v, delta, *tables, None, None, 32, True, 0.25)
 
     def test_output_with_strides_of_its_own(self):
         """The backward operator takes what its caller saved, however it lies in memory."""
