@@ -59,10 +59,11 @@ class Together(torch.optim.Optimizer):
 
 def make_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW for everything, or Muon for the matrices of the blocks and AdamW for the rest."""
-    betas = (config.beta1, config.beta2)
+    adamw: dict[str, Any] = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2)}
+    if next(model.parameters()).is_cuda:
+        adamw["fused"] = True  # one kernel where there would be a dozen
     if config.name == "adamw":
-        groups = parameter_groups(model, config.weight_decay)
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas)
+        return torch.optim.AdamW(parameter_groups(model, config.weight_decay), **adamw)
     matrices = [
         p
         for name, p in model.named_parameters()
@@ -79,7 +80,7 @@ def make_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.opt
         weight_decay=config.weight_decay,
         adjust_lr_fn="match_rms_adamw",
     )
-    return Together([muon, torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas)])
+    return Together([muon, torch.optim.AdamW(groups, **adamw)])
 
 
 class SequenceModule(lightning.LightningModule):
@@ -123,6 +124,18 @@ class SequenceModule(lightning.LightningModule):
             torch._dynamo.mark_dynamic(batch.ids, 1)  # one graph for all lengths
         logits = self._train_forward[0](batch.ids)
         return mean_nats(logits, batch.targets, batch.scored)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning refuses a fused optimiser here, which might unscale fp16's gradients itself; bf16 has no scale.
+        if gradient_clip_val:
+            # In the optimiser's order: Muon's sums are bf16, where the norm's last digit can grow a thousandfold.
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
         super().optimizer_step(*arguments, **keywords)
