@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any, ClassVar
 
 import numpy as np
@@ -149,7 +150,7 @@ class RemiTokenizer:
         found = hashlib.sha256("\n".join(self.vocabulary).encode()).hexdigest()
         if found != self.vocabulary_sha256:
             raise TokenError(
-                f"miditok {miditok.__version__} builds a REMI vocabulary of {len(self.vocabulary)} entries "
+                f"miditok {version('miditok')} builds a REMI vocabulary of {len(self.vocabulary)} entries "
                 f"(SHA-256 {found[:12]}), expected {self.vocabulary_size} ({self.vocabulary_sha256[:12]}): "
                 "ids would mean something else; install miditok 3.1.0"
             )
