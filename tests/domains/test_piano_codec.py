@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pretty_midi
 import pytest
+from piano_pieces import midi_bytes, note, random_performance, wait
 
 from seqpope.domains.music.piano.codec import CodecError, Performance, parse_midi, read_midi, write_midi
-from piano_pieces import midi_bytes, note, random_performance, wait
 
 
 def tempo(microseconds, before=0):

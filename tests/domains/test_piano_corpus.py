@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from piano_pieces import midi_bytes, note
 
 import data_prep.maestro
 import data_prep.maestro_performance
@@ -24,7 +25,6 @@ from seqpope.domains.music.piano.corpus import (
 )
 from seqpope.domains.music.piano.tokenizer import RemiTokenizer
 from seqpope.errors import SeqpopeError
-from piano_pieces import midi_bytes, note
 
 COLUMNS = ["canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename", "duration"]
 

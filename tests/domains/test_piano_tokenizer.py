@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from piano_pieces import chords, random_performance
 
 from seqpope.domains.music.piano import tokenizer
 from seqpope.domains.music.piano.codec import Performance, read_midi, write_midi
 from seqpope.domains.music.piano.tokenizer import PerformanceTokenizer, RemiTokenizer, TokenError
-from piano_pieces import chords, random_performance
 
 REMI, EVENTS = RemiTokenizer(), PerformanceTokenizer()
 BOTH = pytest.mark.parametrize("tokens", [REMI, EVENTS], ids=["remi", "performance"])
