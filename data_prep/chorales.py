@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from data_prep.stores import finished, locked, run, write_chorales
+from data_prep.stores import PREPARATION, finished, locked, run, write_chorales
 from seqpope.data.shards import Manifest
 from seqpope.domains.music.chorales.codec import Chorale
 from seqpope.domains.music.chorales.corpus import load_split, make_split, music21_chorales, split_chorales
+from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_text
 
@@ -55,7 +56,10 @@ def prepare(
         )
     split_sha256 = hashlib.sha256(json.dumps(load_split(), sort_keys=True).encode()).hexdigest()
     with locked(folder, progress):
-        if not force and (manifest := finished(folder, "chorales", split_sha256)) is not None:
+        manifest = finished(
+            folder, "chorales", ChoraleTokenizer().fingerprint, preparation=PREPARATION, sha256=split_sha256
+        )
+        if not force and manifest is not None:
             progress(f"{folder} is already prepared (--force prepares it again)")
             return manifest
         chorales, skipped, version = _parse(progress)

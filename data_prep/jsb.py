@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_prep.download import download, sha256_of
-from data_prep.stores import finished, locked, run, write_chorales
+from data_prep.stores import PREPARATION, finished, locked, run, write_chorales
 from seqpope.data.shards import Manifest
 from seqpope.domains.music.chorales.codec import read_json
+from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
 from seqpope.errors import SeqpopeError
 
 COMMIT = "9a7f733ddb4ed91f48da64ac7f0f621c34aadd4d"
@@ -37,7 +38,8 @@ def prepare(
         raise SeqpopeError(f"there is no file {source}: expected a copy of Jsb16thSeparated.json")
     sha256 = SHA256 if source is None else sha256_of(Path(source))
     with locked(folder, progress):
-        if not force and (manifest := finished(folder, "jsb", sha256)) is not None:
+        manifest = finished(folder, "jsb", ChoraleTokenizer().fingerprint, preparation=PREPARATION, sha256=sha256)
+        if not force and manifest is not None:
             progress(f"{folder} is already prepared (--force prepares it again)")
             return manifest
         if source is None:

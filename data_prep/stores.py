@@ -1,4 +1,4 @@
-"""What preparing a data set of chorales has in common: one at a time, only when needed, pieces -> store."""
+"""What preparing data sets has in common: one at a time, only when needed; and chorales -> store."""
 
 from __future__ import annotations
 
@@ -58,8 +58,11 @@ def locked(folder: Path, progress: Callable[[str], None] = print) -> Iterator[No
         yield
 
 
-def finished(folder: Path, dataset: str, source_sha256: str | None = None) -> Manifest | None:
-    """Manifest of a complete store in `folder` that preparing would make again, else None."""
+def finished(folder: Path, dataset: str, fingerprint: str, **provenance: Any) -> Manifest | None:
+    """Manifest of a complete store in `folder` that preparing would make again, else None.
+
+    That is one of the same data set and tokenizer, with these values in its provenance; None asks for nothing.
+    """
     try:
         store = TokenStore(folder)
         for name in SPLITS:
@@ -69,11 +72,35 @@ def finished(folder: Path, dataset: str, source_sha256: str | None = None) -> Ma
     manifest = store.manifest
     same = (
         manifest.dataset == dataset
-        and manifest.fingerprint == ChoraleTokenizer().fingerprint
-        and manifest.provenance.get("preparation") == PREPARATION
-        and (source_sha256 is None or manifest.provenance.get("sha256") == source_sha256)
+        and manifest.fingerprint == fingerprint
+        and all(value is None or manifest.provenance.get(key) == value for key, value in provenance.items())
     )
     return manifest if same else None
+
+
+def write(
+    folder: Path, manifest: Manifest, splits: dict[str, Split], progress: Callable[[str], None] = print
+) -> None:
+    """Write a store and say what is in it.
+
+    Raises:
+        SeqpopeError: the store cannot be written.
+    """
+    try:
+        write_store(folder, manifest, splits)
+    except OSError as error:
+        size = sum(split.tokens.nbytes + split.flags.nbytes for split in splits.values()) / 1e6
+        raise SeqpopeError(
+            f"the store {folder} cannot be written ({error.strerror or error}): "
+            f"it needs {size:.0f} megabytes of room and a folder that may be replaced"
+        ) from error
+    counts = ", ".join(
+        f"{name} {described['documents']} pieces {described['tokens']} tokens"
+        for name, described in manifest.splits.items()
+    )
+    progress(f"{folder}: {counts}")
+    for name, figures in manifest.baselines.items():
+        progress(f"  {name}: {figures['test']:.4f} nats/token on test")
 
 
 def changed_tokens(ids: np.ndarray, voices: int = 4) -> np.ndarray:
@@ -147,20 +174,8 @@ def write_chorales(
         },
         provenance={**provenance, "preparation": PREPARATION, **sharing},
     )
-    try:
-        write_store(folder, manifest, packed)
-    except OSError as error:
-        raise SeqpopeError(
-            f"the store {folder} cannot be written ({error.strerror or error}): "
-            "it needs a few megabytes of room and a folder that may be replaced"
-        ) from error
-    counts = ", ".join(
-        f"{name} {described['documents']} pieces {described['tokens']} tokens"
-        for name, described in manifest.splits.items()
-    )
-    progress(f"{folder}: {counts}, in {time.monotonic() - began:.1f} s")
-    for name, figures in manifest.baselines.items():
-        progress(f"  {name}: {figures['test']:.4f} nats/token on test")
+    write(folder, manifest, packed, progress)
+    progress(f"{folder}: prepared in {time.monotonic() - began:.1f} s")
     return manifest
 
 

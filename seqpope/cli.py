@@ -27,19 +27,27 @@ def prepare(
     source: Path | None = None,
     data_folder: Path = Path("data"),
     force: bool = False,
+    split: str = "",
 ) -> None:
     """Turn a data set into tokens that can be trained on.
 
     Args:
-        dataset: chorales (comes with music21, no network) or jsb (downloaded, checksum pinned).
-        source: The raw file, if you have it already; nothing is downloaded then.
+        dataset: chorales (comes with music21, no network); or downloaded, checksum pinned: jsb, maestro,
+            maestro-performance.
+        source: The raw file, if you have it already; nothing is downloaded then; maestro also takes a folder.
         data_folder: Folder of prepared data; a folder of the data set's name is made in it.
         force: Prepare again even if it is there.
+        split: For maestro: official; by-piece (the paper's 90/5/5, a title in one split); by-content (90/5/5 by
+            hash of the file). Empty is official where there is a catalogue.
     """
     from importlib import import_module
 
     entry = find_dataset(dataset)
-    import_module(entry.preparation).prepare(data_folder / dataset, source=source, force=force)
+    if split and split not in entry.splits:
+        known = f"one of {', '.join(entry.splits)}" if entry.splits else "none to be named, it has only one"
+        raise SeqpopeError(f"{dataset} has no split {split!r}: expected {known}")
+    options = {"split": split} if split else {}
+    import_module(entry.preparation).prepare(data_folder / dataset, source=source, force=force, **options)
 
 
 def train(config: Any, resume: Path | None = None) -> None:

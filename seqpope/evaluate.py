@@ -32,7 +32,7 @@ def summarize(
     Args:
         nats: (N,) nats of every token, each scored once.
         strata: names of flag bits 1, 2, ...
-        units: units per token.
+        units: units per token; those of `split.units`, counted for each document, come beside.
         window: tokens of a document that the paper's protocol reads.
 
     Returns:
@@ -63,13 +63,18 @@ def summarize(
             "name": split.names[d],
             "tokens": int(scored[a:b].sum()),
             "nats": float(nats[a:b][scored[a:b]].sum(dtype=np.float64)),
+            **({"units": {name: float(counts[d]) for name, counts in split.units.items()}} if split.units else {}),
         }
         for d, (a, b) in enumerate(zip(split.starts[:-1], split.starts[1:], strict=True))
     ]
+    counted = {name: count * per for name, per in units.items()}
+    counted |= {name: float(counts.sum()) for name, counts in split.units.items()}
     return {
         "nats_per_token": total / count,
         "tokens_scored": count,
-        "units": {name: {"nats": total / (count * per), "count": count * per} for name, per in units.items()},
+        "units": {
+            name: {"nats": total / number if number else None, "count": number} for name, number in counted.items()
+        },
         "strata": {
             name: mean(scored & (split.flags & (2 << bit)).astype(bool)) for bit, name in enumerate(strata)
         },

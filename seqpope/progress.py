@@ -14,18 +14,21 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """Called with what is done and what there is in all; writes a line to standard error every few seconds."""
+    """Called with what is done and what there is in all; writes a line to standard error every few seconds.
 
-    def __init__(self, title: str, unit: str, every: float = 3.0) -> None:
-        self.title, self.unit, self.every = title, unit, every
+    `already` is what an earlier start had done: it does not count for the rate.
+    """
+
+    def __init__(self, title: str, unit: str, every: float = 3.0, already: int = 0) -> None:
+        self.title, self.unit, self.every, self.already = title, unit, every, already
         self.start = self.shown = time.perf_counter()
 
     def __call__(self, done: int, total: int) -> None:
         now = time.perf_counter()
-        if now - self.shown < self.every or done == 0:
+        if now - self.shown < self.every or done <= self.already:
             return
         self.shown = now
-        rate = done / (now - self.start)
+        rate = (done - self.already) / (now - self.start)
         print(
             f"{self.title}  {done}/{total} {self.unit}  {rate:.1f} {self.unit}/s  "
             f"{clock((total - done) / rate)} left",

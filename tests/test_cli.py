@@ -104,7 +104,10 @@ assert not heavy, heavy
             cwd=tmp_path,
         )
         assert done.returncode == 1
-        assert done.stderr == "seqpope: unknown data set 'nope': expected one of chorales, jsb\n"
+        assert (
+            done.stderr
+            == "seqpope: unknown data set 'nope': expected one of chorales, jsb, maestro, maestro-performance\n"
+        )
         assert list(tmp_path.iterdir()) == []
 
 

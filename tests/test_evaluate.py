@@ -41,6 +41,19 @@ class TestSummarize:
             "base": {"nats": 119 / 6, "count": 6.0},
         }
 
+    def test_units_counted_for_each_document(self):
+        """They are sums over documents, whatever their tokens; constant ones stay beside."""
+        split = Split(*(getattr(self.split, key) for key in ("tokens", "starts", "flags", "names")))
+        split.units.update(note=np.array([3.0, 0.0, 4.0]), rest=np.zeros(3))
+        result = summarize(self.nats, split, [], {"base": 1.0}, 3)
+        assert result["units"] == {
+            "base": {"nats": 119 / 6, "count": 6.0},
+            "note": {"nats": 17.0, "count": 7.0},
+            "rest": {"nats": None, "count": 0.0},
+        }
+        assert [document["units"]["note"] for document in result["documents"]] == [3, 0, 4]
+        assert all("units" not in document for document in self.result()["documents"])
+
     def test_strata(self):
         assert self.result()["strata"] == {
             "changed": {"tokens": 3, "nats_per_token": 50 / 3},

@@ -41,12 +41,13 @@ class StoreError(SeqpopeError):
 class Manifest:
     """What training, evaluation and reports need to know of a store.
 
-    `units` maps a unit's name to units per token (a chorale token is a quarter of a time step).
+    `units` maps a unit's name to units per token (a chorale token is a quarter of a time step); units that tokens
+    have no constant number of (notes, seconds) are counted for each document in `splits`.
     `strata` names flag bits 1, 2, ... `shift_range` is the inclusive range of ids that a transposition
     moves by one a semitone, None where the data cannot be transposed. `alignment` is the number of tokens
     a window may start at multiples of, counted from its document's start. `baselines` maps a baseline's
     name to nats/token for each split, counted on the training split alone. `splits` (document and token
-    counts, names of documents) and `content` (SHA-256 over all arrays) are filled by `write_store`.
+    counts, names and units of documents) and `content` (SHA-256 over all arrays) are filled by `write_store`.
     """
 
     domain: str
@@ -68,12 +69,16 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Split:
-    """Documents of one split: `tokens` (N,), `starts` (documents + 1,), `flags` (N,), and their names."""
+    """Documents of one split: `tokens` (N,), `starts` (documents + 1,), `flags` (N,), and their names.
+
+    `units` maps a unit's name to how many of it each document has, (documents,).
+    """
 
     tokens: np.ndarray
     starts: np.ndarray
     flags: np.ndarray
     names: list[str]
+    units: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -109,15 +114,24 @@ def replace_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def pack(documents: list[np.ndarray], flags: list[np.ndarray], names: list[str], dtype: Any) -> Split:
-    """Lay documents of token ids and their flag bytes end to end."""
+def pack(
+    documents: list[np.ndarray],
+    flags: list[np.ndarray],
+    names: list[str],
+    dtype: Any,
+    units: dict[str, list[float]] | None = None,
+) -> Split:
+    """Lay documents of token ids and their flag bytes end to end; `units` has a number for each document."""
     lengths = [len(document) for document in documents]
     if lengths != [len(flag) for flag in flags] or len(names) != len(documents):
         raise ValueError("documents, flags and names must correspond one to one, token by token")
+    counted = {name: np.array(counts, np.float64) for name, counts in (units or {}).items()}
+    if any(len(counts) != len(documents) for counts in counted.values()):
+        raise ValueError("units must be counted for each document")
     starts = np.zeros(len(documents) + 1, np.int64)
     np.cumsum(lengths, out=starts[1:])
     tokens = np.concatenate([*documents, np.zeros(0, dtype)]).astype(dtype)
-    return Split(tokens, starts, np.concatenate([*flags, np.zeros(0, np.uint8)]).astype(np.uint8), names)
+    return Split(tokens, starts, np.concatenate([*flags, np.zeros(0, np.uint8)]).astype(np.uint8), names, counted)
 
 
 def write_store(folder: Path, manifest: Manifest, splits: dict[str, Split]) -> None:
@@ -129,6 +143,7 @@ def write_store(folder: Path, manifest: Manifest, splits: dict[str, Split]) -> N
             "tokens": len(split.tokens),
             "scored": int((split.flags & SCORED).astype(bool).sum()),
             "names": split.names,
+            "units": {unit: counts.tolist() for unit, counts in split.units.items()},
         }
         for array in (split.tokens, split.starts, split.flags):
             digest.update(np.ascontiguousarray(array).data)
@@ -198,4 +213,5 @@ class TokenStore:
                 f"{described['documents']} documents, its files hold {len(tokens)} in {len(starts) - 1}: "
                 f"prepare it again with `seqpope prepare {self.folder.name} --force`"
             )
-        return Split(tokens, starts, flags, described["names"])
+        units = {unit: np.array(counts) for unit, counts in described.get("units", {}).items()}
+        return Split(tokens, starts, flags, described["names"], units)

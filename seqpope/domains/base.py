@@ -18,7 +18,8 @@ class Dataset:
 
     `preparation` is the module in data_prep whose `prepare(folder, source, force)` writes the token store;
     `tokenizer` is "module:Class"; `embedded` data comes with a dependency and needs no network; `preset`
-    is the configuration that `seqpope train --dataset NAME` starts from.
+    is the configuration that `seqpope train --dataset NAME` starts from; `splits` are those that `prepare` takes,
+    the usual one first, where there are several.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Dataset:
     preparation: str
     tokenizer: str
     preset: str
+    splits: tuple[str, ...] = ()
 
     def load_tokenizer(self) -> Any:
         """Build the data set's tokenizer (imports its module)."""
@@ -55,6 +57,26 @@ DATASETS = {
             preparation="data_prep.jsb",
             tokenizer="seqpope.domains.music.chorales.tokenizer:ChoraleTokenizer",
             preset="jsb-paper",
+        ),
+        Dataset(
+            name="maestro",
+            domain="music",
+            title="MAESTRO v3 piano performances as REMI tokens (download)",
+            embedded=False,
+            preparation="data_prep.maestro",
+            tokenizer="seqpope.domains.music.piano.tokenizer:RemiTokenizer",
+            preset="maestro-20min",
+            splits=("official", "by-piece", "by-content"),
+        ),
+        Dataset(
+            name="maestro-performance",
+            domain="music",
+            title="MAESTRO v3 as performance tokens, in 10 ms (download)",
+            embedded=False,
+            preparation="data_prep.maestro_performance",
+            tokenizer="seqpope.domains.music.piano.tokenizer:PerformanceTokenizer",
+            preset="maestro-20min",
+            splits=("official", "by-piece", "by-content"),
         ),
     )
 }

@@ -39,6 +39,17 @@ def folder(tmp_path):
     return tmp_path / "store"
 
 
+def test_units_of_documents_are_read_as_written(tmp_path):
+    ids = [np.array([1, 2]), np.array([3])]
+    flags = [np.ones(2, np.uint8), np.ones(1, np.uint8)]
+    packed = pack(ids, flags, ["a", "b"], np.uint8, {"note": [2, 1], "second": [0.1, 0.7]})
+    write_store(tmp_path / "store", make_manifest(), {"train": packed})
+    units = TokenStore(tmp_path / "store").split("train").units
+    assert {name: counts.tolist() for name, counts in units.items()} == {"note": [2, 1], "second": [0.1, 0.7]}
+    with pytest.raises(ValueError, match="for each document"):
+        pack(ids, flags, ["a", "b"], np.uint8, {"note": [3]})
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_what_is_written_is_read(tmp_path, dtype):
     packed, documents = make_split([5, 0, 7, 1], dtype)
@@ -58,6 +69,7 @@ def test_what_is_written_is_read(tmp_path, dtype):
     assert store.manifest.splits["train"] == {
         "documents": 4,
         "tokens": 13,
+        "units": {},
         "scored": 13,
         "names": packed.names,
     }

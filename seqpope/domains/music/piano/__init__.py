@@ -1,0 +1,1 @@
+"""Piano performances: files, tokens and MAESTRO."""
