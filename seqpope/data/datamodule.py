@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -160,4 +161,12 @@ class TokenDataModule(lightning.LightningDataModule):
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
             collate_fn=None,
+            worker_init_fn=_leave_signals_to_the_trainer if self.workers else None,
         )
+
+
+def _leave_signals_to_the_trainer(_: int) -> None:
+    # Ctrl-C and a cluster's TERM reach every process of the group: the trainer then finishes its step and saves,
+    # for which it still needs this worker.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
