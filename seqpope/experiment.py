@@ -237,6 +237,16 @@ def train_run(config: TrainConfig, folder: Path, title: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False))
     write_text(folder / "versions.json", json.dumps(provenance(device), indent=1) + "\n")
+    data = TokenDataModule(
+        store,
+        config.data,
+        seed=config.seed,
+        steps=config.optimizer.steps,
+        start_step=start_step,
+        length_multiple=128 if compiled else 1,
+        pad_whole=compiled,
+        workers=1 if device == "cuda" else 0,
+    )
     module = SequenceModule(
         model,
         config.optimizer,
@@ -246,6 +256,7 @@ def train_run(config: TrainConfig, folder: Path, title: str) -> Path:
         eval_length=config.eval_length,
         eval_stride=config.eval_stride,
         compile_model=compiled,
+        one_shape=device == "cuda" and data.batches.whole,
     )
     keeper = RunKeeper(folder, info, config, title)
     if start_step >= config.optimizer.steps:
@@ -267,15 +278,6 @@ def train_run(config: TrainConfig, folder: Path, title: str) -> Path:
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
-    )
-    data = TokenDataModule(
-        store,
-        config.data,
-        seed=config.seed,
-        steps=config.optimizer.steps,
-        start_step=start_step,
-        length_multiple=128 if compiled else 1,
-        workers=1 if device == "cuda" else 0,
     )
     parameters = sum(p.numel() for p in model.parameters())
     begun = f"from step {start_step}" if start_step else "from scratch"

@@ -101,15 +101,23 @@ class SequenceModule(lightning.LightningModule):
         eval_length: int,
         eval_stride: int,
         compile_model: bool = False,
+        one_shape: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.average = copy.deepcopy(model).requires_grad_(False) if optimizer.average_decay else None
         self.optimizer_config, self.seed, self.padding_id = optimizer, seed, padding_id
         self.validation, self.eval_length, self.eval_stride = validation, eval_length, eval_stride
-        self.compiled = compile_model
+        self.compiled, self.one_shape = compile_model, one_shape
+        forward: Any = model
+        if compile_model and one_shape:
+            # Batches all alike: their forward and backward passes are CUDA graphs, which a small model needs: its
+            # kernels are done before the CPU has launched the next ones.
+            forward = torch.compile(model, mode="reduce-overhead", dynamic=False)
+        elif compile_model:
+            forward = torch.compile(model)
         # Kept out of the module tree, so that names in the state dict stay those of the plain model.
-        self._train_forward = (torch.compile(model) if compile_model else model,)
+        self._train_forward = (forward,)
 
     @property
     def evaluated_model(self) -> Transformer:
@@ -120,8 +128,10 @@ class SequenceModule(lightning.LightningModule):
         torch.manual_seed(self.seed * 1_000_003 + self.global_step)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if self.compiled:
-            torch._dynamo.mark_dynamic(batch.ids, 1)  # one graph for all lengths
+        if self.compiled and self.one_shape:
+            torch.compiler.cudagraph_mark_step_begin()
+        elif self.compiled:
+            torch._dynamo.mark_dynamic(batch.ids, 1)  # one compiled model for all lengths
         logits = self._train_forward[0](batch.ids)
         return mean_nats(logits, batch.targets, batch.scored)
 

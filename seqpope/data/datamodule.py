@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -29,6 +30,9 @@ class TrainingBatches(Dataset[Batch]):
 
     Each pass over the documents is a fresh permutation of them; crops and transpositions are drawn anew for
     every batch.
+
+    `whole` says that most documents fill a window: with `pad_whole` every batch is then as long as a window, so
+    that one CUDA graph serves for all.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class TrainingBatches(Dataset[Batch]):
         seed: int,
         *,
         length_multiple: int = 1,
+        pad_whole: bool = False,
     ) -> None:
         if len(split) == 0 or len(split.tokens) == 0:
             raise SeqpopeError(f"the training split of {manifest.dataset} is empty: prepare the data again")
@@ -48,13 +53,17 @@ class TrainingBatches(Dataset[Batch]):
                 f"{list(config.transpose)}"
             )
         self.split, self.manifest, self.config, self.seed = split, manifest, config, seed
-        self.length_multiple = length_multiple
-        self.documents = np.flatnonzero(np.diff(split.starts) > 0)
+        self.length_multiple, self.pad_whole = length_multiple, pad_whole
+        lengths = np.diff(split.starts)
+        self.documents = np.flatnonzero(lengths > 0)
+        self.whole = bool(np.median(lengths[self.documents]) >= config.length)
 
     def __getitem__(self, step: int) -> Batch:
         random = np.random.default_rng([self.seed, 1, step])
         rows = [self._window(int(document), random) for document in self._documents_of(step)]
         longest = max(len(targets) for _, targets, _ in rows)
+        if self.pad_whole and self.whole:
+            longest = self.config.length
         # As short as the batch allows, but not every length: compiled models prefer round ones.
         length = -(-longest // self.length_multiple) * self.length_multiple
         shape = (len(rows), length)
@@ -130,6 +139,7 @@ class TokenDataModule(lightning.LightningDataModule):
         steps: int,
         start_step: int = 0,
         length_multiple: int = 1,
+        pad_whole: bool = False,
         workers: int = 0,
     ) -> None:
         super().__init__()
@@ -139,6 +149,7 @@ class TokenDataModule(lightning.LightningDataModule):
             config,
             seed,
             length_multiple=length_multiple,
+            pad_whole=pad_whole,
         )
         self.steps, self.start_step, self.workers = steps, start_step, workers
 
@@ -150,4 +161,12 @@ class TokenDataModule(lightning.LightningDataModule):
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
             collate_fn=None,
+            worker_init_fn=_leave_signals_to_the_trainer if self.workers else None,
         )
+
+
+def _leave_signals_to_the_trainer(_: int) -> None:
+    # Ctrl-C and a cluster's TERM reach every process of the group: the trainer then finishes its step and saves,
+    # for which it still needs this worker.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -65,16 +65,30 @@ class ChoraleOutput(Output):
             find_soundfont(self.soundfont)
 
     def write_chorale(
-        self, chorale: Chorale, name: str, sidecar: dict[str, Any], prompt_steps: int, given: tuple[int, ...]
+        self,
+        chorale: Chorale,
+        name: str,
+        sidecar: dict[str, Any],
+        prompt_steps: int,
+        given: tuple[int, ...],
+        given_length: int,
     ) -> Path:
-        """Write one chorale in every format that is wanted; return the file that was asked for."""
+        """Write one chorale in every format that is wanted; return the file that was asked for.
+
+        `given` are voices that were given for so many steps behind the prompt: pictures show them.
+        """
         from seqpope.domains.music import writers
 
         options: dict[str, Any] = {"tempo": self.tempo, "merge_repeats": self.merge_repeats}
 
         def picture(file: Path) -> None:
             drawn = writers.draw_piano_roll(
-                chorale, prompt_steps=prompt_steps, given=given, title=chorale.name, tempo=self.tempo
+                chorale,
+                prompt_steps=prompt_steps,
+                given=given,
+                given_steps=(prompt_steps, prompt_steps + given_length),
+                title=chorale.name,
+                tempo=self.tempo,
             )
             write_bytes(file, drawn)
 
@@ -190,6 +204,7 @@ def generate_chorales(
     if prompt_bars and prompt is None:
         raise SeqpopeError(f"prompt_bars ({prompt_bars}) are those of a prompt: name one, or leave them out")
     fixed = read_given(given, chosen) if given is not None else None
+    known = 0 if fixed is None else len(fixed)
     steps = _steps(bars, seconds, output.tempo, fixed)
     opening = np.zeros(0, np.int64)
     if prompt is not None:
@@ -211,7 +226,9 @@ def generate_chorales(
     for seed, drawn in draw_chorales(model, opening, steps, draw, constraint):
         chorale = ChoraleTokenizer().decode(np.concatenate((opening, drawn.ids[0].numpy())), f"sample {seed}")
         sidecar = describe_chorale(model, draw, output, asked, seed, drawn, chorale, len(opening) // len(VOICES))
-        file = output.write_chorale(chorale, f"chorale-{seed:04d}", sidecar, len(opening) // len(VOICES), chosen)
+        file = output.write_chorale(
+            chorale, f"chorale-{seed:04d}", sidecar, len(opening) // len(VOICES), chosen, known
+        )
         results.append((file, describe(chorale, sidecar)))
     return results
 
@@ -268,7 +285,7 @@ def harmonize(
             )
         chorale = Chorale(back.astype(np.int16), f"{melody.stem}, harmonized")
         sidecar = describe_chorale(model, draw, output, asked, seed, drawn, chorale, 0)
-        file = output.write_chorale(chorale, f"harmony-{seed:04d}", sidecar, 0, (0,))
+        file = output.write_chorale(chorale, f"harmony-{seed:04d}", sidecar, 0, (0,), len(line))
         results.append((file, describe(chorale, sidecar)))
     return results
 

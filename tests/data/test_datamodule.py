@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -280,3 +283,45 @@ def test_empty_split(lengths):
 def test_settings_that_make_no_batch(changes, message):
     with pytest.raises(SeqpopeError, match=message):
         DataConfig(**changes)
+
+
+class TestOneShape:
+    def test_most_documents_fill_a_window(self):
+        assert make_batches(length=16).whole  # of 21, 40, 8, 33 and 16 tokens
+        assert not make_batches(length=22).whole
+
+    def test_batches_are_then_as_long_as_it_and_say_the_same(self):
+        for step in range(20):
+            short, padded = (
+                TrainingBatches(
+                    make_split([21, 8]), make_manifest(), DataConfig(length=12, batch_size=1), 0, pad_whole=pad
+                )[step]
+                for pad in (False, True)
+            )
+            assert padded.ids.shape == (1, 12)
+            size = short.ids.shape[1]
+            for a, b in zip(short, padded, strict=True):
+                assert torch.equal(a, b[:, :size])
+            assert not padded.scored[:, size:].any()
+            assert (padded.ids[:, size:] == PADDING).all()
+
+    def test_batches_of_short_documents_stay_short(self):
+        batches = TrainingBatches(
+            make_split([8, 8, 30]), make_manifest(), DataConfig(length=20, batch_size=1), 0, pad_whole=True
+        )
+        assert min(batches[step].ids.shape[1] for step in range(10)) == 8
+
+
+def test_a_worker_outlives_the_signals_that_its_trainer_answers(tmp_path):
+    """Ctrl-C and a cluster's TERM reach the whole process group; the step being finished needs its data."""
+    module = TokenDataModule(
+        make_store(tmp_path), DataConfig(length=16, batch_size=2), seed=0, steps=50, workers=1
+    )
+    loader = iter(module.train_dataloader())
+    first = next(loader)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        for worker in loader._workers:
+            os.kill(worker.pid, number)
+    rest = list(loader)
+    assert len(rest) == 49
+    assert torch.equal(first.ids, module.batches[0].ids)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqpope.domains.music.chorales import metrics
+from seqpope.domains.music.chorales import constraints, metrics
 from seqpope.domains.music.chorales.codec import SILENCE, VOICES, Chorale
 from seqpope.domains.music.chorales.metrics import Copy
 from seqpope.errors import SeqpopeError
@@ -479,3 +479,18 @@ def test_every_value_has_a_row():
     text = metrics.render(result)
     assert all(f"| {label} " in text for label, *_rest in metrics.ROWS)
     assert all(f"{voice}: lowest to highest" in text for voice in VOICES)
+
+
+def test_parallels_are_what_the_rule_against_them_forbids():
+    """The scalar rule that sampling keeps and the vectorised count of reports are one definition."""
+    random = np.random.default_rng(3)
+    pitches = random.integers(55, 68, (4000, 4))
+    pitches[random.random(pitches.shape) < 0.05] = -1
+    found = metrics.voice_leading(Chorale(pitches.astype(np.int16)))
+    pairs = sum(
+        constraints.parallel(before[a], after[a], before[b], after[b])
+        for before, after in itertools.pairwise(pitches.tolist())
+        for a, b in itertools.combinations(range(4), 2)
+    )
+    assert pairs > 100
+    assert found["parallel_fifths"] + found["parallel_octaves"] == pairs

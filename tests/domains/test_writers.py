@@ -509,6 +509,13 @@ def test_piano_roll_shows_voices_prompt_and_facts(figures):
     assert pixels(png, writers.COLOURS[1]) > 5000
     assert pixels(png, writers.COLOURS[2]) > 5000
     assert pixels(png, writers.COLOURS[0]) == pixels(png, writers.COLOURS[3]) == 0
+    part = writers.draw_piano_roll(tune(16), given=(0, 3), given_steps=(40, 150))
+    assert (
+        2000
+        < pixels(part, writers.COLOURS[0])
+        < 0.8 * pixels(writers.draw_piano_roll(tune(16)), writers.COLOURS[0])
+    )
+    del figures[1:]
     plain = writers.draw_piano_roll(tune(16))
     assert "tune" in texts(figures[1])
     assert "prompt" not in texts(figures[1])

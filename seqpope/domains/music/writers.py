@@ -442,6 +442,7 @@ def draw_piano_roll(
     *,
     prompt_steps: int = 0,
     given: tuple[int, ...] = (),
+    given_steps: tuple[int, int] | None = None,
     title: str = "",
     tempo: float | None = None,
 ) -> bytes:
@@ -454,6 +455,7 @@ def draw_piano_roll(
     Args:
         prompt_steps: so many steps at the start are shaded and called the prompt.
         given: voices (0 soprano to 3 bass) that were given; hatched, and named so in the legend.
+        given_steps: from which step to which they were; the whole piece if None.
         title: the chorale's name if empty.
         tempo: quarters a minute; shown, with how long the piece lasts.
 
@@ -495,7 +497,7 @@ def draw_piano_roll(
         last = min(first + row_bars * STEPS_PER_BAR, steps)
         axes.set_xlim(first, first + row_bars * STEPS_PER_BAR)
         axes.set_ylim(low - 0.5, high - 0.5)
-        _draw_row(axes, chorale, first, last, prompt_steps, given)
+        _draw_row(axes, chorale, first, last, prompt_steps, given, given_steps or (0, steps))
     _draw_header(figure, canvas, chorale, given, title, tempo, shown, bars)
     buffer = io.BytesIO()
     canvas.print_png(buffer)
@@ -513,7 +515,13 @@ def _pitch_range(pitches: np.ndarray) -> tuple[int, int]:
 
 
 def _draw_row(
-    axes: Any, chorale: Chorale, first: int, last: int, prompt_steps: int, given: tuple[int, ...]
+    axes: Any,
+    chorale: Chorale,
+    first: int,
+    last: int,
+    prompt_steps: int,
+    given: tuple[int, ...],
+    given_steps: tuple[int, int],
 ) -> None:
     """One row of the picture: keys, bar lines, prompt, notes of the steps [first, last)."""
     from matplotlib.collections import PatchCollection
@@ -556,12 +564,14 @@ def _draw_row(
     heights = 0.86 / sharing
     tops = pitches + 0.43 - heights * above
     for voice, colour in enumerate(COLOURS):
-        notes = [
-            Polygon(_outline(first, start, end, tops[:, voice], heights[:, voice]), closed=True)
-            for start, end, _ in runs(pitches[:, voice])
-        ]
-        if notes:
-            axes.add_collection(PatchCollection(notes, **_look(voice, colour, voice in given), zorder=3))
+        notes: dict[bool, list[Polygon]] = {False: [], True: []}
+        for start, end, _ in runs(pitches[:, voice]):
+            is_given = voice in given and given_steps[0] <= first + start < given_steps[1]
+            outline = _outline(first, start, end, tops[:, voice], heights[:, voice])
+            notes[is_given].append(Polygon(outline, closed=True))
+        for is_given, some in notes.items():
+            if some:
+                axes.add_collection(PatchCollection(some, **_look(voice, colour, is_given), zorder=3))
     if (chorale.pitches == SILENCE).all() and first == 0:
         place = {"ha": "center", "va": "center", "fontsize": 11, "color": GREY}
         axes.text((first + last) / 2, (low + high) / 2, "silence", **place)
