@@ -63,8 +63,8 @@ class PianoConstraint:
         polyphony: a note is struck only where fewer sound, by the durations or note-offs that the tokens say;
             None sets no limit.
         starts: nothing happens before so many seconds; 0 leaves that to the prompt.
-        ends: the music reaches so many seconds and is done; no note is struck then and none sounds on. None
-            draws on until so few tokens are left that another note could not be finished.
+        ends: the music reaches so many seconds and is done; no note is struck then and none sounds on. There is
+            a note before. None draws on until so few tokens are left that another could not be finished.
     """
 
     keys: tuple[int, int] = (LOWEST_KEY, HIGHEST_KEY)
@@ -72,7 +72,7 @@ class PianoConstraint:
     starts: float = 0.0
     ends: float | None = None
 
-    STEPS_PER_SECOND: ClassVar[int]
+    STEPS_PER_SECOND: ClassVar[int] = 1000  # of the tokens' grid
 
     def __post_init__(self) -> None:
         low, high = self.keys
@@ -128,6 +128,7 @@ START, HEAD_BAR, HEAD_POSITION, BAR, POSITION, TEMPO, CHORD, PITCH, VELOCITY, DU
 # Tokens that a phase needs until no note, and no head, is left unfinished.
 PENDING = np.array([3, 2, 1, 0, 3, 0, 3, 2, 1, 0])
 MOST_OF_A_NOTE = 6  # position, chord, pitch, velocity, duration, and one to spare
+FIRST_NOTE = 4  # the same without a chord
 AHEAD = STEPS_PER_BAR + LONGEST_STEPS  # steps of which it is known what will sound, from the bar line on
 
 
@@ -160,6 +161,7 @@ class RemiState(NamedTuple):
     position: np.ndarray  # in it; -1 after a bar line
     struck: np.ndarray  # (B, 88) bool, keys struck at this position
     sounding: np.ndarray  # (B, AHEAD) notes that sound at steps from the bar line on; (B, 0) without a limit
+    silent: np.ndarray  # there is no note, and there must be one
     left: int
 
 
@@ -180,7 +182,7 @@ class RemiConstraint(PianoConstraint):
         """See `Constraint`."""
         rows = [self._read(_checked(prompt, RemiTokenizer.vocabulary_size)) for prompt in prompts]
         state = RemiState._make([*(np.stack(parts) for parts in zip(*rows, strict=True)), count])
-        needed = self._bars_left(state) + PENDING[state.phase]
+        needed = self._needed(state) + PENDING[state.phase]
         self._check_length(int(self._step(state).max()), int(needed.max()), count)
         return state
 
@@ -189,7 +191,14 @@ class RemiConstraint(PianoConstraint):
         struck, sounding = np.zeros(KEYS, bool), np.zeros(0 if self.polyphony is None else AHEAD, np.int16)
         head = (BAR_ID, POSITION_IDS[0], TEMPO_ID)
         if len(ids) < len(head) and tuple(ids) == head[: len(ids)]:
-            return START + len(ids), min(0, len(ids) - 1), max(-1, len(ids) - 2), struck, sounding
+            return (
+                START + len(ids),
+                min(0, len(ids) - 1),
+                max(-1, len(ids) - 2),
+                struck,
+                sounding,
+                self.ends is not None,
+            )
         phases = REMI_PHASES[ids]
         phase = phases[-1]
         if phase == VELOCITY and (len(ids) < 2 or phases[-2] != PITCH):
@@ -210,20 +219,21 @@ class RemiConstraint(PianoConstraint):
             end = begin + DURATIONS[ids[notes + 2] - DURATION_IDS[0]]
             for first, last in zip(begin[end > 0].tolist(), end[end > 0].tolist(), strict=True):
                 sounding[max(0, first) : last] += 1
-        return phase, count[-1], position[-1], struck, sounding
+        silent = self.ends is not None and len(notes) == 0 and phase not in (PITCH, VELOCITY)
+        return phase, count[-1], position[-1], struck, sounding, silent
 
     def _step(self, state: RemiState) -> np.ndarray:
         return state.bar * STEPS_PER_BAR + np.maximum(state.position, 0)
 
-    def _bars_left(self, state: RemiState) -> np.ndarray:
-        """Bar tokens until the end is reached, (B,); 0 without an end."""
+    def _needed(self, state: RemiState) -> np.ndarray:
+        """Bar tokens until the end is reached and those of a note where there must be one, (B,)."""
         if self.ends is None:
             return np.zeros(len(state.bar), np.int64)
-        return np.maximum(-(-self.last_step // STEPS_PER_BAR) - state.bar, 0)
+        return np.maximum(-(-self.last_step // STEPS_PER_BAR) - state.bar, 0) + FIRST_NOTE * state.silent
 
     def _hurried(self, state: RemiState) -> np.ndarray:
         """(B,) bool: rows that must not begin another note, or too few tokens would be left to end."""
-        return state.left <= self._bars_left(state) + MOST_OF_A_NOTE
+        return state.left <= self._needed(state) + MOST_OF_A_NOTE
 
     @functools.cached_property
     def _grammar(self) -> np.ndarray:
@@ -258,20 +268,24 @@ class RemiConstraint(PianoConstraint):
         if self.polyphony is not None:
             here &= state.sounding[np.arange(len(phase)), np.maximum(position, 0)] < self.polyphony
         hurried = self._hurried(state)
+        allowed[:, CHORD_SLICE] &= (here > hurried)[:, None]
+        hurried &= ~state.silent
         strike = here & (opened | (STRIKING[phase] > hurried))
         allowed[:, PITCHES] = keys & strike[:, None]
-        allowed[:, CHORD_SLICE] &= (strike > hurried)[:, None]
         # Only a prompt ends at a position where nothing may be struck: time passes then.
         passing = FREE[phase] | (opened > here)
         allowed[:, BAR_ID] |= passing
         moving = passing > hurried
+        base = (state.bar * STEPS_PER_BAR)[:, None]
+        if state.silent.any():
+            allowed[:, BAR_ID] &= ~state.silent | (base[:, 0] + STEPS_PER_BAR < self.last_step)
         if moving.any():
-            base = (state.bar * STEPS_PER_BAR)[:, None]
             possible = self.first_step - base <= INSIDE
             if self.polyphony is not None:
                 possible &= state.sounding[:, :STEPS_PER_BAR] < self.polyphony
             if self.ends is not None:
-                possible |= self.last_step - base <= INSIDE
+                over = self.last_step - base <= INSIDE
+                possible = np.where(state.silent[:, None], possible & ~over, possible | over)
             allowed[:, POSITIONS] |= possible & (position[:, None] < INSIDE) & moving[:, None]
         if self.ends is not None:
             # Notes end with the music, the shortest whatever it does.
@@ -307,7 +321,8 @@ class RemiConstraint(PianoConstraint):
                 end = begin + DURATIONS[tokens[held] - DURATION_IDS[0]][:, None]
                 sounding = sounding.copy()
                 sounding[held] += (begin <= PLACES) & (end > PLACES)
-        return RemiState(phase, state.bar + line, position, struck, sounding, state.left - 1)
+        silent = state.silent > (phase == PITCH)
+        return RemiState(phase, state.bar + line, position, struck, sounding, silent, state.left - 1)
 
     def take(self, state: RemiState, rows: np.ndarray) -> RemiState:
         """Rows repeated or left out."""
@@ -355,6 +370,7 @@ class PerformanceState(NamedTuple):
     notes: np.ndarray  # how many those are
     released: np.ndarray  # the highest key released at this time, -1 if none; all keys once one is struck
     struck: np.ndarray  # the highest key struck at this time, -1 if none
+    silent: np.ndarray  # there is no note, and there must be one
     hurried: np.ndarray  # nothing but the end may come, or too few tokens would be left for it
     done: np.ndarray
     left: int
@@ -402,14 +418,15 @@ class PerformanceConstraint(PianoConstraint):
             if token >= LEVEL_ID:
                 released = KEYS
         time = int((ids[shifts] - SHIFT_ID + 1).sum())
-        return phase, time, self.last_step, level, sounding, sounding.sum(), released, struck
+        silent = self.ends is not None and not ons.any()
+        return phase, time, self.last_step, level, sounding, sounding.sum(), released, struck, silent
 
     def _needed(self, state: PerformanceState) -> np.ndarray:
         """Tokens that it takes at least to end, (B,): time shifts and note-offs."""
         wait = state.end - state.time
         if self.ends is None:
             wait = np.where(state.end == NEVER, np.maximum(1, self.first_step - state.time), wait)
-        return -(-wait // MOST_SHIFT) + state.notes
+        return -(-wait // MOST_SHIFT) + state.notes + MOST_OF_A_STRIKE * state.silent
 
     def _judged(self, state: PerformanceState) -> PerformanceState:
         """The state with `hurried` as it is; without an end that was asked for, it is the next moment then."""
@@ -439,8 +456,9 @@ class PerformanceConstraint(PianoConstraint):
         phase, time, hurried = state.phase, state.time, state.hurried
         allowed = self._grammar[phase]
         bound = phase == LEVEL
-        begun = (time >= self.first_step) > hurried
-        room = begun | bound
+        started = time >= self.first_step
+        begun = started > hurried
+        room = begun | bound | (state.silent & started)
         if self.polyphony is not None:
             room &= state.notes < self.polyphony
         ons = ((self._range > state.sounding) & (state.struck[:, None] < KEY)) & room[:, None]
@@ -448,14 +466,15 @@ class PerformanceConstraint(PianoConstraint):
         allowed[:, ONS] = ons & (state.level >= 0)[:, None]
         offs = state.sounding & (state.released[:, None] < KEY)
         allowed[:, OFFS] = offs & (begun > bound)[:, None]
-        wait = (state.end - time)[:, None]
+        wait = (state.end - time - state.silent)[:, None]
         missing = (self.first_step - time)[:, None]
         shifts = (wait >= SPANS) & (missing <= SPANS)
         shifts[:, -1:] |= missing > MOST_SHIFT
         allowed[:, SHIFTS] &= shifts
         if hurried.any():
             last = (hurried > bound)[:, None]
-            allowed[:, SHIFTS] = np.where(last, np.minimum(wait, MOST_SHIFT) == SPANS, allowed[:, SHIFTS])
+            longest = np.where(state.silent[:, None], np.maximum(missing, 0), wait)
+            allowed[:, SHIFTS] = np.where(last, np.minimum(longest, MOST_SHIFT) == SPANS, allowed[:, SHIFTS])
             # What sounds at the end is released from below.
             over = last & (wait <= 0)
             allowed[:, OFFS] |= over & offs & (np.cumsum(offs, axis=1) == 1)
@@ -481,6 +500,7 @@ class PerformanceConstraint(PianoConstraint):
             state.notes + notes,
             RELEASED_OF[tokens],
             np.where(level, state.struck, STRUCK_OF[tokens]),
+            state.silent & (phase != ON),
             state.hurried,
             state.done,
             state.left - 1,
