@@ -182,16 +182,22 @@ def _runs_in(folder: Path) -> list[Path]:
     return found
 
 
-def compare(runs: list[Path], out: Path | None = None) -> None:
+def compare(runs: list[Path], out: Path | None = None, lengths: str = "") -> None:
     """Put finished runs side by side: means, spread, paired differences and their intervals.
 
     Args:
         runs: Folders of runs or of experiments, all on the same data and protocol.
-        out: Folder to write report.md, report.json and the figures to; only print if not given.
+        out: Folder to write report.md, report.json and the figures to; only print if not given. If all runs have
+            lengths-test.json, lengths.md, lengths.json and lengths.png are written too.
+        lengths: Compare what `evaluate --lengths` wrote instead: the name of its files, such as lengths-test.
     """
     from seqpope.report import compare as run
+    from seqpope.report import compare_lengths
 
-    print(run(runs, out)["markdown"])
+    if lengths:
+        print(compare_lengths(runs, out, lengths.removesuffix(".json") + ".json")["markdown"])
+    else:
+        print(run(runs, out)["markdown"])
 
 
 def generate(

@@ -12,6 +12,7 @@ from stores import VOCABULARY, make_split
 from test_evaluate import make_run, reads, results
 
 import seqpope.evaluate
+from seqpope import cli
 from seqpope.checkpoint import load_checkpoint
 from seqpope.data.shards import SCORED
 from seqpope.errors import SeqpopeError
@@ -278,3 +279,44 @@ class TestRefused:
             evaluated(run, **options)
         assert list(run.glob("lengths*")) == []
         assert reads(run) == []
+
+
+class TestCommand:
+    def test_every_run_of_an_experiment(self, tmp_path, capsys):
+        """YaRN is for the RoPE runs among them; a line for each encoding and length."""
+        rope, _, store = make_run(tmp_path, "rope")
+        pope = rope.with_name("pope-seed2")
+        other, _, _ = make_run(tmp_path / "other", "pope")
+        other.rename(pope)
+        words = ["--lengths", "8,32", "--yarn", "--split", "train", "--stride-share", "0.5", "--device", "cpu"]
+        data = ["--data-folder", str(store.folder.parent)]
+        assert cli.main(["evaluate", str(rope.parent), *words, *data]) == 0
+        lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+        assert lines == [[e, n] for e in ("pope", "rope", "rope+yarn") for n in ("8", "32")]
+        for run in (rope, pope):
+            result = json.loads((run / "lengths-train-share0.5.json").read_text())
+            assert result["protocol"]["strides"] == [4, 16]
+        out = tmp_path / "out"
+        assert (
+            cli.main(["compare", str(rope.parent), "--lengths", "lengths-train-share0.5", "--out", str(out)]) == 0
+        )
+        assert "| RoPE with YaRN | 1 " in capsys.readouterr().out
+        assert (out / "lengths.png").is_file()
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--lengths", "8", "--length", "8"], "--lengths takes the place of --length"),
+            (["--lengths", "8", "--stride", "4", "--stride-share", "0.5"], "one of --stride and --stride-share"),
+            (["--lengths", "8,many"], "--lengths takes whole numbers such as 2048,4096, it is '8,many'"),
+            (["--lengths", "8", "--yarn"], "--yarn extends RoPE, and these runs are of pope"),
+            (["--yarn"], "go with --lengths"),
+            (["--precision", "bf16"], "go with --lengths"),
+        ],
+        ids=str,
+    )
+    def test_told_in_words(self, tmp_path, capsys, words, message):
+        run, _, _ = make_run(tmp_path)
+        assert cli.main(["evaluate", str(run), "--split", "train", *words]) == 1
+        assert message in capsys.readouterr().err
+        assert list(run.glob("*train*")) == []
