@@ -69,6 +69,11 @@ def evaluate(
     split: Literal["validation", "test", "train"] = "test",
     length: int | None = None,
     stride: int | None = None,
+    lengths: str = "",
+    stride_share: float | None = None,
+    yarn: bool = False,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    batch_tokens: int = 32768,
     data_folder: Path | None = None,
     device: Device = "auto",
 ) -> None:
@@ -79,13 +84,38 @@ def evaluate(
         split: Which split.
         length: Tokens in a window; as in training's validation if not given.
         stride: Tokens that each window after a piece's first one scores.
+        lengths: Windows of several lengths instead, such as 2048,4096,16384, to see what lies beyond the
+            training's: NLL by length and by position, to lengths-SPLIT.json beside the run.
+        stride_share: With --lengths, the stride as a share of each length, such as 0.5; windows side by side if
+            neither it nor --stride is given.
+        yarn: With --lengths, score RoPE runs a second time through YaRN, without fine-tuning.
+        precision: With --lengths, of the forward pass; bf16 is for long windows on a GPU.
+        batch_tokens: With --lengths, about how many tokens are read at once; less takes less memory.
         data_folder: Folder of prepared data; the run's own if not given.
         device: Where to compute.
     """
     from seqpope.checkpoint import BEST
-    from seqpope.evaluate import evaluate_run
 
     found = [run for path in runs for run in ([path] if (path / BEST).exists() else _runs_in(path))]
+    if lengths:
+        if length is not None or (stride is not None and stride_share is not None):
+            raise SeqpopeError(
+                "--lengths takes the place of --length and goes with one of --stride and --stride-share"
+            )
+        options: dict[str, Any] = {
+            "split": split,
+            "device": device,
+            "stride": stride,
+            "yarn": yarn,
+            "precision": precision,
+        }
+        options |= {"batch_tokens": batch_tokens, "stride_share": 1.0 if stride_share is None else stride_share}
+        _evaluate_lengths(found, _numbers(lengths, "--lengths"), data_folder, options)
+        return
+    if yarn or stride_share is not None or precision != "fp32":
+        raise SeqpopeError("--yarn, --stride-share and --precision go with --lengths, such as --lengths 2048,4096")
+    from seqpope.evaluate import evaluate_run
+
     for run in found:
         shown = Progress(f"{run.name}  {split}", "tokens")
         result = evaluate_run(
@@ -102,6 +132,47 @@ def evaluate(
         )
 
 
+def _evaluate_lengths(
+    runs: Sequence[Path], lengths: list[int], data_folder: Path | None, options: dict[str, Any]
+) -> None:
+    from seqpope.checkpoint import find_checkpoint, read_info
+    from seqpope.evaluate import evaluate_lengths
+    from seqpope.model.positions import find_position
+
+    positions = [read_info(find_checkpoint(run)).position for run in runs]
+    if options["yarn"] and not any(find_position(position).longer for position in positions):
+        raise SeqpopeError(f"--yarn extends RoPE, and these runs are of {', '.join(sorted(set(positions)))}")
+    for run in runs:
+        bars: dict[tuple[str, int], Progress] = {}
+
+        def shown(encoding: str, length: int, done: int, total: int, run: Path = run, bars: Any = bars) -> None:
+            title = f"{run.name}  {options['split']}  {encoding} at {length}"
+            bars.setdefault((encoding, length), Progress(title, "tokens"))(done, total)
+
+        result = evaluate_lengths(run, lengths, data_folder, progress=shown, **options)
+        print(f"{run}  {options['split']}, trained at {result['trained_length']}, nats/token:")
+        for encoding, records in result["scores"].items():
+            for record in records:
+                own, same = record, record["same_targets"]
+                print(
+                    f"  {encoding:9}  {record['length']:6}  {_nats(own['whole'])}  second half "
+                    f"{_nats(own['second_half'])}  over {own['whole']['tokens']} tokens of {own['documents']} "
+                    f"pieces; same targets {_nats(same['whole'])}  second half {_nats(same['second_half'])}"
+                )
+
+
+def _nats(value: dict[str, Any]) -> str:
+    return "none" if value["nats_per_token"] is None else f"{value['nats_per_token']:.4f}"
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    """Whole numbers with commas between them."""
+    try:
+        return [int(word) for word in _words(text)]
+    except ValueError:
+        raise SeqpopeError(f"{option} takes whole numbers such as 2048,4096, it is {text!r}") from None
+
+
 def _runs_in(folder: Path) -> list[Path]:
     from seqpope.checkpoint import BEST
 
@@ -111,16 +182,22 @@ def _runs_in(folder: Path) -> list[Path]:
     return found
 
 
-def compare(runs: list[Path], out: Path | None = None) -> None:
+def compare(runs: list[Path], out: Path | None = None, lengths: str = "") -> None:
     """Put finished runs side by side: means, spread, paired differences and their intervals.
 
     Args:
         runs: Folders of runs or of experiments, all on the same data and protocol.
-        out: Folder to write report.md, report.json and the figures to; only print if not given.
+        out: Folder to write report.md, report.json and the figures to; only print if not given. If all runs have
+            lengths-test.json, lengths.md, lengths.json and lengths.png are written too.
+        lengths: Compare what `evaluate --lengths` wrote instead: the name of its files, such as lengths-test.
     """
     from seqpope.report import compare as run
+    from seqpope.report import compare_lengths
 
-    print(run(runs, out)["markdown"])
+    if lengths:
+        print(compare_lengths(runs, out, lengths.removesuffix(".json") + ".json")["markdown"])
+    else:
+        print(run(runs, out)["markdown"])
 
 
 def generate(

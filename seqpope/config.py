@@ -112,7 +112,7 @@ class TrainConfig:
     Args:
         domain: What is modelled.
         dataset: Prepared data set (chorales, jsb).
-        position: Position encoding of the model (pope, rope).
+        position: Position encoding of the model (pope, rope, yarn, nope, alibi).
         baseline: Encoding of the twin trained beside it under the same seeds; none trains no twin.
         seed: First seed.
         seeds: Number of seeds; run i of each encoding has seed + i.

@@ -1,4 +1,4 @@
-"""Figures of finished runs: loss curves, NLL against position. PNG bytes out."""
+"""Figures of finished runs: loss curves, NLL against position, within and beyond the training length. PNG out."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from seqpope.results import group_by_position
+from seqpope.results import group_by_label, group_by_position
 
-COLOURS = {"pope": "#0b6e99", "rope": "#d1541f"}
-OTHER_COLOURS = ("#3a7d44", "#7b4fa3", "#b8860b", "#c2477f", "#4d4d4d", "#5b7fb5")
+COLOURS = {"pope": "#0b6e99", "rope": "#d1541f", "rope+yarn": "#b8860b", "alibi": "#3a7d44", "nope": "#4d4d4d"}
+WORDS = {"pope": "PoPE", "rope": "RoPE", "rope+yarn": "RoPE with YaRN", "yarn": "YaRN", "alibi": "ALiBi"}
+WORDS["nope"] = "no positions"
+OTHER_COLOURS = ("#7b4fa3", "#c2477f", "#5b7fb5", "#6b8e23", "#8c564b", "#17a2b8")
 GREY = "#666666"
 
 
@@ -151,6 +153,63 @@ def draw_position(results: list[dict[str, Any]]) -> bytes:
     )
     axes.legend(frameon=False)
     return _png(figure)
+
+
+FIRST_SHOWN = 16  # tokens read: bins before hold a handful of targets, and all models start alike
+
+
+def in_words(label: str) -> str:
+    """What a reader calls an encoding, or one with a field of its recipe behind it."""
+    encoding, comma, rest = label.partition(", ")
+    return WORDS.get(encoding, encoding) + comma + rest.replace("_", " ")
+
+
+def draw_extrapolation(results: list[dict[str, Any]]) -> bytes:
+    """NLL against how much of the window was read, in windows of the longest length, as PNG.
+
+    Args:
+        results: what `load_lengths` returns.
+    """
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    groups, trained = group_by_label(results), results[0]["trained_length"]
+    shown, length = [], results[0]["protocol"]["lengths"][-1]
+    for label, colour in _colours(groups).items():
+        curves = [records[-1]["by_position"] for _, records in groups[label]]
+        bins = [i for i, b in enumerate(curves[0]) if b["tokens"] and b["from"] + 1 >= min(FIRST_SHOWN, length)]
+        middle = [math.sqrt((curves[0][i]["from"] + 1) * curves[0][i]["to"]) for i in bins]
+        values = np.array([[curve[i]["nats_per_token"] for i in bins] for curve in curves])
+        for row in values if len(values) > 1 else []:
+            axes.plot(middle, row, color=colour, linewidth=0.7, alpha=0.5)
+        seeds = f"mean of {len(values)} seeds" if len(values) > 1 else "1 seed"
+        axes.plot(middle, values.mean(0), color=colour, linewidth=2, label=f"{in_words(label)} ({seeds})")
+        shown.append(values)
+    if trained < length:
+        axes.axvline(trained, color=GREY, linewidth=1, linestyle="--")
+        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        text = f"trained on windows of {trained:,}"
+        axes.annotate(text, (trained, 0.98), (-4, 0), **place, ha="right", va="top", fontsize=8, color=GREY)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    low, high = _range(shown)
+    margin = max(0.08 * (high - low), 0.05)
+    axes.set_ylim(max(0.0, low - margin), high + margin)
+    first = results[0]
+    tokens = sum(b["tokens"] for b in next(iter(groups.values()))[0][1][-1]["by_position"])
+    axes.set(
+        xlabel=f"tokens read before the target, in windows of {length:,} (logarithmic)",
+        ylabel="NLL, nats/token",
+        title=f"{first['dataset']}, {first['split']}: beyond the training length ({tokens:,} targets)",
+    )
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
+def _range(arrays: Iterable[np.ndarray]) -> tuple[float, float]:
+    values = np.concatenate([array.ravel() for array in arrays])
+    return float(values.min()), float(values.max())
 
 
 def _pyplot() -> Any:

@@ -6,7 +6,7 @@ and divide once at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,10 +39,22 @@ class ScoringBatch:
 
 
 def scoring_batches(
-    split: Split, padding_id: int, *, length: int, stride: int, batch_tokens: int = 16384
+    split: Split,
+    padding_id: int,
+    *,
+    length: int,
+    stride: int,
+    batch_tokens: int = 16384,
+    documents: Collection[int] | None = None,
 ) -> Iterator[ScoringBatch]:
-    """Every window of the plan once, windows of like length together, about `batch_tokens` a batch."""
+    """Every window of the plan once, windows of like length together, about `batch_tokens` a batch.
+
+    Args:
+        documents: read these alone; all if None.
+    """
     windows = sorted(plan_windows(split, length, stride), key=lambda w: w.start - w.end)
+    if documents is not None:
+        windows = [window for window in windows if window.document in documents]
     while windows:
         longest = windows[0].end - windows[0].start
         count = max(1, batch_tokens // longest)
@@ -66,6 +78,7 @@ def score_split(
     stride: int,
     device: torch.device | str = "cpu",
     batch_tokens: int = 16384,
+    documents: Collection[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Nats of every token of a split, each scored once.
@@ -74,18 +87,23 @@ def score_split(
         forward: token ids (B, L) -> logits (B, L, V).
         length: tokens in a window.
         stride: tokens that each window after a document's first one scores.
+        batch_tokens: about as many tokens are read at once, at least one window.
+        documents: score these alone; all if None.
         progress: called with tokens done and tokens in all.
 
     Returns:
-        (N,) fp64, in the order of split.tokens.
+        (N,) fp64, in the order of split.tokens; nan in documents that are not scored.
     """
     nats = np.full(len(split.tokens), np.nan)
-    done = 0
-    for batch in scoring_batches(split, padding_id, length=length, stride=stride, batch_tokens=batch_tokens):
+    done, sizes = 0, np.diff(split.starts)
+    total = int(sizes.sum() if documents is None else sum(sizes[d] for d in documents))
+    for batch in scoring_batches(
+        split, padding_id, length=length, stride=stride, batch_tokens=batch_tokens, documents=documents
+    ):
         scores = token_nats(forward(batch.ids.to(device)), batch.targets.to(device)).double().cpu().numpy()
         for row, window in zip(scores, batch.windows, strict=True):
             nats[window.score : window.end] = row[window.score - window.start : window.end - window.start]
             done += window.end - window.score
         if progress is not None:
-            progress(done, len(split.tokens))
+            progress(done, total)
     return nats

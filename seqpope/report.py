@@ -9,14 +9,17 @@ from typing import Any
 
 import yaml
 
-from seqpope.figures import draw_loss, draw_position
+from seqpope.figures import draw_extrapolation, draw_loss, draw_position, in_words
 from seqpope.files import write_bytes, write_text
 from seqpope.results import (
+    LENGTHS,
     READS,
     RECIPE_FREE,
     analyse,
+    analyse_lengths,
     check_comparable,
     group_by_position,
+    load_lengths,
     load_results,
     precision_of,
     seed_of,
@@ -308,7 +311,83 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
             write_bytes(out / "loss.png", loss)
         else:  # one of an earlier report would be of other runs
             (out / "loss.png").unlink(missing_ok=True)
+        folders = [Path(r["folder"]) for r in results]
+        if all((folder / LENGTHS).is_file() for folder in folders):
+            compare_lengths(folders, out)
+        else:
+            for name in ("lengths.md", "lengths.json", "lengths.png"):
+                (out / name).unlink(missing_ok=True)
     return {**analysis, "markdown": text}
+
+
+def compare_lengths(paths: Sequence[Path], out: Path | None = None, name: str = LENGTHS) -> dict[str, Any]:
+    """Put runs side by side that were read in several lengths; write lengths.md, .json and .png to `out` if given.
+
+    Args:
+        paths: folders of runs or of experiments.
+        name: of the files that `seqpope evaluate --lengths` wrote.
+
+    Returns:
+        Estimates by encoding and length with the Markdown text under "markdown".
+
+    Raises:
+        SeqpopeError: a folder holds no such file, or they cannot be compared.
+    """
+    results = load_lengths(paths, name)
+    analysis = analyse_lengths(results)
+    text = lengths_markdown(results, analysis)
+    if out is not None:
+        write_text(out / "lengths.json", json.dumps(analysis, indent=1) + "\n")
+        write_text(out / "lengths.md", text)
+        write_bytes(out / "lengths.png", draw_extrapolation(results))
+    return {**analysis, "markdown": text}
+
+
+def lengths_markdown(results: list[dict[str, Any]], analysis: dict[str, Any]) -> str:
+    """NLL by length as Markdown: protocol, each length's own targets, the same targets at all lengths."""
+    first, targets, protocol = results[0], analysis["targets"], analysis["protocol"]
+    lengths, trained = protocol["lengths"], analysis["trained_length"]
+    same = f"{targets['same_tokens']:,} tokens of {len(targets['same_documents'])} pieces"
+    deep = f"{targets['same_tokens_second_half']:,}"
+    if protocol["strides"] == lengths:
+        windows = "side by side in a piece"
+    else:
+        windows = f"with strides of {', '.join(map(str, protocol['strides']))}"
+    parts = [
+        f"# {first['dataset']}: beyond the training length",
+        f"Negative log-likelihood of the {first['split']} split in nats/token. Trained on windows of {trained} "
+        f"tokens, read in windows of {', '.join(map(str, lengths))} {windows}, without fine-tuning. Scored in "
+        f"{protocol['precision']}. Weights: best validation step. First token of a piece: scored, predicted from "
+        "padding. Mean over seeds ± sample standard deviation.",
+        "## The same targets at every length",
+        f"The {same} that whole windows of {lengths[-1]} score, at every length. Second half: the {deep} of them "
+        "that lie in the second half of a window at every length, so that each has at least half a window before "
+        "it. Lengths are to be compared by this table.",
+        _lengths_table(analysis, "same_targets"),
+        "## Each length's own targets",
+        "All tokens of whole windows, and those of their second halves. Longer windows fit into fewer, longer "
+        "pieces: down a column encodings are compared on the same targets, along a row targets change with the "
+        "length.",
+        _lengths_table(analysis, "own"),
+        f"![NLL by position](lengths.png)\n\nScored on: {_listed(r['device'] for r in results)}. "
+        f"Commit: {_listed(r['commit'] or 'unknown' for r in results)}. Data {first['content'][:12]}, tokenizer "
+        f"{first['fingerprint'][:12]}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _lengths_table(analysis: dict[str, Any], targets: str) -> str:
+    head = ["encoding", "seeds", "part", *(f"{length:,}" for length in analysis["protocol"]["lengths"])]
+    rows = []
+    for label, entry in analysis["encodings"].items():
+        for half, part in (("whole", "whole window"), ("second_half", "second half")):
+            values = [each[targets][half]["nats_per_token"] for each in entry["lengths"]]
+            cells = ["none" if value is None else _spread(value, 3) for value in values]
+            rows.append([in_words(label), str(len(entry["seeds"])), part, *cells])
+    for half, part in (("whole", "whole window"), ("second_half", "second half")):
+        counts = next(iter(analysis["encodings"].values()))["lengths"]
+        rows.append(["tokens scored", "", part, *(f"{each[targets][half]['tokens']:,}" for each in counts)])
+    return _table(head, rows)
 
 
 def write_report(runs: Sequence[Path], folder: Path) -> None:

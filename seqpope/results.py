@@ -275,3 +275,125 @@ def verdict(difference: dict[str, Any], recipes: Sequence[str] = ()) -> str:
             "over pieces contains it: no claim for other pieces."
         )
     return f"{better_by}; the intervals over seeds and over pieces exclude 0."
+
+
+LENGTHS = "lengths-test.json"
+_LENGTHS_FIELDS: dict[str, type | tuple[type, ...]] = {  # what a report needs of a run read in several lengths
+    **dict.fromkeys(("position", "dataset", "split", "fingerprint", "content", "device", "date"), str),
+    **dict.fromkeys(("targets", "scores", "protocol", "trained", "config"), dict),
+    "trained_length": int,
+    "commit": (str, type(None)),
+}
+
+
+def load_lengths(paths: Sequence[Path], name: str = LENGTHS) -> list[dict[str, Any]]:
+    """Read what `seqpope evaluate --lengths` wrote of runs, each with its folder under "folder", in order.
+
+    Args:
+        paths: folders of runs, or of experiments, of which all runs are taken that hold such a file.
+        name: of the files.
+
+    Raises:
+        SeqpopeError: a folder holds none, one cannot be read, they differ in data or protocol, or a seed of an
+            encoding comes twice.
+    """
+    files: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        found = [path / name] if (path / name).is_file() else sorted(path.glob(f"*/{name}"))
+        if not found:
+            raise SeqpopeError(
+                f"{path} holds no {name}: make it with `seqpope evaluate {path} --lengths 2048,4096,...`"
+            )
+        for file in found:
+            files.setdefault(file.resolve(), file)
+    results = [_load_lengths(file) for file in files.values()]
+    results.sort(key=lambda r: (r["position"], seed_of(r), str(Path(r["folder"]).resolve())))
+    first = results[0]
+    for result in results[1:]:
+        one, other = _read_alike(first), _read_alike(result)
+        for field in one:
+            if one[field] != other[field]:
+                raise SeqpopeError(
+                    f"{first['folder']} and {result['folder']} cannot be compared: their {field} differs, "
+                    f"{one[field]!r} and {other[field]!r}; compare runs scored alike on the same data"
+                )
+    for label, runs in group_by_label(results).items():
+        seeds = [seed_of(result) for result, _ in runs]
+        twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+        if twice:
+            folders = " and ".join(r["folder"] for r, _ in runs if seed_of(r) == twice[0])
+            raise SeqpopeError(f"{folders} are both {label} with seed {twice[0]}: compare one of them")
+    return results
+
+
+def _load_lengths(file: Path) -> dict[str, Any]:
+    try:
+        result = json.loads(file.read_text())
+        missing = [field for field, kind in _LENGTHS_FIELDS.items() if not isinstance(result[field], kind)]
+        if missing:
+            raise ValueError(f"{', '.join(missing)}: of another kind than expected")
+        result["protocol"]["lengths"], result["protocol"]["strides"], result["protocol"]["precision"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise SeqpopeError(
+            f"{file} is not what `seqpope evaluate --lengths` writes ({what}): delete it and score the run again"
+        ) from error
+    result["folder"] = str(file.parent)
+    return result
+
+
+def _read_alike(result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "data set": result["dataset"],
+        "data (content hash)": result["content"],
+        "tokenizer (fingerprint)": result["fingerprint"],
+        "split": result["split"],
+        "training length": result["trained_length"],
+        **{f"protocol's {name}": result["protocol"][name] for name in ("lengths", "strides", "precision")},
+    }
+
+
+def group_by_label(results: list[dict[str, Any]]) -> dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]]:
+    """Runs read in several lengths by what they were read with: (result, a record for each length) of each seed.
+
+    A label is the encoding's name; where runs of one encoding differ in a field of their recipe, its value stands
+    behind it, such as "pope, delta_init uniform".
+    """
+    groups: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = {}
+    for group in group_by_position(results).values():
+        recipes = [_flat({k: v for k, v in r["config"].items() if k not in RECIPE_FREE}) for r in group]
+        # A field that only some have was added to the program between the runs.
+        shared = set(recipes[0]).intersection(*recipes)
+        differing = sorted(f for f in shared if any(recipe[f] != recipes[0][f] for recipe in recipes))
+        for result, recipe in zip(group, recipes, strict=True):
+            told = "".join(f", {field.rsplit('.', 1)[-1]} {recipe[field]}" for field in differing)
+            for encoding, records in result["scores"].items():
+                groups.setdefault(encoding + told, []).append((result, records))
+    return {label: groups[label] for label in sorted(groups)}
+
+
+def analyse_lengths(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Estimates over seeds by label, length and set of targets, as plain values."""
+    labels = {}
+    for label, runs in group_by_label(results).items():
+        each = []
+        for records in zip(*(records for _, records in runs), strict=True):
+            entry: dict[str, Any] = {"length": records[0]["length"]}
+            for name, parts in (("own", records), ("same_targets", [r["same_targets"] for r in records])):
+                entry[name] = {
+                    half: {
+                        "tokens": parts[0][half]["tokens"],
+                        "nats_per_token": vars(estimate([part[half]["nats_per_token"] for part in parts]))
+                        if parts[0][half]["tokens"]
+                        else None,
+                    }
+                    for half in ("whole", "second_half")
+                }
+            each.append(entry)
+        labels[label] = {"seeds": [seed_of(result) for result, _ in runs], "lengths": each}
+    return {
+        "trained_length": results[0]["trained_length"],
+        "protocol": results[0]["protocol"],
+        "targets": results[0]["targets"],
+        "encodings": labels,
+    }

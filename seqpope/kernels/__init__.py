@@ -1,5 +1,14 @@
 """Attention with positions inside: tensors in, tensors out, nothing of models or data."""
 
+from seqpope.kernels.alibi import alibi_attention, alibi_slopes
 from seqpope.kernels.attention import pope_attention, pope_attention_packed, rope_attention
+from seqpope.kernels.rotation import frequencies
 
-__all__ = ["pope_attention", "pope_attention_packed", "rope_attention"]
+__all__ = [
+    "alibi_attention",
+    "alibi_slopes",
+    "frequencies",
+    "pope_attention",
+    "pope_attention_packed",
+    "rope_attention",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,8 @@ class ModelConfig:
         delta_bound: PoPE only. periodic leaves delta free, since cos(x + delta) is 2 pi-periodic anyway; clamp
             is the paper's clamp to [-2 pi, 0], whose gradient is zero outside, so that deltas started at 0
             freeze as soon as they step over it.
+        yarn_factor: YaRN only. How many times the original length sequences are long; 1 is RoPE.
+        yarn_original_length: YaRN only. Tokens in a window of the RoPE training that YaRN extends.
     """
 
     width: int = 256
@@ -36,6 +39,8 @@ class ModelConfig:
     base: float = 10000.0
     delta_init: Literal["zero", "uniform"] = "zero"
     delta_bound: Literal["periodic", "clamp"] = "periodic"
+    yarn_factor: float = 1.0
+    yarn_original_length: int = 2048
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads"):
@@ -52,6 +57,12 @@ class ModelConfig:
             raise SeqpopeError(
                 "model.base must be above 1 and model.mlp_ratio above 0, "
                 f"they are {self.base} and {self.mlp_ratio}"
+            )
+
+        if not 1 <= self.yarn_factor < math.inf or self.yarn_original_length < 1:
+            raise SeqpopeError(
+                "model.yarn_factor and model.yarn_original_length must be at least 1, "
+                f"they are {self.yarn_factor} and {self.yarn_original_length}"
             )
 
     @property

@@ -7,17 +7,31 @@ the attention's output. What it learns of positions are its parameters.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from seqpope.errors import SeqpopeError
-from seqpope.kernels import pope_attention, pope_attention_packed, rope_attention
+from seqpope.kernels import (
+    alibi_attention,
+    alibi_slopes,
+    frequencies,
+    pope_attention,
+    pope_attention_packed,
+    rope_attention,
+)
 from seqpope.model.config import ModelConfig
 
 
 class PositionEncoding(nn.Module):
-    """What every encoding offers."""
+    """What every encoding offers.
+
+    `longer` names the encoding that reads the same weights in sequences longer than the training's, by the
+    configuration's yarn_factor and yarn_original_length; None if there is none.
+    """
+
+    longer: ClassVar[str | None] = None
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int | Tensor = 0, dropout_p: float = 0.0
@@ -47,18 +61,120 @@ class PositionEncoding(nn.Module):
 class RoPE(PositionEncoding):
     """Rotary position embedding (arXiv 2104.09864): what and where in one angle. The baseline."""
 
+    longer = "yarn"
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if config.head_dim % 2:
-            raise SeqpopeError(
-                f"RoPE rotates pairs: model.width / model.heads must be even, it is {config.head_dim}"
-            )
+        _check_pairs(config)
         self.base = config.base
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int | Tensor = 0, dropout_p: float = 0.0
     ) -> Tensor:
         return rope_attention(q, k, v, base=self.base, query_offset=query_offset, dropout_p=dropout_p)
+
+
+def _check_pairs(config: ModelConfig) -> None:
+    if config.head_dim % 2:
+        raise SeqpopeError(f"RoPE rotates pairs: model.width / model.heads must be even, it is {config.head_dim}")
+
+
+YARN_ALPHA, YARN_BETA = 1.0, 32.0  # rotations over the original length (arXiv 2309.00071, section 3.2)
+
+
+def yarn_frequencies(count: int, base: float, factor: float, original_length: int) -> Tensor:
+    """RoPE's frequencies by NTK-by-parts interpolation (arXiv 2309.00071, section 3.2).
+
+    A frequency that turns r = original_length x theta / (2 pi) times over the original length is kept if r > beta,
+    divided by the factor if r < alpha, and mixed between them by (r - alpha) / (beta - alpha). The ramp is linear
+    in r as in the paper; the authors' code, and what copied it, has one linear in the index of the frequency.
+
+    Args:
+        count: D / 2 frequencies.
+        base: wavelength base of the trained model.
+        factor: s, length of sequences over original length.
+        original_length: L, tokens in a window of the training.
+
+    Returns:
+        (count,) fp64, radians a position, falling.
+    """
+    theta = frequencies(count, base)
+    rotations = original_length * theta / (2 * math.pi)
+    kept = ((rotations - YARN_ALPHA) / (YARN_BETA - YARN_ALPHA)).clamp(0, 1)
+    return (1 - kept) * theta / factor + kept * theta
+
+
+def yarn_temperature(factor: float) -> float:
+    """What queries and keys are each multiplied by, sqrt(1 / t) = 0.1 ln s + 1 (arXiv 2309.00071, section 3.4)."""
+    return 0.1 * math.log(factor) + 1
+
+
+class YaRN(PositionEncoding):
+    """RoPE for sequences longer than those it was trained on (arXiv 2309.00071), by frequencies and temperature.
+
+    It has no weights: those of a RoPE model are read as they are, or trained on with model.yarn_factor and
+    model.yarn_original_length set. Under torch.compile its tables are made anew at each call.
+    """
+
+    freqs: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        _check_pairs(config)
+        count, factor = config.head_dim // 2, config.yarn_factor
+        freqs = yarn_frequencies(count, config.base, factor, config.yarn_original_length)
+        self.register_buffer("freqs", freqs, persistent=False)
+        self.softmax_scale = yarn_temperature(factor) ** 2 / math.sqrt(config.head_dim)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int | Tensor = 0, dropout_p: float = 0.0
+    ) -> Tensor:
+        return rope_attention(
+            q,
+            k,
+            v,
+            freqs=self.freqs,
+            softmax_scale=self.softmax_scale,
+            query_offset=query_offset,
+            dropout_p=dropout_p,
+        )
+
+
+class NoPE(PositionEncoding):
+    """No positions (arXiv 2305.19466): only the causal mask tells order, so one layer alone sees none.
+
+    Computed as RoPE with every frequency 0, which turns nothing, and so on the same kernels.
+    """
+
+    freqs: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        _check_pairs(config)
+        self.register_buffer("freqs", torch.zeros(config.head_dim // 2, dtype=torch.float64), persistent=False)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int | Tensor = 0, dropout_p: float = 0.0
+    ) -> Tensor:
+        return rope_attention(q, k, v, freqs=self.freqs, query_offset=query_offset, dropout_p=dropout_p)
+
+
+class ALiBi(PositionEncoding):
+    """Linear biases (arXiv 2108.12409): scores lose a head's slope for each position between query and key.
+
+    For comparisons of extrapolation: the biases are written out and all is fp32, so it is slow.
+    """
+
+    slopes: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.register_buffer("slopes", alibi_slopes(config.heads), persistent=False)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int | Tensor = 0, dropout_p: float = 0.0
+    ) -> Tensor:
+        return alibi_attention(q, k, v, self.slopes, query_offset=query_offset, dropout_p=dropout_p)
 
 
 class PoPE(PositionEncoding):
@@ -98,7 +214,13 @@ class PoPE(PositionEncoding):
         return pope_attention_packed(qkv, self.bounded_delta(), base=self.base, dropout_p=dropout_p)
 
 
-POSITIONS: dict[str, type[PositionEncoding]] = {"pope": PoPE, "rope": RoPE}
+POSITIONS: dict[str, type[PositionEncoding]] = {
+    "pope": PoPE,
+    "rope": RoPE,
+    "yarn": YaRN,
+    "nope": NoPE,
+    "alibi": ALiBi,
+}
 
 
 def find_position(name: str) -> type[PositionEncoding]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqpope.errors import SeqpopeError
 from seqpope.model.cache import KeyValueCache
 from seqpope.model.config import ModelConfig
-from seqpope.model.positions import PositionEncoding, find_position
+from seqpope.model.positions import POSITIONS, PositionEncoding, find_position
 
 
 class Attention(nn.Module):
@@ -118,3 +121,26 @@ class Transformer(nn.Module):
             x = x[:, -1:] if ends is None else x[torch.arange(len(x)), ends - 1][:, None]
         x = self.norm(x)
         return F.linear(x, self.embedding.weight)
+
+
+def with_yarn(model: Transformer, factor: float, original_length: int) -> Transformer:
+    """The same weights in a model for sequences `factor` times as long as those of its training; a copy.
+
+    Args:
+        factor: length of the sequences over original_length, at least 1.
+        original_length: tokens in a training window.
+
+    Raises:
+        SeqpopeError: no encoding reads this one's weights in longer sequences, or a number is below 1.
+    """
+    longer = find_position(model.position).longer
+    if longer is None:
+        able = ", ".join(name for name, encoding in POSITIONS.items() if encoding.longer)
+        raise SeqpopeError(f"YaRN extends models of {able}: this one has {model.position}, score it without")
+    config = replace(model.config, yarn_factor=factor, yarn_original_length=original_length)
+    extended = copy.deepcopy(model)
+    extended.config, extended.position = config, longer
+    for module in extended.modules():
+        if isinstance(module, Attention):
+            module.position = find_position(longer)(config).to(model.embedding.weight.device)
+    return extended

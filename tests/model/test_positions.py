@@ -6,8 +6,20 @@ import pytest
 import torch
 
 from seqpope.errors import SeqpopeError
+from seqpope.kernels import alibi_attention, alibi_slopes, frequencies
+from seqpope.kernels.alibi import BLOCK
 from seqpope.model.config import ModelConfig
-from seqpope.model.positions import POSITIONS, PoPE, PositionEncoding, RoPE, find_position
+from seqpope.model.positions import (
+    POSITIONS,
+    PoPE,
+    PositionEncoding,
+    RoPE,
+    YaRN,
+    find_position,
+    yarn_frequencies,
+    yarn_temperature,
+)
+from seqpope.model.transformer import Transformer, with_yarn
 
 SMALL = {"width": 12, "heads": 2, "layers": 1}
 
@@ -86,4 +98,140 @@ def test_base_and_offset_reach_the_kernel(name):
     full = encoding.attend(q, k, v)
     torch.testing.assert_close(encoding.attend(q[:, :, 3:], k, v, query_offset=3), full[:, :, 3:])
     assert (encoding.attend(q[:, :, :2], k, v, query_offset=3) - full[:, :, :2]).abs().max() > 1e-3
-    assert (far.attend(q, k, v) - full).abs().max() > 1e-3
+    if name in ("nope", "alibi"):  # they have no wavelengths
+        assert torch.equal(far.attend(q, k, v), full)
+    else:
+        assert (far.attend(q, k, v) - full).abs().max() > 1e-3
+
+
+def yarn_written_out(count, base, factor, original_length):
+    """Wavelengths as the paper has them (section 3.2), one dimension after the other, alpha = 1 and beta = 32."""
+    found = []
+    for d in range(count):
+        theta = base ** (-2 * d / (2 * count))
+        wavelength = 2 * math.pi * base ** (2 * d / (2 * count))
+        r = original_length / wavelength
+        gamma = 0.0 if r < 1 else 1.0 if r > 32 else (r - 1) / 31
+        found.append((1 - gamma) * theta / factor + gamma * theta)
+    return torch.tensor(found, dtype=torch.float64)
+
+
+class TestYaRN:
+    @pytest.mark.parametrize("factor", [1.0, 1.5, 2, 10, 256])
+    @pytest.mark.parametrize(("count", "base", "length"), [(24, 1e4, 2048), (16, 1e4, 256), (64, 5e5, 8192)])
+    def test_frequencies_are_the_papers(self, count, base, length, factor):
+        got = yarn_frequencies(count, base, factor, length)
+        torch.testing.assert_close(got, yarn_written_out(count, base, factor, length), rtol=1e-12, atol=0)
+
+    @pytest.mark.parametrize("factor", [2.0, 16.0])
+    def test_laws(self, factor):
+        """Fast ones are kept, slow ones interpolated, all keep their order, no share leaves [1 / s, 1]."""
+        theta, length = frequencies(64, 1e4), 2048
+        share = yarn_frequencies(64, 1e4, factor, length) / theta
+        rotations = length * theta / (2 * math.pi)
+        assert (share[rotations > 32] == 1).all()
+        torch.testing.assert_close(share[rotations < 1], torch.full_like(share[rotations < 1], 1 / factor))
+        between = share[(rotations >= 1) & (rotations <= 32)]
+        assert min((rotations > 32).sum(), (rotations < 1).sum(), len(between)) > 5  # each part has some
+        assert (share.diff() <= 0).all()
+        assert ((between > 1 / factor) & (between < 1)).all()
+        assert (between.diff() < 0).all()
+
+    @pytest.mark.parametrize(("factor", "expected"), [(1, 1.0), (math.e, 1.1), (math.e**10, 2.0)])
+    def test_temperature(self, factor, expected):
+        assert yarn_temperature(factor) == pytest.approx(expected)
+
+    def test_attention_is_the_formula(self):
+        """Queries and keys each turned by the new angles and multiplied by sqrt(1 / t), then plain attention."""
+        q, k, v = small_inputs(9)
+        config = ModelConfig(**SMALL, yarn_factor=4.0, yarn_original_length=32)
+        theta = yarn_written_out(3, 1e4, 4.0, 32)
+        angles = torch.arange(9, dtype=torch.float64)[:, None] * theta
+        turned = []
+        for x in (q, k):
+            z = torch.complex(*x.double().chunk(2, -1)) * torch.polar(torch.ones_like(angles), angles)
+            turned.append((0.1 * math.log(4.0) + 1) * torch.view_as_real(z).flatten(-2))
+        scores = turned[0] @ turned[1].mT / math.sqrt(6)
+        scores = scores.masked_fill(~torch.ones(9, 9).tril().bool(), float("-inf"))
+        expected = (scores.softmax(-1) @ v.double()).float()
+        torch.testing.assert_close(YaRN(config).attend(q, k, v), expected, atol=1e-5, rtol=1e-5)
+        assert (RoPE(config).attend(q, k, v) - expected).abs().max() > 1e-2
+
+    def test_factor_one_is_rope(self):
+        q, k, v = small_inputs(40)
+        config = ModelConfig(**SMALL)
+        assert torch.equal(YaRN(config).attend(q, k, v), RoPE(config).attend(q, k, v))
+
+    @torch.no_grad()
+    def test_reads_the_weights_of_rope(self):
+        torch.manual_seed(0)
+        model = Transformer(11, "rope", ModelConfig(**SMALL)).eval()
+        for block in model.blocks:
+            block.attention.qkv.weight.mul_(30)
+            block.attention.out.weight.mul_(30)
+        ids = torch.randint(11, (2, 30))
+        before = model(ids)
+        longer = with_yarn(model, 3.0, 10)
+        assert (longer.position, longer.config.yarn_factor, longer.config.yarn_original_length) == (
+            "yarn",
+            3.0,
+            10,
+        )
+        assert not longer.training
+        assert torch.equal(model(ids), before)  # the model itself is as it was
+        same = Transformer(11, "yarn", longer.config).eval()
+        same.load_state_dict(model.state_dict())
+        assert torch.equal(longer(ids), same(ids))
+        assert (longer(ids) - before).abs().max() > 1e-3
+        assert torch.equal(with_yarn(model, 1.0, 10)(ids), before)
+
+    @pytest.mark.parametrize("position", [p for p in POSITIONS if p != "rope"])
+    def test_extends_rope_alone(self, position):
+        model = Transformer(11, position, ModelConfig(**SMALL))
+        with pytest.raises(SeqpopeError, match=f"YaRN extends models of rope: this one has {position}"):
+            with_yarn(model, 2.0, 10)
+
+    @pytest.mark.parametrize(
+        "changes", [{"yarn_factor": 0.5}, {"yarn_factor": math.inf}, {"yarn_original_length": 0}]
+    )
+    def test_numbers_that_make_no_sense(self, changes):
+        with pytest.raises(SeqpopeError, match="must be at least 1"):
+            ModelConfig(**changes)
+
+
+def test_nope_is_attention_without_positions():
+    q, k, v = small_inputs(9)
+    scores = (q @ k.mT / math.sqrt(6)).masked_fill(~torch.ones(9, 9).tril().bool(), float("-inf"))
+    got = POSITIONS["nope"](ModelConfig(**SMALL)).attend(q, k, v)
+    torch.testing.assert_close(got, scores.softmax(-1) @ v, atol=1e-5, rtol=1e-5)
+
+
+class TestALiBi:
+    def test_slopes(self):
+        """The paper's eight heads, 1/2 to 1/256; twelve as in the authors' code: every second one of sixteen's."""
+        assert alibi_slopes(8).tolist() == [2.0**-h for h in range(1, 9)]
+        assert alibi_slopes(1).tolist() == [2.0**-8]
+        assert alibi_slopes(12).tolist() == [2.0**-h for h in range(1, 9)] + [
+            2.0 ** -(h / 2) for h in (1, 3, 5, 7)
+        ]
+
+    @pytest.mark.parametrize("length", [9, BLOCK + 3])
+    def test_attention_is_the_formula(self, length):
+        """In blocks of queries or not."""
+        q, k, v = (x[:1] for x in small_inputs(length))
+        scores = q @ k.mT / math.sqrt(6)
+        distance = torch.arange(length)[:, None] - torch.arange(length)
+        scores -= torch.tensor([2.0**-4, 2.0**-8])[:, None, None] * distance
+        scores = scores.masked_fill(distance < 0, float("-inf"))
+        got = POSITIONS["alibi"](ModelConfig(**SMALL)).attend(q, k, v)
+        torch.testing.assert_close(got, scores.softmax(-1) @ v, atol=1e-5, rtol=1e-5)
+        half = alibi_attention(*(x.bfloat16() for x in (q, k, v)), alibi_slopes(2))
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.float(), got, atol=3e-2, rtol=3e-2)
+
+    def test_shapes_that_do_not_fit(self):
+        q, k, v = small_inputs()
+        with pytest.raises(ValueError, match=r"expected q \(B, H, Lq, D\)"):
+            alibi_attention(q, k[:, :1], v, alibi_slopes(2))
+        with pytest.raises(ValueError, match="only 5 keys"):
+            alibi_attention(q, k, v, alibi_slopes(2), query_offset=1)
