@@ -20,6 +20,7 @@ from seqpope.checkpoint import CheckpointError, find_checkpoint, read_info
 from seqpope.domains.music.piano.codec import (
     HIGHEST_KEY,
     LOWEST_KEY,
+    TICKS_PER_SECOND,
     Performance,
     next_onset,
     read_midi,
@@ -216,11 +217,11 @@ def join(opening: Opening, drawn: np.ndarray, tokenizer: Any, rate: int, name: s
     decoded = tokenizer.decode(np.concatenate((opening.ids, drawn)))
     played, before = opening.played, len(tokenizer.decode(opening.ids))
     end = played.end.copy()
-    until = opening.read_from + np.floor(decoded.end * rate + 1e-6) / rate
+    begin, until = (_on_ticks(opening.read_from + time) for time in (decoded.onset, _on_grid(decoded.end, rate)))
     if isinstance(tokenizer, PerformanceTokenizer):  # REMI's prompt says how long its notes are held
         for note in np.flatnonzero(until[:before] > opening.cut + 1 / rate):
             end[np.flatnonzero(played.pitch == decoded.pitch[note])[-1]] = until[note]
-    onset = np.concatenate((played.onset, opening.read_from + decoded.onset[before:]))
+    onset = np.concatenate((played.onset, begin[before:]))
     end = np.concatenate((end, until[before:]))
     pitch = np.concatenate((played.pitch, decoded.pitch[before:]))
     velocity = np.concatenate((played.velocity, decoded.velocity[before:]))
@@ -229,6 +230,16 @@ def join(opening: Opening, drawn: np.ndarray, tokenizer: Any, rate: int, name: s
     again = next_onset(onset, pitch)
     end = np.where((again >= opening.cut) & (end > again), again, end)
     return Performance(onset, end - onset, pitch, velocity, played.pedal, name), len(decoded) - before
+
+
+def _on_grid(time: np.ndarray, rate: int) -> np.ndarray:
+    """The last of `rate` steps a second that is not behind a time."""
+    return np.floor(time * rate + 1e-6) / rate
+
+
+def _on_ticks(time: np.ndarray) -> np.ndarray:
+    """Times as a file has them: else a note that ends when another begins may end a tick late."""
+    return np.rint(time * TICKS_PER_SECOND) / TICKS_PER_SECOND
 
 
 def generate_piano(
