@@ -117,6 +117,17 @@ def test_aligned_to_the_end_what_follows_goes_on_in_six_mers(text):
         assert SIX.strings[ids[-1]] == text[-6:]
 
 
+@given(DNA | MOSTLY_BASES)
+def test_prompts_end_with_a_six_mer_and_leave_out_less_than_one(text):
+    ids, dropped = SIX.encode_prompt(text)
+    assert SIX.decode(ids) == text[dropped:]
+    assert dropped == (0 if "N" in text else len(text) % 6)
+    if "N" not in text:
+        assert (SIX.bases_of[ids] == 6).all()
+    assert BASE.encode_prompt(text)[1] == 0
+    assert BASE.decode(BASE.encode_prompt(text)[0]) == text
+
+
 @pytest.mark.parametrize("tokenizer", [SIX, BASE])
 def test_codes_for_several_bases_are_counted_or_refused(tokenizer):
     replaced = Counter()
