@@ -342,6 +342,103 @@ def test_a_long_walk_through_windows_of_a_hundred():
             assert 0.495 <= gc_content(prompt + text) <= 0.505
 
 
+# --- Whole words -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("settings", "prompt", "length"), EXACT)
+def test_whole_words_cut_at_the_end_draw_what_keeps_the_rules(settings, prompt, length):
+    """MIXED has all pairs, so with them alone (and other letters) the same can be drawn, odd lengths too."""
+    rules = DnaRules(**settings)
+    for size in (length, length - 1):
+        constraint, found = DnaConstraint(rules, MIXED), set()
+        assert constraint.word == 2
+        try:
+            state, texts = constraint.start([prompt], [size]), [""]
+        except ConstraintError:
+            assert not drawable(rules, prompt, size)
+            continue
+        while texts:
+            mask = check_mask(constraint, state)
+            found |= {texts[row][:size] for row in np.flatnonzero(state.done)}
+            rows, tokens = np.nonzero(mask)
+            drawn = [MIXED[token] for token in tokens]
+            assert all(len(token) == 2 or not set(token) <= set("ACGT") for token in drawn)
+            after = [texts[row] + token for row, token in zip(rows, drawn, strict=True)]
+            once = list({text: index for index, text in enumerate(after)}.values())
+            state = constraint.advance(constraint.take(state, rows[once]), tokens[once])
+            texts = [after[index] for index in once]
+        expected = drawable(rules, prompt, size)
+        if rules.letters == "ACGT":
+            assert found == expected
+        else:  # words stay whole before another letter
+            assert {text for text in expected if set(text) <= set("ACGT")} < found < expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_walks_in_six_mers_keep_the_rules(kind):
+    """Prompts of all lengths, rows that end at different times; single letters are never drawn."""
+    rules = DnaRules(**KINDS[kind])
+    constraint = DnaConstraint(rules, SIX)
+    starts = walk(free(rules, SINGLE), SINGLE, [""] * 20, [60] * 20, CHOICES["uniform"], seed=5)
+    generator, share = np.random.default_rng(3), np.nan_to_num(SHARE[id(SIX)])
+    rows = [("", 70), *((start[: generator.integers(61)], int(generator.integers(50, 80))) for start in starts)]
+    rows = [row for row in rows if accepted(constraint, *row)]
+    assert len(rows) > 5
+    for choose in CHOICES.values():
+        state, texts, tokens_drawn = constraint.start(*zip(*rows, strict=True)), [""] * len(rows), [0] * len(rows)
+        while not constraint.done(state).all():
+            tokens = choose(check_mask(constraint, state), generator, share)
+            for row in np.flatnonzero(~state.done):
+                assert len(SIX[tokens[row]]) == 6
+                texts[row] += SIX[tokens[row]]
+                tokens_drawn[row] += 1
+            state = constraint.advance(state, tokens)
+        for (prompt, length), text, count in zip(rows, texts, tokens_drawn, strict=True):
+            assert keeps(prompt, text[:length], rules), (prompt, text, length)
+            assert count == constraint.most_tokens(length) == -(-length // 6)
+
+
+def test_other_letters_may_come_between_words():
+    constraint = DnaConstraint(DnaRules(letters="ACGTN"), SIX)
+    mask = constraint.allowed(constraint.start(["", ""], [9, 2]))
+    for row in mask:
+        assert {SIX[token] for token in np.flatnonzero(row)} == {"N", *SIX[3 : 3 + 4096]}
+    assert constraint.most_tokens(9) == 9
+
+
+class TestBegin:
+    """Prompts of token ids, as sampling has them."""
+
+    def ids(self, *tokens):
+        return np.array([SIX.index(token) for token in tokens], np.int64)
+
+    def test_is_start_after_the_bases_that_tokens_stand_for(self):
+        rules = DnaRules(forbidden_sites=("EcoRI",), gc=(0.3, 0.6))
+        constraint = DnaConstraint(rules, SIX, bases=40, unseen="GG")
+        begun = constraint.begin([self.ids("TTGAAT", "T"), self.ids()], 7)
+        started = constraint.start(["GGTTGAATT", "GG"], [40, 40])
+        for one, other in (
+            (begun, started),
+            (constraint.advance(begun, constraint.allowed(begun).argmax(1)),) * 2,
+        ):
+            np.testing.assert_array_equal(constraint.allowed(one), constraint.allowed(other))
+            np.testing.assert_array_equal(one.remaining, other.remaining)
+        assert not constraint.allowed(begun)[0][SIX.index("CAAAAA")]  # it would complete EcoRI
+        assert constraint.allowed(begun)[1][SIX.index("CAAAAA")]
+
+    def test_without_a_number_of_bases_tokens_are_whole_words(self):
+        assert DnaConstraint(DnaRules(), SIX).begin([self.ids()], 7).remaining.tolist() == [42]
+        assert free(DnaRules(), SIX).begin([self.ids()], 7).remaining.tolist() == [7]
+        assert DnaConstraint(DnaRules(), SINGLE).begin([self.ids()], 7).remaining.tolist() == [7]
+
+    def test_what_cannot_be(self):
+        constraint = DnaConstraint(DnaRules(), SIX, bases=40)
+        with pytest.raises(ConstraintError, match="40 bases may take 7 tokens and 6 are to be drawn"):
+            constraint.begin([self.ids()], 6)
+        with pytest.raises(ConstraintError, match=r"prompt 1: token 1 \(0\) stands for no bases"):
+            constraint.begin([self.ids(), np.array([5, 0])], 7)
+
+
 # --- The protocol ----------------------------------------------------------------------------------------------
 
 
