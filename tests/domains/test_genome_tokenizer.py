@@ -170,7 +170,14 @@ class TestBatch:
 
     def test_windows_are_what_each_is_alone(self):
         generator = np.random.default_rng(0)
-        for length, letters in ((0, b"A"), (6, b"ACGT"), (30, b"ACGTacgt"), (31, b"ACGT"), (40, b"ACGTNn")):
+        for length, letters in (
+            (0, b"A"),
+            (6, b"ACGT"),
+            (30, b"ACGTacgt"),
+            (18, b"ACGT" * 9 + b"N"),
+            (31, b"ACGT"),
+            (40, b"ACGTNn"),
+        ):
             windows = generator.choice(np.frombuffer(letters, np.uint8), (5, length))
             ids, lengths = SIX.encode_batch(windows)
             assert ids.dtype == np.uint16

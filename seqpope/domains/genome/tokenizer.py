@@ -38,11 +38,12 @@ def _pair_tables() -> tuple[np.ndarray, ...]:
     return tuple(np.where(known, pairs * 16**place + 4 * (place == 0), _SEVERAL) for place in (2, 1, 0))
 
 
+_BASE_LETTERS = np.frombuffer(b"ACGT", np.uint8)
 _PAIRS = tuple(table.astype(np.uint16) for table in _pair_tables())
 
 
-def _join(letters: np.ndarray) -> np.ndarray | None:
-    """Ids of six-mers, (6 T,) uint8 letters -> (T,) uint16; None if one is not of ACGT."""
+def _join(letters: np.ndarray) -> np.ndarray:
+    """Ids of six-mers, (6 T,) uint8 letters -> (T,) uint16; `_SEVERAL` or more where a letter is not of ACGT."""
     pairs = np.ascontiguousarray(letters).view("<u2").reshape(-1, 3)
     ids = np.empty(len(pairs), np.uint16)
     for start in range(0, len(pairs), _CHUNK):
@@ -50,8 +51,6 @@ def _join(letters: np.ndarray) -> np.ndarray | None:
         part = _PAIRS[0].take(some[:, 0])
         part += _PAIRS[1].take(some[:, 1])
         part += _PAIRS[2].take(some[:, 2])
-        if part.max() >= _SEVERAL:
-            return None
         ids[start : start + len(part)] = part
     return ids
 
@@ -124,10 +123,10 @@ class SixMerTokenizer:
         if align == "start" or len(letters) % K == 0:  # mostly there is no N
             whole = len(letters) - len(letters) % K
             ids = _join(letters[:whole])
-            if ids is not None:
-                rest = letter_codes(letters[whole:], ORDER) if _only_bases(letters[whole:]) else None
-                if rest is not None:
-                    return np.concatenate((ids, rest.astype(np.uint16) + LETTERS)) if len(rest) else ids
+            rest = letters[whole:]
+            if ids.max(initial=0) < _SEVERAL and np.isin(rest & 0xDF, _BASE_LETTERS).all():
+                more = letter_codes(rest, ORDER).astype(np.uint16) + LETTERS
+                return np.concatenate((ids, more)) if len(rest) else ids
         codes = letter_codes(letters, ORDER, replaced)
         # Stretches and runs of N by turns: a stretch [a, b), then N to the next one's start.
         unknown = np.concatenate(([True], codes == 4, [True]))
@@ -146,9 +145,7 @@ class SixMerTokenizer:
         of_six = np.repeat(kinds == 0, np.where(kinds == 0, K * tokens, tokens))  # (L,)
         ids = np.empty(int(tokens.sum()), np.uint16)
         places = np.repeat(kinds == 0, tokens)
-        joined = _join(letters[of_six])
-        assert joined is not None
-        ids[places] = joined
+        ids[places] = _join(letters[of_six])
         ids[~places] = codes[~of_six].astype(np.uint16) + LETTERS
         return ids
 
@@ -186,20 +183,24 @@ class SixMerTokenizer:
                 f"{windows.shape}"
             )
         count, length = windows.shape
-        if length % K == 0:
-            ids = _join(windows.reshape(-1))
-            if ids is not None:
-                return ids.reshape(count, length // K), np.full(count, length // K)
-        rows = []
-        for number, window in enumerate(windows):
+        ids = _join(windows.reshape(-1)).reshape(count, -1) if length % K == 0 and count else None
+        left = np.arange(count) if ids is None else np.flatnonzero((ids >= _SEVERAL).any(1))
+        lengths = np.full(count, length // K)
+        if ids is not None and not len(left):
+            return ids, lengths
+        rows = {}
+        for number in left.tolist():
             try:
-                rows.append(self.encode(window, replaced))
+                rows[number] = self.encode(windows[number], replaced)
             except SequenceError as error:
                 raise SequenceError(f"window {number}: {error}") from None
-        lengths = np.array([len(row) for row in rows], np.int64)
+            lengths[number] = len(rows[number])
         padded = np.full((count, int(lengths.max(initial=0))), self.padding_id, np.uint16)
-        for row, each in enumerate(rows):
-            padded[row, : len(each)] = each
+        if ids is not None:
+            padded[:, : ids.shape[1]] = ids
+        for number, row in rows.items():
+            padded[number, : len(row)] = row
+            padded[number, len(row) :] = self.padding_id
         return padded, lengths
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -209,10 +210,6 @@ class SixMerTokenizer:
             TokenError: ids are no integers, one is outside the vocabulary, or a special.
         """
         return _decode(ids, self.strings, self.padding_id)
-
-
-def _only_bases(letters: np.ndarray) -> bool:
-    return bool(np.isin(letters & 0xDF, np.frombuffer(b"ACGT", np.uint8)).all())
 
 
 class BaseTokenizer:
