@@ -360,6 +360,8 @@ def render_dna(result: dict[str, Any]) -> str:
     lines += ["| rules | samples | violations | not read back | nats/base | s |", "|---|---|---|---|---|---|"]
     for name, row in result["constrained"]["kinds"].items():
         lines.append(f"| {name} | {' | '.join(str(value) for value in row.values())} |")
+    told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in result["model"].items())
+    lines += ["", f"The model: {told}. {result['device']}."]
     return "\n".join(lines) + "\n"
 
 
