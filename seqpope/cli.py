@@ -10,7 +10,8 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -207,7 +208,8 @@ def generate(
     num: int = 1,
     bars: int | None = None,
     seconds: float | None = None,
-    prompt: Path | None = None,
+    bases: int | None = None,
+    prompt: str | None = None,
     prompt_bars: int = 0,
     given: Path | None = None,
     voices: str = "soprano",
@@ -215,6 +217,13 @@ def generate(
     no_parallels: bool = False,
     cadence: bool = False,
     no_rests: bool = False,
+    gc: str | None = None,
+    gc_window: int | None = None,
+    forbid: str = "",
+    open_frame: int | None = None,
+    no_stop: bool = False,
+    keep_n: bool = False,
+    judge_prompt: bool = True,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -230,16 +239,19 @@ def generate(
     soundfont: Path | None = None,
     device: Device = "auto",
 ) -> None:
-    """Sample music from a model and write it, with a JSON file beside it that says how it was made.
+    """Sample music or DNA from a model and write it, with a JSON file beside it that says how it was made.
 
     Args:
-        out: A file (.mid, .musicxml, .wav or .png), or a folder if more than one sample is drawn.
-        domain: What to sample.
+        out: Music: a file (.mid, .musicxml, .wav or .png), or a folder if more than one sample is drawn. DNA: a
+            FASTA file (.fa) for all samples, or a folder with one for each.
+        domain: What to sample, music or genome.
         checkpoint: A .safetensors file, a run's folder or an experiment's; the shipped chorale model if not given.
         num: How many samples.
-        bars: Length of what is drawn, in bars of 16 sixteenths; 16, or as long as the given score.
-        seconds: The same in seconds at the tempo, rounded up to whole bars.
-        prompt: Opening to continue, MIDI or MusicXML in up to four voices; it is part of the output.
+        bars: Music: length of what is drawn, in bars of 16 sixteenths; 16, or as long as the given score.
+        seconds: Music: the same in seconds at the tempo, rounded up to whole bars.
+        bases: DNA: length of what is drawn; 3000.
+        prompt: What to continue; it is part of the output. Music: MIDI or MusicXML in up to four voices. DNA: a
+            FASTA file of one sequence, or the bases themselves.
         prompt_bars: Use only so many bars of the prompt; 0 uses all.
         given: Score of which some voices are kept while the model fills in the others.
         voices: Which voices of the given score are kept, such as soprano,bass.
@@ -247,6 +259,14 @@ def generate(
         no_parallels: No parallel fifths, octaves and unisons.
         cadence: End on a dominant seventh and the tonic, in the key of what came before.
         no_rests: Voices that are not given never fall silent.
+        gc: DNA: least and greatest share of G and C in the whole output, such as 0.4,0.6.
+        gc_window: DNA: keep to that band in so many bases in a row too, everywhere.
+        forbid: DNA: sites that must not occur on either strand, restriction enzymes or IUPAC sequences, such as
+            EcoRI,GGATCC.
+        open_frame: DNA: 0, 1 or 2; no stop codon in the reading frame that begins at that base.
+        no_stop: DNA: no stop codon in any frame of the forward strand.
+        keep_n: DNA: N may be drawn and may be in the prompt; only A, C, G and T if not given.
+        judge_prompt: DNA: the prompt has to keep to the rules as well; false judges only what is drawn.
         temperature: Divides the logits; 0 always takes the likeliest token.
         top_k: Keep the k likeliest tokens; 0 keeps all.
         top_p: Keep the likeliest tokens that together reach this probability.
@@ -263,35 +283,72 @@ def generate(
         soundfont: SoundFont for wav; the system's own if not given.
         device: Where to compute.
     """
-    from seqpope.generate.chorales import ChoraleOutput, generate_chorales
+    if domain not in DOMAINS:
+        raise SeqpopeError(f"unknown domain {domain!r}: expected one of {', '.join(DOMAINS)}")
+    _refuse_foreign(domain, locals())
     from seqpope.generate.draw import Draw
     from seqpope.sampling import SamplingConfig
 
-    if domain not in DOMAINS:
-        raise SeqpopeError(f"unknown domain {domain!r}: expected one of {', '.join(DOMAINS)}")
-    files = generate_chorales(
-        ChoraleOutput(out, _words(formats), tempo, merge_repeats, soundfont),
-        Draw(
-            num=num,
-            seed=seed,
-            batch_size=batch_size,
-            particles=(1 if given is None else 16) if particles is None else particles,
-            context=context,
-            config=SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty),
-            device=device,
-            progress=Progress("sampling", "tokens"),
-        ),
-        checkpoint=checkpoint,
-        bars=bars,
-        seconds=seconds,
-        prompt=prompt,
-        prompt_bars=prompt_bars,
-        given=given,
-        voices=voices,
-        rules={"ranges": ranges, "no_parallels": no_parallels, "cadence": cadence, "no_rests": no_rests},
+    draw = Draw(
+        num=num,
+        seed=seed,
+        batch_size=batch_size,
+        particles=(1 if given is None else 16) if particles is None else particles,
+        context=context,
+        config=SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty),
+        device=device,
+        progress=Progress("sampling", "tokens"),
     )
+    if domain == "genome":
+        from seqpope.generate.dna import DnaOutput, generate_dna, make_rules
+
+        files = generate_dna(
+            DnaOutput(out),
+            draw,
+            checkpoint=checkpoint,
+            bases=3000 if bases is None else bases,
+            prompt=prompt,
+            rules=make_rules(gc, gc_window, forbid, open_frame, no_stop, keep_n, judge_prompt),
+        )
+    else:
+        from seqpope.generate.chorales import ChoraleOutput, generate_chorales
+
+        files = generate_chorales(
+            ChoraleOutput(out, _words(formats), tempo, merge_repeats, soundfont),
+            draw,
+            checkpoint=checkpoint,
+            bars=bars,
+            seconds=seconds,
+            prompt=None if prompt is None else Path(prompt),
+            prompt_bars=prompt_bars,
+            given=given,
+            voices=voices,
+            rules={"ranges": ranges, "no_parallels": no_parallels, "cadence": cadence, "no_rests": no_rests},
+        )
     for file, text in files:
         print(f"{file}  {text}")
+
+
+# Options of `generate` that mean something in one domain alone.
+OWN_OPTIONS = {
+    "music": (
+        *("bars", "seconds", "prompt_bars", "given", "voices", "ranges", "no_parallels", "cadence", "no_rests"),
+        *("formats", "tempo", "merge_repeats", "soundfont"),
+    ),
+    "genome": ("bases", "gc", "gc_window", "forbid", "open_frame", "no_stop", "keep_n", "judge_prompt"),
+}
+
+
+def _refuse_foreign(domain: str, values: Mapping[str, Any]) -> None:
+    """Raise SeqpopeError if an option of another domain is set."""
+    parameters = signature(generate).parameters
+    for other, names in OWN_OPTIONS.items():
+        for name in names:
+            if other != domain and values[name] != parameters[name].default:
+                raise SeqpopeError(
+                    f"--{name.replace('_', '-')} is an option of --domain {other}, not of {domain}: leave it out, "
+                    "or name that domain"
+                )
 
 
 def harmonize(
@@ -358,13 +415,12 @@ def harmonize(
 
 
 def examine(samples: list[Path], data: Path | None = None, out: Path | None = None) -> None:
-    """Measure sampled chorales: ranges, voice-leading errors, histograms, and whether they copy the training
-    pieces.
+    """Measure samples and see whether they copy what a model was trained on: chorales or DNA.
 
     Args:
-        samples: Scores (MIDI or MusicXML) or folders of them.
-        data: Prepared data, such as data/jsb: copies are looked for in its training split, and its test split
-            stands beside for scale.
+        samples: Scores (MIDI or MusicXML) or FASTA files, or folders of either.
+        data: Chorales: prepared data, such as data/jsb; copies are looked for in its training split, and its test
+            split stands beside for scale. DNA: a FASTA file of the training sequences.
         out: Folder to write examine.md and examine.json to; only print if not given.
     """
     from seqpope.examine import examine_files
@@ -411,7 +467,9 @@ def build_parser() -> Any:
             listed = name in ("evaluate", "compare")
             skipped: set[str | int] = {"runs", "melody", "samples"}
             if name == "examine":
-                verb.add_argument("samples", nargs="+", type=Path, help="Scores or folders of them.")
+                verb.add_argument(
+                    "samples", nargs="+", type=Path, help="Scores or FASTA files, or folders of them."
+                )
             if name == "harmonize":
                 verb.add_argument("melody", type=Path, help="The melody: MIDI or MusicXML.")
             if listed:  # one word each, where jsonargparse would want a list in brackets

@@ -111,6 +111,35 @@ assert not heavy, heavy
         assert list(tmp_path.iterdir()) == []
 
 
+class TestGenerateDna:
+    def test_options_reach_the_rules(self, monkeypatch, tmp_path, capsys):
+        asked = {}
+
+        def generate(output, draw, **options):
+            asked.update(options, out=output.out, num=draw.num)
+            return [(output.out, "a line")]
+
+        monkeypatch.setattr("seqpope.generate.dna.generate_dna", generate)
+        words = "--bases 90 --num 3 --prompt ACGT --gc 0.4,0.6 --gc-window 50 --forbid EcoRI,GGATCC --open-frame 1"
+        words += " --no-stop --judge-prompt false"
+        out = tmp_path / "a.fa"
+        assert cli.main(["generate", "--domain", "genome", "--out", str(out), *words.split()]) == 0
+        rules = asked.pop("rules")
+        assert asked == {"checkpoint": None, "bases": 90, "prompt": "ACGT", "out": out, "num": 3}
+        assert (rules.gc, rules.gc_window, rules.window) == ((0.4, 0.6), (0.4, 0.6), 50)
+        assert rules.forbidden_sites == ("EcoRI", "GGATCC")
+        assert (rules.open_frame, rules.no_stop, rules.judge_prompt, rules.letters) == (1, True, False, "ACGT")
+        assert capsys.readouterr().out == f"{out}  a line\n"
+
+    def test_every_option_belongs_to_a_domain_or_to_all(self):
+        from inspect import signature
+
+        own = [name for names in cli.OWN_OPTIONS.values() for name in names]
+        assert len(own) == len(set(own))
+        assert set(own) < set(signature(cli.generate).parameters)
+        assert cli.OWN_OPTIONS.keys() == cli.DOMAINS.keys()
+
+
 class TestWrongUsage:
     @pytest.mark.parametrize(
         ("words", "message"),
@@ -132,6 +161,13 @@ class TestWrongUsage:
             (["evaluate", "nowhere"], "no trained run in nowhere"),
             (["compare", "nowhere"], "nowhere"),
             (["generate", "--domain", "nope", "--out", "x.mid"], "unknown domain 'nope': expected one of music"),
+            (["generate", "--domain", "genome", "--out", "x.fa"], "no genome model is shipped: train one"),
+            (
+                ["generate", "--domain", "genome", "--out", "x.fa", "--bars", "3"],
+                "--bars is an option of --domain music",
+            ),
+            (["generate", "--domain", "genome", "--out", "x.mid"], "a file that ends in .fa"),
+            (["generate", "--out", "x.mid", "--keep-n"], "--keep-n is an option of --domain genome, not of music"),
             (["generate", "--out", "x.txt"], "expected a folder or a file that ends in .mid"),
             (["harmonize", "nothing.mid", "--out", "x.mid"], "there is no file nothing.mid"),
             (["examine", "nothing.mid"], "there is no file nothing.mid"),

@@ -33,8 +33,12 @@ class Dataset:
 
     def load_tokenizer(self) -> Any:
         """Build the data set's tokenizer (imports its module)."""
-        module, _, name = self.tokenizer.partition(":")
-        return getattr(import_module(module), name)()
+        return _load(self.tokenizer)
+
+
+def _load(tokenizer: str) -> Any:
+    module, _, name = tokenizer.partition(":")
+    return getattr(import_module(module), name)()
 
 
 DATASETS = {
@@ -80,7 +84,15 @@ DATASETS = {
         ),
     )
 }
-DOMAINS = {"music": "chorales"}  # domain -> data set when none is named
+DOMAINS = {"music": "chorales", "genome": "grch38"}  # domain -> data set when none is named
+# The tokenizers of each domain: a checkpoint's fingerprint says which one it was trained with.
+TOKENIZERS = {
+    "music": ("seqpope.domains.music.chorales.tokenizer:ChoraleTokenizer",),
+    "genome": (
+        "seqpope.domains.genome.tokenizer:SixMerTokenizer",
+        "seqpope.domains.genome.tokenizer:BaseTokenizer",
+    ),
+}
 
 
 def find_dataset(name: str) -> Dataset:
@@ -92,3 +104,9 @@ def find_dataset(name: str) -> Dataset:
     if name not in DATASETS:
         raise SeqpopeError(f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}")
     return DATASETS[name]
+
+
+def find_tokenizer(domain: str, fingerprint: str) -> Any:
+    """The tokenizer of a domain that has that fingerprint (imports their modules); None if none has."""
+    every = (_load(name) for name in TOKENIZERS[domain])
+    return next((tokenizer for tokenizer in every if tokenizer.fingerprint == fingerprint), None)
