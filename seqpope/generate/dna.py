@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -53,7 +52,7 @@ def load_model(checkpoint: Path | None, device: str) -> tuple[Model, Any]:
             "no genome model is shipped: train one (`seqpope train --domain genome`) and give --checkpoint RUN"
         )
     info = read_info(find_checkpoint(checkpoint))
-    tokenizer = find_tokenizer("genome", info.fingerprint)
+    tokenizer = find_tokenizer("dna", info.fingerprint)
     if tokenizer is None:
         raise SeqpopeError(
             f"{checkpoint} was trained on tokens {info.fingerprint[:12]} ({info.domain}, {info.dataset}), which "
@@ -172,7 +171,7 @@ def generate_dna(
     }
     ids = torch.from_numpy(opening.astype("int64"))
     results, records, sidecars = [], [], []
-    for seed, drawn in _trimmed(model, ids, constraint.most_tokens(bases), draw, constraint):
+    for seed, drawn in model.draw(ids, constraint.most_tokens(bases), draw, constraint):
         sequence = text + tokenizer.decode(drawn.ids[0].numpy())[:bases]
         sidecar = describe_draw(model, draw, asked, seed, drawn, len(opening))
         sidecar |= measure(sequence, len(text), drawn, tokenizer)
@@ -201,16 +200,6 @@ def _check_letters(text: str, rules: DnaRules) -> None:
             f"the prompt has {text[wrong]!r} at position {wrong} (from 0), expected {rules.letters} alone: cut it "
             f"there, put a base for it{more}, or have only what is drawn judged with --judge-prompt false"
         )
-
-
-def _trimmed(
-    model: Model, opening: torch.Tensor, count: int, draw: Draw, constraint: DnaConstraint
-) -> Iterator[tuple[int, Samples]]:
-    """What is drawn, each without the padding after its last base."""
-    for seed, drawn in model.draw(opening, count, draw, constraint):
-        size = int((drawn.ids[0] != model.info.padding_id).sum())
-        ids, nats, cost = (each[:, :size] for each in (drawn.ids, drawn.nats, drawn.constraint_nats))
-        yield seed, Samples(ids, nats, cost, drawn.forgotten)
 
 
 def measure(sequence: str, prompt_bases: int, drawn: Samples, tokenizer: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from seqpope.checkpoint import CheckpointError, find_checkpoint, read_info
+from seqpope.domains.base import find_tokenizer
 from seqpope.domains.music.piano.codec import (
     HIGHEST_KEY,
     LOWEST_KEY,
@@ -93,14 +94,10 @@ def load_model(checkpoint: Path | None, device: str) -> tuple[Model, Any, Kind]:
             "and give --checkpoint RUN"
         )
     info = read_info(find_checkpoint(checkpoint))
-    kinds: tuple[tuple[Any, Kind], ...] = (
-        (PerformanceTokenizer, PerformanceConstraint),
-        (RemiTokenizer, RemiConstraint),
-    )
-    for tokenizer_class, constraint in kinds:  # MidiTok is imported for the second alone
-        tokenizer = tokenizer_class()
-        if tokenizer.fingerprint == info.fingerprint:
-            return Model.load(checkpoint, device, tokenizer.fingerprint, "this version"), tokenizer, constraint
+    tokenizer = find_tokenizer("piano", info.fingerprint)
+    if tokenizer is not None:
+        kind: Kind = RemiConstraint if isinstance(tokenizer, RemiTokenizer) else PerformanceConstraint
+        return Model.load(checkpoint, device, tokenizer.fingerprint, "this version"), tokenizer, kind
     raise CheckpointError(
         f"the model was trained on tokens {info.fingerprint[:12]} ({info.dataset}), which are none of piano "
         "performances that this version knows: give a model trained on maestro or maestro-performance"
