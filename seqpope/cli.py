@@ -487,12 +487,12 @@ def harmonize(
 
 
 def examine(samples: list[Path], data: Path | None = None, out: Path | None = None) -> None:
-    """Measure samples and see whether they copy what a model was trained on: chorales or DNA.
+    """Measure samples and see whether they copy what a model was trained on: chorales, piano or DNA.
 
     Args:
-        samples: Scores (MIDI or MusicXML) or FASTA files, or folders of either.
-        data: Chorales: prepared data, such as data/jsb; copies are looked for in its training split, and its test
-            split stands beside for scale. DNA: a FASTA file of the training sequences.
+        samples: Scores (MIDI or MusicXML), performances (MIDI) or FASTA files, or folders of them.
+        data: Music: prepared data, such as data/jsb or data/maestro; copies are looked for in its training split,
+            and its test split stands beside for scale. DNA: a FASTA file of the training sequences.
         out: Folder to write examine.md and examine.json to; only print if not given.
     """
     from seqpope.examine import examine_files

@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from seqpope.data.shards import TokenStore
+from seqpope.domains.base import find_kind, find_tokenizer
 from seqpope.domains.genome import metrics
 from seqpope.domains.genome.bases import SequenceError
 from seqpope.domains.genome.codec import as_array, is_fasta, read_fasta
 from seqpope.domains.music.chorales.codec import SCORE_SUFFIXES, Chorale, read_score
 from seqpope.domains.music.chorales.metrics import examine, render
 from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
+from seqpope.domains.music.piano import metrics as performances
+from seqpope.domains.music.piano.codec import Performance, read_midi
+from seqpope.domains.music.piano.corpus import MIDI_SUFFIXES
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_text
+
+TICK = 0.001  # seconds by which a file's times may be early
 
 
 def examine_files(paths: Sequence[Path], data: Path | None = None, out: Path | None = None) -> str:
     """Read samples of one domain, measure them, return the report as Markdown.
 
     Args:
-        paths: scores or FASTA files, or folders of either; in a folder scores that differ in their ending alone
-            count once.
-        data: chorales: prepared ones, copies are looked for in their training split and their test split stands
-            beside. DNA: a FASTA file; copies are looked for in it and random stretches of it stand beside.
+        paths: scores, performances or FASTA files, or folders of them; in a folder scores that differ in their
+            ending alone count once. What a file's sidecar calls a prompt is left out of performances and DNA.
+        data: music: prepared data, copies are looked for in their training split and their test split stands
+            beside; whether samples are chorales or performances goes by them, else by sidecars, else by whether
+            the first file is a score in four voices on a grid. DNA: a FASTA file; copies are looked for in it and
+            random stretches of it stand beside.
         out: folder to write examine.md and examine.json to.
 
     Raises:
@@ -43,12 +53,76 @@ def examine_files(paths: Sequence[Path], data: Path | None = None, out: Path | N
                 f"{sequences[0]} is DNA and {scores[0]} a score: examine samples of one domain at a time"
             )
         result, text = _examine_dna(sequences, data)
+    elif _kind_of(files, data) == "piano":
+        result, text = _examine_piano(files, data)
     else:
         result, text = _examine_chorales(paths, data)
     if out is not None:
         write_text(out / "examine.json", json.dumps(result, indent=1) + "\n")
         write_text(out / "examine.md", text)
     return text
+
+
+def _sidecar(file: Path) -> dict[str, Any]:
+    """What the JSON file beside a sample says; nothing if there is none of ours."""
+    try:
+        told = json.loads(file.with_suffix(".json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) and {"model", "settings"} <= told.keys() else {}
+
+
+def _kind_of(files: Sequence[Path], data: Path | None) -> str:
+    """Chorales or piano: by the data, by the first sidecar, by what the first file can be read as."""
+    if data is not None and (data / "manifest.json").is_file():
+        manifest = TokenStore(data).manifest
+        return find_kind(manifest.dataset, manifest.domain).name
+    scores = [file for file in files if file.suffix.lower() in SCORE_SUFFIXES and file.is_file()]
+    for file in scores:
+        if told := _sidecar(file):
+            return find_kind(told["model"]["dataset"], "music").name
+    if scores and scores[0].suffix.lower() in MIDI_SUFFIXES:
+        try:
+            read_score(scores[0])
+        except SeqpopeError:
+            try:
+                read_midi(scores[0])
+                return "piano"
+            except SeqpopeError:
+                pass  # the message of what is read as a chorale tells more
+    return "chorales"
+
+
+def _examine_piano(files: Sequence[Path], data: Path | None) -> tuple[dict[str, Any], str]:
+    files = [file for file in files if file.suffix.lower() in MIDI_SUFFIXES]
+    if not files:
+        raise SeqpopeError("there are no performances: expected .mid files")
+    training: list[Performance] = []
+    reference: list[Performance] = []
+    samples, seconds, rate = [], [], 100
+    for file in files:
+        told = _sidecar(file).get("settings", {})
+        begin = float(told.get("prompt_seconds", 0.0))
+        played = performances.between(read_midi(file), begin - TICK)
+        samples.append(replace(played, name=file.stem))
+        seconds.append(float(told.get("seconds", played.seconds - begin)))
+    if data is not None:
+        store = TokenStore(data)
+        tokenizer = find_tokenizer("piano", store.manifest.fingerprint)
+        if tokenizer is None:
+            raise SeqpopeError(
+                f"{data} does not hold piano performances of this version's tokens ({store.manifest.dataset}): "
+                "give data/maestro or data/maestro-performance"
+            )
+        rate = tokenizer.steps_per_second
+        # Measured as the data are, on their grid.
+        samples = [tokenizer.decode(tokenizer.encode(played), played.name) for played in samples]
+        for pieces, name in ((training, "train"), (reference, "test")):
+            split = store.split(name)
+            pieces += [tokenizer.decode(split.document(i), split.names[i]) for i in range(len(split))]
+        reference = performances.excerpts(reference, statistics.median(seconds))
+    result = performances.examine(samples, seconds, training, reference, rate=rate)
+    return result, performances.render(result)
 
 
 def _examine_dna(files: Sequence[Path], data: Path | None) -> tuple[dict[str, Any], str]:

@@ -7,10 +7,13 @@ import json
 import numpy as np
 import pytest
 import stores
+from piano_pieces import random_performance
 
 from seqpope.data.shards import Manifest, pack, write_store
 from seqpope.domains.music.chorales.codec import Chorale, CodecError, write_midi
 from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
+from seqpope.domains.music.piano.codec import write_midi as write_performance
+from seqpope.domains.music.piano.tokenizer import RemiTokenizer
 from seqpope.domains.music.writers import write_musicxml
 from seqpope.errors import SeqpopeError
 from seqpope.examine import examine_files
@@ -106,3 +109,50 @@ class TestDna:
         training.write_text(">p\nMKTAYIAKQR\n")
         with pytest.raises(SeqpopeError, match=r"training\.fa, sequence p: 'I' at position 5"):
             examine_files([samples], training)
+
+
+@pytest.fixture(scope="module")
+def performances(self, tmp_path_factory):
+    tokenizer = RemiTokenizer()
+    folder = tmp_path_factory.mktemp("data") / "maestro"
+    splits = {}
+    for name, seeds in (("train", range(4)), ("validation", [4]), ("test", [5, 6])):
+        documents = [tokenizer.encode(random_performance(seed)) for seed in seeds]
+        flags = [np.zeros(len(document), np.uint8) for document in documents]
+        splits[name] = pack(documents, flags, [f"{name} {seed}" for seed in seeds], np.uint16)
+    manifest = Manifest(
+        domain="music", dataset="maestro", tokenizer=tokenizer.specification,
+        fingerprint=tokenizer.fingerprint, vocabulary_size=tokenizer.vocabulary_size, padding_id=0,
+    )  # fmt: skip
+    write_store(folder, manifest, splits)
+    return folder
+
+
+class TestPiano:
+    def test_beside_the_data(self, tmp_path, performances):
+        write_performance(random_performance(20), tmp_path / "own.mid")
+        write_performance(random_performance(3), tmp_path / "copy.mid")
+        text = examine_files([tmp_path], performances, tmp_path / "report")
+        result = json.loads((tmp_path / "report" / "examine.json").read_text())
+        assert (tmp_path / "report" / "examine.md").read_text() == text
+        copied, own = result["samples"]["pieces"]
+        assert (copied["name"], own["name"]) == ("copy", "own")
+        assert copied["values"]["copied_notes_exact"] > 200
+        assert copied["copied"]["piece_name"] == "train 3"
+        assert own["values"]["copied_notes"] < result["copy_notes"]
+        assert len(result["reference"]["pieces"]) == 2
+        assert "**copy copies train 3**" in text
+
+    def test_without_data_it_is_what_it_can_be_read_as(self, tmp_path):
+        write_performance(random_performance(1), tmp_path / "a.mid")
+        assert "notes sounding" in examine_files([tmp_path / "a.mid"])
+
+    def test_what_was_a_prompt_is_left_out(self, tmp_path):
+        played = random_performance(1)
+        write_performance(played, tmp_path / "a.mid")
+        sidecar = {"model": {"dataset": "maestro"}, "settings": {"prompt_seconds": 5.0, "seconds": 10.0}}
+        (tmp_path / "a.json").write_text(json.dumps(sidecar))
+        examine_files([tmp_path], None, tmp_path / "report")
+        [piece] = json.loads((tmp_path / "report" / "examine.json").read_text())["samples"]["pieces"]
+        assert piece["notes"] == (played.onset >= 5.0).sum()
+        assert piece["values"]["notes_per_second"] == pytest.approx(piece["notes"] / 10)

@@ -75,7 +75,11 @@ def scale_histogram(chorale: Chorale) -> Histogram:
     That scale is the one of the twelve with the largest part of the counts; of several, the one whose
     turned histogram is the largest in lexicographic order. A minor piece is counted from its relative major.
     """
-    counts = pitch_class_histogram(chorale)
+    return turned_to_scale(pitch_class_histogram(chorale))
+
+
+def turned_to_scale(counts: Histogram) -> Histogram:
+    """(12,) counts of pitch classes, turned as `scale_histogram` says."""
     turned = [np.roll(counts, -tonic) for tonic in range(OCTAVE)]
     return max(turned, key=lambda counts: (counts[list(SCALE)].sum(), counts.tolist()))
 

@@ -132,6 +132,7 @@ class RemiTokenizer:
     vocabulary_sha256 = "d93b1ca2d1e46e190ac71d9ec4e98608621c9eed3763cc433004f5a5da1f0df6"
     padding_id = PADDING_ID
     alignment = 1
+    steps_per_second = STEPS_PER_SECOND
     shift_range = PITCH_IDS
     kinds: ClassVar[dict[str, tuple[tuple[int, int], ...]]] = {
         "time": ((BAR_ID, BAR_ID), POSITION_IDS),
@@ -345,6 +346,7 @@ class PerformanceTokenizer:
     vocabulary_size = LEVEL_ID + VELOCITY_BINS
     padding_id = PADDING_ID
     alignment = 1
+    steps_per_second = SHIFTS_PER_SECOND
     # Every document has a note-off for each note-on, so that what keeps its note-ons above the lowest and its
     # note-offs below the highest id keeps both kinds apart.
     shift_range = (ON_ID, SHIFT_ID - 1)
