@@ -7,11 +7,12 @@
 
     python benchmarks/generation.py --preset maestro --length 2048 --batch 1 256 --sampled 2048     on a GPU
 
-    python benchmarks/generation.py --constrained 1000 --genome RUN                  DNA, judged by Biopython
+    python benchmarks/generation.py --constrained 1000 --checkpoint RUN     what that model draws: DNA, judged by
+    Biopython; piano performances, judged by what pretty_midi reads
 
 "Recomputed" runs the model over everything for each token, as one would without a cache; it is timed on the last
 tokens of the length. The encodings take turns. Result: generation.json and generation.md in --out,
-generation-maestro.* for that preset, generation-genome.* for DNA.
+generation-maestro.* for that preset, generation-genome.* for DNA, generation-(data set)-rules.* for performances.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pretty_midi
 import torch
 from Bio import Restriction, SeqIO
 from Bio.Seq import Seq
@@ -33,13 +35,16 @@ from Bio.SeqUtils import gc_fraction, nt_search
 
 from seqpope.checkpoint import find_checkpoint, read_info
 from seqpope.decoding import Decoder
+from seqpope.domains.base import find_kind
 from seqpope.domains.music.chorales.codec import read_score
 from seqpope.domains.music.chorales.constraints import FINAL, runs_parallel
 from seqpope.domains.music.chorales.metrics import RANGES
+from seqpope.domains.music.piano.codec import Performance, write_midi
 from seqpope.files import write_text
 from seqpope.generate.chorales import ChoraleOutput, draw_chorales, generate_chorales, load_model
 from seqpope.generate.dna import DnaOutput, generate_dna, make_rules
 from seqpope.generate.draw import Draw
+from seqpope.generate.piano import PianoOutput, generate_piano
 from seqpope.model.config import ModelConfig
 from seqpope.model.transformer import Transformer
 from seqpope.provenance import choose_device, provenance
@@ -242,6 +247,126 @@ def dna_broken(text: str, prompt: int, options: dict[str, Any]) -> bool:
     return False
 
 
+PIANO_KINDS: dict[str, dict[str, Any]] = {
+    "grammar alone": {},
+    "keys": {"keys": (55, 79)},
+    "one key": {"keys": (60, 60)},
+    "polyphony": {"polyphony": 3},
+    "keys and polyphony": {"keys": (48, 72), "polyphony": 2},
+    "one key, one note": {"keys": (60, 60), "polyphony": 1},
+    "continuation": {"prompt": True},
+    "continuation, keys and polyphony": {"keys": (48, 72), "polyphony": 2, "prompt": True},
+}
+PROMPTS = 4
+SECONDS_READ, EARLY = 3.0, 0.001
+
+
+def make_prompt(number: int) -> Performance:
+    """A performance with pedal, chords and repeated keys, in which notes sound where it is cut."""
+    random = np.random.default_rng(number)
+    onset = np.sort(random.uniform(0, 6, 20 * (number + 1)))
+    parts = (random.uniform(0.05, 2, len(onset)), random.integers(30, 90, len(onset)))
+    pedal = [] if number == 0 else [[0.5, 1.5], [2.5, 4.0]]
+    return Performance(onset, *parts, random.integers(20, 120, len(onset)), np.reshape(pedal, (-1, 2)))
+
+
+def constrained_piano(checkpoint: Path, number: int, seconds: float) -> dict[str, Any]:
+    """So many performances under each kind of rule: what pretty_midi reads is checked; violations counted."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        prompts = [Path(folder) / f"prompt-{turn}.mid" for turn in range(PROMPTS)]
+        for turn, file in enumerate(prompts):
+            write_midi(make_prompt(turn), file)
+        for name, rules in PIANO_KINDS.items():
+            begun, notes, nats, broken_rules, unread, drawn = time.perf_counter(), 0, 0.0, [], 0, 0
+            options = {key: value for key, value in rules.items() if key != "prompt"}
+            turns: list[Path | None] = list(prompts) if "prompt" in rules else [None]
+            for turn, prompt in enumerate(turns):
+                share = number // len(turns) + (turn < number % len(turns))
+                if not share:
+                    continue
+                files = generate_piano(
+                    PianoOutput(Path(folder) / f"{name.replace(' ', '-')}-{turn}"),
+                    Draw(num=share, seed=1000 * turn, batch_size=64),
+                    checkpoint=checkpoint,
+                    seconds=seconds,
+                    prompt=prompt,
+                    prompt_seconds=None if prompt is None else SECONDS_READ,
+                    **options,
+                )
+                for file, _ in files:
+                    drawn += 1
+                    told = json.loads(file.with_suffix(".json").read_text())
+                    notes += told["notes"]
+                    nats += told["nats_per_note"] * told["notes"]
+                    try:
+                        broken_rules += broken_piano(file, prompt, told["notes"], seconds, **options)
+                    except Exception as error:
+                        unread += 1
+                        print(f"{file}: {error}")
+            found[name] = {
+                "samples": drawn,
+                "violations": len(broken_rules),
+                "not_read_back": unread,
+                "notes": notes,
+                "nats_per_note": round(nats / max(1, notes), 3),
+                "seconds": round(time.perf_counter() - begun, 1),
+            }
+            print(name, found[name], *broken_rules[:5], flush=True)
+    return {"seconds": seconds, "kinds": found}
+
+
+def broken_piano(
+    file: Path,
+    prompt: Path | None,
+    told: int,
+    seconds: float,
+    keys: tuple[int, int] = (21, 108),
+    polyphony: int | None = None,
+) -> list[str]:
+    """What a performance breaks, by what pretty_midi reads of its file and its prompt's, in words."""
+    notes = sorted(read_notes(file), key=lambda note: (note.start, note.pitch))
+    opening: list[pretty_midi.Note] = []
+    begin = 0.0
+    if prompt is not None:
+        begin = SECONDS_READ
+        opening = [note for note in read_notes(prompt) if note.start < begin - EARLY]
+    drawn = [note for note in notes if note.start >= begin - EARLY]
+    broken = []
+    kept = [(round(note.start, 3), note.pitch, note.velocity) for note in notes if note.start < begin - EARLY]
+    if kept != sorted((round(note.start, 3), note.pitch, note.velocity) for note in opening):
+        broken.append("the prompt is not as it was")
+    if len(drawn) != told or not drawn:
+        broken.append(f"{told} notes told, {len(drawn)} found")
+    if any(not keys[0] <= note.pitch <= keys[1] for note in drawn):
+        broken.append("a key outside the range")
+    # The grid's first step may lie a sixteenth of a second behind the cut.
+    if any(note.end > begin + seconds + (1 / 16 if prompt else 0) + EARLY for note in drawn):
+        broken.append("a note behind the end")
+    for note, later in itertools.combinations(sorted(drawn, key=lambda note: (note.pitch, note.start)), 2):
+        if later.pitch != note.pitch:
+            continue
+        if later.start < note.end - 1e-6:
+            broken.append("a key that sounds is struck")
+            break
+    for note in drawn if polyphony is not None else ():
+        # Notes of the prompt end on the tokens' grid for the rule, and as they were played in the file.
+        at_once = sum(
+            other.start <= note.start + 1e-6
+            and other.end - (1e-6 if other.start >= begin - EARLY else 0.07) > note.start
+            for other in notes
+        )
+        if at_once > polyphony:
+            broken.append(f"{at_once} notes at once")
+            break
+    return broken
+
+
+def read_notes(file: Path) -> list[pretty_midi.Note]:
+    """All notes of a MIDI file's instruments."""
+    return [note for track in pretty_midi.PrettyMIDI(str(file)).instruments for note in track.notes]
+
+
 def main() -> None:
     """Time, check, write down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -255,7 +380,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--constrained", type=int, default=0, metavar="N")
     parser.add_argument("--bars", type=int, default=2, help="of each constrained chorale")
-    parser.add_argument("--genome", type=Path, metavar="RUN", help="constrained samples are DNA by this model")
+    parser.add_argument("--checkpoint", type=Path, metavar="RUN", help="constrained samples are this model's")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each constrained performance")
     parser.add_argument("--bases", type=int, default=300, help="of each constrained sequence, and up to 3 more")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="auto")
@@ -264,11 +390,24 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
-    if options.genome:
-        dna = {"constrained": constrained_dna(options.genome, options.constrained, options.bases)}
-        dna |= {"model": read_info(find_checkpoint(options.genome)).trained, **provenance(device)}
-        write_text(options.out / "generation-genome.json", json.dumps(dna, indent=1) + "\n")
-        write_text(options.out / "generation-genome.md", render_dna(dna))
+    if options.checkpoint:
+        info = read_info(find_checkpoint(options.checkpoint))
+        kind = find_kind(info.dataset, info.domain)
+        if kind.name == "chorales":
+            parser.error("chorales are drawn by the shipped model: leave --checkpoint out")
+        if kind.name == "piano":
+            made = constrained_piano(options.checkpoint, options.constrained, options.seconds)
+        else:
+            made = constrained_dna(options.checkpoint, options.constrained, options.bases)
+        drawn = {"dataset": info.dataset, "constrained": made, "model": info.trained, **provenance(device)}
+        name = f"generation-{info.dataset}-rules" if kind.name == "piano" else "generation-genome"
+        title = (
+            f"{info.dataset}: performances of {options.seconds:g} s under rules, judged by what pretty_midi reads"
+            if kind.name == "piano"
+            else f"DNA of {options.bases} bases and more under rules, judged by Biopython"
+        )
+        write_text(options.out / f"{name}.json", json.dumps(drawn, indent=1) + "\n")
+        write_text(options.out / f"{name}.md", render_rules(title, made))
         return
     config, vocabulary = PRESETS[options.preset]
     models = {name: Transformer(vocabulary, name, config).to(device).eval() for name in ("pope", "rope")}
@@ -354,14 +493,13 @@ def render(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def render_dna(result: dict[str, Any]) -> str:
-    """The table of constrained DNA."""
-    lines = [f"# DNA of {result['constrained']['bases']} bases and more under rules, judged by Biopython", ""]
-    lines += ["| rules | samples | violations | not read back | nats/base | s |", "|---|---|---|---|---|---|"]
-    for name, row in result["constrained"]["kinds"].items():
+def render_rules(title: str, made: dict[str, Any]) -> str:
+    """The table of samples under rules."""
+    first = next(iter(made["kinds"].values()))
+    words = [key.replace("_per_", "/").replace("_", " ") for key in first]
+    lines = [f"# {title}", "", "| rules | " + " | ".join(words) + " |", "|---" * (len(first) + 1) + "|"]
+    for name, row in made["kinds"].items():
         lines.append(f"| {name} | {' | '.join(str(value) for value in row.values())} |")
-    told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in result["model"].items())
-    lines += ["", f"The model: {told}. {result['device']}."]
     return "\n".join(lines) + "\n"
 
 

@@ -112,7 +112,7 @@ class TestDna:
 
 
 @pytest.fixture(scope="module")
-def performances(self, tmp_path_factory):
+def performances(tmp_path_factory):
     tokenizer = RemiTokenizer()
     folder = tmp_path_factory.mktemp("data") / "maestro"
     splits = {}

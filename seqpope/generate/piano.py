@@ -216,6 +216,7 @@ def join(opening: Opening, drawn: np.ndarray, tokenizer: Any, rate: int, name: s
     end = played.end.copy()
     begin, until = (_on_ticks(opening.read_from + time) for time in (decoded.onset, _on_grid(decoded.end, rate)))
     if isinstance(tokenizer, PerformanceTokenizer):  # REMI's prompt says how long its notes are held
+        end = np.minimum(end, opening.cut)
         for note in np.flatnonzero(until[:before] > opening.cut + 1 / rate):
             end[np.flatnonzero(played.pitch == decoded.pitch[note])[-1]] = until[note]
     onset = np.concatenate((played.onset, begin[before:]))
