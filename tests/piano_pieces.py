@@ -39,7 +39,7 @@ def random_performance(seed: int, notes: int = 300, *, rate: int = 768) -> Perfo
     onset = np.cumsum(gaps)
     length = random.choice([1, 23, 24, 25, 100, 840, 1584, 9000], notes)
     pitch = random.choice([21, 36, 48, 52, 55, 60, 63, 64, 66, 67, 70, 71, 74, 108], notes)
-    order = np.lexsort((pitch, length, onset))  # as files are read
+    order = np.lexsort((length, pitch, onset))  # as files are read
     edges = np.sort(random.choice(int(onset[-1]) + 100, 20, replace=False)).reshape(-1, 2)
     return Performance(
         onset / rate,

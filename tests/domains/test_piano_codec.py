@@ -39,6 +39,15 @@ class TestReading:
         )
         assert played.pitch.tolist() == [50, 60, 70]
 
+    def test_notes_come_in_one_order_whatever_tracks_they_are_in(self):
+        """By time, then pitch, then duration."""
+        chord = [(60, 300), (50, 400), (55, 100)]
+        apart = midi_bytes(*[note(pitch, length, before=10) for pitch, length in chord])
+        down = b"".join(wait(10 * (not index)) + bytes([0x90, p, 64]) for index, (p, _) in enumerate(chord))
+        up = wait(100) + b"\x80\x37\x00" + wait(200) + b"\x80\x3c\x00" + wait(100) + b"\x80\x32\x00"
+        for content in (apart, midi_bytes(down + up)):
+            assert parse_midi(content).pitch.tolist() == [50, 55, 60]
+
     @pytest.mark.parametrize(
         ("content", "message"),
         [

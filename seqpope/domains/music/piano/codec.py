@@ -184,9 +184,9 @@ def parse_midi(content: bytes, name: str = "") -> Performance:
         )
     tempos = score.tempos.numpy()
     notes = _joined([track.notes.numpy() for track in pitched], ("time", "duration", "pitch", "velocity"))
-    if len(pitched) > 1:  # symusic sorts each track like this
-        order = np.lexsort((notes["pitch"], notes["duration"], notes["time"]))
-        notes = {key: values[order] for key, values in notes.items()}
+    # As symusic sorts each track; what several tracks hold must not come in another order than what one holds.
+    order = np.lexsort((notes["duration"], notes["pitch"], notes["time"]))
+    notes = {key: values[order] for key, values in notes.items()}
     pedals = _joined([track.pedals.numpy() for track in pitched], ("time", "duration"))
 
     def elapsed(ticks: np.ndarray) -> np.ndarray:

@@ -71,7 +71,7 @@ CHORD_NOTES = 10  # MidiTok looks at so many notes at a time
 HALF_BEAT = 4  # steps
 
 # The order of notes within a position, which is the order they were struck in, is part of what the tokens say.
-# Files are read sorted by time, duration and pitch, so a note out of that order is decoded a tick (0.52 ms) after
+# Files are read sorted by time, pitch and duration, so a note out of that order is decoded a tick (0.52 ms) after
 # the one before. No more ticks than still round to the same position.
 TICKS_PER_STEP = 120
 MOST_TICKS = 58
@@ -271,8 +271,8 @@ class RemiTokenizer:
 
 
 def _ticks_late(step: np.ndarray, held: np.ndarray, pitch: np.ndarray) -> np.ndarray:
-    """How many notes of the same step, up to each one (N,), do not rise in duration, then pitch."""
-    sort_key = held * 1024 + pitch
+    """How many notes of the same step, up to each one (N,), do not rise in pitch, then duration."""
+    sort_key = pitch * 1024 + held
     falls = np.diff(step, prepend=-1) == 0
     falls[1:] &= np.diff(sort_key) <= 0
     total = np.cumsum(falls)
