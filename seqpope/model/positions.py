@@ -115,7 +115,7 @@ class YaRN(PositionEncoding):
     """RoPE for sequences beyond those it was trained on (arXiv 2309.00071), by frequencies and temperature.
 
     It has no weights: those of a RoPE model are read as they are, or trained on with model.yarn_factor and
-    model.yarn_original_length set. Under torch.compile its tables are made anew at each call.
+    model.yarn_original_length set.
     """
 
     freqs: Tensor
