@@ -1,4 +1,4 @@
-"""Figures of finished runs: loss curves, NLL against position, within and beyond the training length. PNG out."""
+"""Figures of finished runs: loss curves, NLL against position, beyond the training length too. PNG out."""
 
 from __future__ import annotations
 

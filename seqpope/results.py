@@ -336,7 +336,7 @@ def _load_lengths(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise SeqpopeError(
-            f"{file} is not what `seqpope evaluate --lengths` writes ({what}): delete it and score the run again"
+            f"{file} is not what `seqpope evaluate --lengths` writes ({what}): delete it, score the run again"
         ) from error
     result["folder"] = str(file.parent)
     return result
@@ -353,13 +353,17 @@ def _read_alike(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def group_by_label(results: list[dict[str, Any]]) -> dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]]:
-    """Runs read in several lengths by what they were read with: (result, a record for each length) of each seed.
+# A run read in several lengths, and of one way to read it a record for each length.
+Reading = tuple[dict[str, Any], list[dict[str, Any]]]
 
-    A label is the encoding's name; where runs of one encoding differ in a field of their recipe, its value stands
-    behind it, such as "pope, delta_init uniform".
+
+def group_by_label(results: list[dict[str, Any]]) -> dict[str, list[Reading]]:
+    """Runs read in several lengths by what they were read with.
+
+    A label is the encoding's name; where runs of one encoding differ in a field of their recipe, its value
+    stands behind it, such as "pope, delta_init uniform".
     """
-    groups: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = {}
+    groups: dict[str, list[Reading]] = {}
     for group in group_by_position(results).values():
         recipes = [_flat({k: v for k, v in r["config"].items() if k not in RECIPE_FREE}) for r in group]
         # A field that only some have was added to the program between the runs.

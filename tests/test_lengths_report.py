@@ -27,7 +27,8 @@ def make_lengths(position, seed, slope=0.0, **changes):
         for name, each in planted.items()
     }
     result = make_result(position, seed, [1, 1, 1]) | summarize_lengths(SPLIT, PLANS, nats)
-    result |= {"trained_length": 16, "protocol": {"lengths": [16, 64], "strides": [16, 64], "precision": "fp32"}}
+    result["protocol"] = {"lengths": [16, 64], "strides": [16, 64], "precision": "fp32"}
+    result["trained_length"] = 16
     for name, value in changes.items():
         *path, last = name.split("__")
         part = result
@@ -60,14 +61,14 @@ def table_rows(text, head):
 
 class TestNumbers:
     def test_means_and_spread(self, experiment):
-        """Places 16..63 cost 0.1, 0.2, ... 4.8 more: 1.8375 over the whole window, 3.25 over its second half."""
+        """Places 16..63 cost 0.1, 0.2, ... 4.8 more: 1.8375 over the window, 3.25 over its second half."""
         text = compare_lengths([experiment])["markdown"]
         rows = table_rows(text, "Each length's own targets")
         assert rows["PoPE", "whole window"] == ["2.500 ± 0.707", "2.500 ± 0.707"]
         assert rows["RoPE", "whole window"] == ["2.500 ± 0.707", "4.338 ± 0.707"]
         assert rows["RoPE", "second half"] == ["2.500 ± 0.707", "5.750 ± 0.707"]
         assert rows["RoPE with YaRN", "second half"] == ["2.500 ± 0.707", "2.825 ± 0.707"]
-        assert rows["tokens scored", "whole window"] == ["144", "128"]  # 4, 4 and 1 windows of 16, 1 and 1 of 64
+        assert rows["tokens scored", "whole window"] == ["144", "128"]  # 4 + 4 + 1 windows of 16, 2 of 64
         rows = table_rows(text, "The same targets at every length")
         assert rows["tokens scored", "whole window"] == ["128", "128"]
         assert rows["tokens scored", "second half"] == ["32", "32"]
