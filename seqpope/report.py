@@ -364,6 +364,7 @@ def lengths_markdown(results: list[dict[str, Any]], analysis: dict[str, Any]) ->
         "them that lie in the second half of a window at every length, so that each has at least half a window "
         "before it. Lengths are to be compared by this table.",
         _lengths_table(analysis, "same_targets"),
+        *_length_differences(analysis),
         "## Each length's own targets",
         "All tokens of whole windows, and those of their second halves. Longer windows fit into fewer, longer "
         "pieces: down a column encodings are compared on the same targets, along a row targets change with the "
@@ -374,6 +375,27 @@ def lengths_markdown(results: list[dict[str, Any]], analysis: dict[str, Any]) ->
         f"tokenizer {first['fingerprint'][:12]}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _length_differences(analysis: dict[str, Any]) -> list[str]:
+    rows = []
+    for difference in analysis["differences"]:
+        names = f"{in_words(difference['a'])} - {in_words(difference['b'])}"
+        for half, part in (("whole", "whole window"), ("second_half", "second half")):
+            cells = []
+            for each in difference["lengths"]:
+                e = each[half]
+                interval = f" ({e['low']:+.3f} to {e['high']:+.3f})" if e and e["low"] is not None else ""
+                cells.append(f"{e['mean']:+.3f}{interval}" if e else "none")
+            rows.append([names, str(len(difference["seeds"])), part, *cells])
+    if not rows:
+        return []
+    head = ["difference", "seeds", "part", *(f"{length:,}" for length in analysis["protocol"]["lengths"])]
+    return [
+        "Differences on these targets, paired by seed, with 95% t intervals over seeds where there are two or "
+        "more, not corrected for the number of comparisons:",
+        _table(head, rows),
+    ]
 
 
 def _lengths_table(analysis: dict[str, Any], targets: str) -> str:

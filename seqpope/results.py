@@ -377,9 +377,9 @@ def group_by_label(results: list[dict[str, Any]]) -> dict[str, list[Reading]]:
 
 
 def analyse_lengths(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Estimates over seeds by label, length and set of targets, as plain values."""
-    labels = {}
-    for label, runs in group_by_label(results).items():
+    """Estimates over seeds by label, length and set of targets, and paired differences, as plain values."""
+    labels, groups = {}, group_by_label(results)
+    for label, runs in groups.items():
         each = []
         for records in zip(*(records for _, records in runs), strict=True):
             entry: dict[str, Any] = {"length": records[0]["length"]}
@@ -400,4 +400,31 @@ def analyse_lengths(results: list[dict[str, Any]]) -> dict[str, Any]:
         "protocol": results[0]["protocol"],
         "targets": results[0]["targets"],
         "encodings": labels,
+        "differences": [_length_difference(a, b, groups) for a, b in itertools.combinations(groups, 2)],
+    }
+
+
+def _length_difference(a: str, b: str, groups: dict[str, list[Reading]]) -> dict[str, Any]:
+    """Of each length, a - b over the seeds that both have, on the targets that all lengths share."""
+    by_seed = [{seed_of(result): records for result, records in groups[label]} for label in (a, b)]
+    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+
+    def difference(seed: int, index: int, half: str) -> float:
+        one, other = (each[seed][index]["same_targets"][half]["nats_per_token"] for each in by_seed)
+        return float(one - other)
+
+    records = groups[a][0][1]
+    return {
+        "a": a,
+        "b": b,
+        "seeds": seeds,
+        "lengths": [
+            {
+                half: vars(estimate([difference(seed, index, half) for seed in seeds]))
+                if seeds and record["same_targets"][half]["tokens"]
+                else None
+                for half in ("whole", "second_half")
+            }
+            for index, record in enumerate(records)
+        ],
     }

@@ -75,6 +75,31 @@ class TestNumbers:
         # Places 40..47 and 56..63 of the long window, in the second halves of 16 too: 2.85 and 4.45 more.
         assert rows["RoPE", "second half"] == ["2.500 ± 0.707", "6.150 ± 0.707"]
 
+    def test_differences_are_paired_by_seed(self, experiment, tmp_path):
+        """Of seeds that both have; offsets of a seed, one nat apart here, fall out of them."""
+        write_lengths(tmp_path / "z", make_lengths("pope", 7))
+        wild = make_lengths("rope", 2, 0.3)
+        write_lengths(experiment / "rope-seed2", wild)
+        write_lengths(experiment / "pope-seed2", make_lengths("pope", 2))
+        got = compare_lengths([experiment, tmp_path / "z"])
+        pairs = {(d["a"], d["b"]): d for d in got["differences"]}
+        assert list(pairs) == [("pope", "rope"), ("pope", "rope+yarn"), ("rope", "rope+yarn")]
+        difference = pairs["pope", "rope"]
+        assert difference["seeds"] == [0, 1, 2]
+        each = np.array([-1.8375, -1.8375, -3 * 1.8375])
+        whole = difference["lengths"][1]["whole"]
+        assert whole["mean"] == pytest.approx(each.mean())
+        half = 4.302653 * each.std(ddof=1) / np.sqrt(3)  # t of 2 degrees of freedom at 97.5%
+        assert (whole["low"], whole["high"]) == pytest.approx((each.mean() - half, each.mean() + half))
+        rows = table_rows(got["markdown"].replace("Differences on these", "## D"), "D")
+        assert rows["PoPE - RoPE", "whole window"] == [
+            "+0.000 (+0.000 to +0.000)",
+            f"{each.mean():+.3f} ({each.mean() - half:+.3f} to {each.mean() + half:+.3f})",
+        ]
+        alone = compare_lengths([experiment / "pope-seed0", experiment / "rope-seed1"])
+        assert alone["differences"][0]["lengths"][0] == {"whole": None, "second_half": None}
+        assert "| PoPE - RoPE           | 0     | whole window | none" in alone["markdown"]
+
     def test_the_protocol_is_told(self, experiment):
         text = compare_lengths([experiment])["markdown"]
         assert "test split" in text
