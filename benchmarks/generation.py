@@ -7,9 +7,11 @@
 
     python benchmarks/generation.py --preset maestro --length 2048 --batch 1 256 --sampled 2048     on a GPU
 
+    python benchmarks/generation.py --constrained 1000 --genome RUN                  DNA, judged by Biopython
+
 "Recomputed" runs the model over everything for each token, as one would without a cache; it is timed on the last
-tokens of the length. The encodings take turns. Result: generation.json and generation.md in --out, or
-generation-maestro.* for that preset.
+tokens of the length. The encodings take turns. Result: generation.json and generation.md in --out,
+generation-maestro.* for that preset, generation-genome.* for DNA.
 """
 
 from __future__ import annotations
@@ -25,13 +27,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from Bio import Restriction, SeqIO
+from Bio.Seq import Seq
+from Bio.SeqUtils import gc_fraction, nt_search
 
+from seqpope.checkpoint import find_checkpoint, read_info
 from seqpope.decoding import Decoder
 from seqpope.domains.music.chorales.codec import read_score
 from seqpope.domains.music.chorales.constraints import FINAL, runs_parallel
 from seqpope.domains.music.chorales.metrics import RANGES
 from seqpope.files import write_text
 from seqpope.generate.chorales import ChoraleOutput, draw_chorales, generate_chorales, load_model
+from seqpope.generate.dna import DnaOutput, generate_dna, make_rules
 from seqpope.generate.draw import Draw
 from seqpope.model.config import ModelConfig
 from seqpope.model.transformer import Transformer
@@ -150,6 +157,91 @@ def broken(grid: np.ndarray, rules: dict[str, bool], given: np.ndarray | None) -
     return int(bool(rules.get("cadence")) and not (grid[-FINAL:] == grid[-1]).all())
 
 
+ENZYMES = ("EcoRI", "BamHI", "HindIII", "BsaI", "BsmBI", "NotI")
+DNA_KINDS: dict[str, dict[str, Any]] = {
+    "letters alone": {},
+    "sites": {"forbid": ",".join(ENZYMES)},
+    "sites with codes": {"forbid": "BglI,GCNNGC,CCWGG"},
+    "GC": {"gc": "0.45,0.5"},
+    "GC of windows of 50": {"gc": "0.4,0.6", "gc_window": 50},
+    "open frame": {"open_frame": 1},
+    "no stop": {"no_stop": True},
+    "all": {"gc": "0.4,0.6", "gc_window": 50, "forbid": ",".join(ENZYMES), "open_frame": 1},
+    "all, particles": {"gc": "0.4,0.6", "gc_window": 50, "forbid": ",".join(ENZYMES), "open_frame": 1},
+    "drawn bases alone": {"forbid": ",".join(ENZYMES), "no_stop": True, "judge_prompt": False},
+}
+DNA_PROMPTS = ("", "GCA", "GCAGCAATTCAGAAGGAATT", "GGTCTCAGAATTCATAGGTC")  # the last holds sites and a stop codon
+
+
+def constrained_dna(checkpoint: Path, number: int, bases: int) -> dict[str, Any]:
+    """So many sequences under each kind of rule, after prompts by turns: read and judged by Biopython, counted."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, options in DNA_KINDS.items():
+            begun, violations, unread, drawn, nats = time.perf_counter(), 0, 0, 0, 0.0
+            prompts = DNA_PROMPTS if not options.get("judge_prompt", True) else DNA_PROMPTS[:3]
+            for turn, prompt in enumerate(prompts):
+                share = number // len(prompts) + (turn < number % len(prompts))
+                if not share:
+                    continue
+                particles = 4 if "particles" in name else 1
+                length = bases + turn  # no multiple of six alone
+                file = Path(folder) / f"{name.replace(' ', '-')}-{turn}.fa"
+                generate_dna(
+                    DnaOutput(file),
+                    Draw(num=share, seed=1000 * turn, batch_size=64, particles=particles),
+                    checkpoint=checkpoint,
+                    bases=length,
+                    prompt=prompt or None,
+                    rules=make_rules(**options),
+                )
+                sidecar = json.loads(file.with_suffix(".json").read_text())
+                nats += sum(own["nats_per_base"] for own in sidecar.get("samples", [sidecar]))
+                sequences = [str(record.seq) for record in SeqIO.parse(file, "fasta")]
+                drawn += len(sequences)
+                unread += share - len(sequences)
+                for text in sequences:
+                    right = text.startswith(prompt) and len(text) == len(prompt) + length
+                    violations += not right or dna_broken(text, len(prompt), options)
+            found[name] = {
+                "samples": drawn,
+                "violations": violations,
+                "not_read_back": unread,
+                "nats_per_base": round(nats / max(1, drawn), 4),
+                "seconds": round(time.perf_counter() - begun, 1),
+            }
+            print(name, found[name], flush=True)
+    return {"bases": bases, "kinds": found}
+
+
+def dna_broken(text: str, prompt: int, options: dict[str, Any]) -> bool:
+    """Whether a sequence breaks a rule, by Biopython and plain search, not by the constraint's own code."""
+    first = 0 if options.get("judge_prompt", True) else prompt
+    if not set(text) <= set("ACGT"):
+        return True
+    for word in filter(None, options.get("forbid", "").split(",")):
+        site = getattr(Restriction, word).site if hasattr(Restriction, word) else word
+        for strand in {site, str(Seq(site).reverse_complement())}:
+            # nt_search gives the pattern first, then where it lies.
+            if any(place + len(site) > first for place in nt_search(text, strand)[1:]):
+                return True
+        if hasattr(Restriction, word) and first == 0 and getattr(Restriction, word).search(Seq(text)):
+            return True
+    band = tuple(map(float, options["gc"].split(","))) if "gc" in options else (0.0, 1.0)
+    window = options.get("gc_window", len(text))
+    shares = [gc_fraction(text[i : i + window]) for i in range(len(text) - window + 1)]
+    if not all(band[0] <= share <= band[1] for share in [*shares, gc_fraction(text)]):
+        return True
+    frames = {0, 1, 2} if options.get("no_stop") else {options[k] for k in ("open_frame",) if k in options}
+    start = max(0, first - 2)  # a stop codon counts as soon as one of its bases is drawn
+    for frame in frames:
+        begin = frame if options.get("no_stop") is None else start + frame
+        codons = text[begin : begin + (len(text) - begin) // 3 * 3]
+        if "*" in Seq(codons).translate():
+            return True
+    return False
+
+
 def main() -> None:
     """Time, check, write down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -163,6 +255,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--constrained", type=int, default=0, metavar="N")
     parser.add_argument("--bars", type=int, default=2, help="of each constrained chorale")
+    parser.add_argument("--genome", type=Path, metavar="RUN", help="constrained samples are DNA by this model")
+    parser.add_argument("--bases", type=int, default=300, help="of each constrained sequence, and up to 3 more")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
@@ -170,6 +264,12 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
+    if options.genome:
+        dna = {"constrained": constrained_dna(options.genome, options.constrained, options.bases)}
+        dna |= {"model": read_info(find_checkpoint(options.genome)).trained, **provenance(device)}
+        write_text(options.out / "generation-genome.json", json.dumps(dna, indent=1) + "\n")
+        write_text(options.out / "generation-genome.md", render_dna(dna))
+        return
     config, vocabulary = PRESETS[options.preset]
     models = {name: Transformer(vocabulary, name, config).to(device).eval() for name in ("pope", "rope")}
     result: dict[str, Any] = {
@@ -251,6 +351,17 @@ def render(result: dict[str, Any]) -> str:
             lines.append(
                 f"| {name} | {row['samples']} | {row['violations']} | {row['not_read_back']} | {row['seconds']} |"
             )
+    return "\n".join(lines) + "\n"
+
+
+def render_dna(result: dict[str, Any]) -> str:
+    """The table of constrained DNA."""
+    lines = [f"# DNA of {result['constrained']['bases']} bases and more under rules, judged by Biopython", ""]
+    lines += ["| rules | samples | violations | not read back | nats/base | s |", "|---|---|---|---|---|---|"]
+    for name, row in result["constrained"]["kinds"].items():
+        lines.append(f"| {name} | {' | '.join(str(value) for value in row.values())} |")
+    told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in result["model"].items())
+    lines += ["", f"The model: {told}. {result['device']}."]
     return "\n".join(lines) + "\n"
 
 

@@ -60,7 +60,10 @@ class SamplingConfig:
 
 
 class Constraint(Protocol):
-    """Which tokens may come next, for a whole batch at once; each row has a state of its own."""
+    """Which tokens may come next, for a whole batch at once; each row has a state of its own.
+
+    A row may be done before `count` tokens are drawn: padding follows, at no cost, and sampling ends when all are.
+    """
 
     def begin(self, prompts: Sequence[np.ndarray], count: int) -> Any:
         """The state after prompts of token ids, with `count` tokens to come.
@@ -70,7 +73,10 @@ class Constraint(Protocol):
         """
 
     def allowed(self, state: Any) -> np.ndarray:
-        """(B, V) bool; every row has a token that may come."""
+        """(B, V) bool; every row that is not done has a token that may come."""
+
+    def done(self, state: Any) -> np.ndarray:
+        """(B,) bool: rows after which nothing is to come; `advance` leaves them as they are."""
 
     def advance(self, state: Any, tokens: np.ndarray) -> Any:
         """The state after one more token a row, (B,)."""
@@ -84,7 +90,8 @@ class Samples:
     """What was drawn.
 
     `nats` are the NLL of each token under the untouched model; `constraint_nats` are -log of the probability
-    that the model gave to all tokens that were allowed: what the constraint cost, 0 without one. All (B, count).
+    that the model gave to all tokens that were allowed: what the constraint cost, 0 without one. All (B, count),
+    or less where all rows were done before: a row that is done has padding, of 0 nats.
     """
 
     ids: Tensor
@@ -140,6 +147,7 @@ class Chooser:
         self.logits = logits.clone()
         self.uniform = torch.zeros(len(logits), 1, dtype=torch.float64, device=logits.device)
         self.allowed = torch.ones(logits.shape, dtype=torch.bool, device=logits.device) if constrained else None
+        self.done = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)  # these rows get padding
         self.again = Replayed(self._choose, logits.is_cuda)
 
     def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -155,7 +163,7 @@ class Chooser:
         bent = logits.clone()
         if self.seen is not None:
             bent = penalise(bent, self.seen, config.repetition_penalty)
-        bent[:, self.padding_id] = float("-inf")
+        bent[:, self.padding_id].masked_fill_(~self.done, float("-inf"))
         tempered = bent.double() / (config.temperature or 1.0)
         log_shares = logits.log_softmax(-1)
         cost = logits.new_zeros(len(logits))
@@ -250,7 +258,13 @@ def sample(
     nats, cost = (torch.empty(batch, count, device=device) for _ in range(2))
     weights = torch.zeros(len(seeds), particles, dtype=torch.float64)
     chosen, forgotten = drawn[:, 0], 0
+    done = np.zeros(batch, bool)
     for step in range(count):
+        if constraint is not None:
+            done = constraint.done(state)
+            if done.all():
+                drawn, nats, cost = drawn[:, :step], nats[:, :step], cost[:, :step]
+                break
         if step:
             if context is not None and decoder.cache.length + 1 > context:
                 forgotten += decoder.cache.length - context // 2
@@ -259,13 +273,22 @@ def sample(
         if constraint is not None:
             assert chooser.allowed is not None
             allowed = constraint.allowed(state)
-            if not allowed.any(-1).all():
+            if not (allowed.any(-1) | done).all():
                 raise SeqpopeError(
                     f"the constraint leaves no token at position {step}: this is a mistake of seqpope's"
                 )
             chooser.allowed.copy_(torch.from_numpy(allowed))
+            chooser.done.copy_(torch.from_numpy(done))
+            if done.any():  # padding is all that is left, and certain
+                chooser.allowed[chooser.done, padding_id] = True
+                logits = logits.masked_fill(chooser.done[:, None], float("-inf"))
+                logits[chooser.done, padding_id] = 0.0
+        ended: np.ndarray = np.all(done.reshape(len(seeds), particles), axis=1)  # their generators rest
         if uniform is None:
-            some = [torch.rand(particles, generator=g, dtype=torch.float64) for g in generators]
+            some = [
+                torch.zeros(particles).double() if end else torch.rand(particles, generator=g, dtype=torch.float64)
+                for g, end in zip(generators, ended, strict=True)
+            ]
             chooser.uniform.copy_(torch.cat(some)[:, None])
         else:
             chooser.uniform.copy_(uniform[:, step : step + 1])
@@ -278,7 +301,7 @@ def sample(
                 weights += weight.cpu().view(len(seeds), particles)
             if greed:
                 weights -= greed * nats[:, step].cpu().view(len(seeds), particles)
-            again = resampled(weights, generators) if (step + 1) % resample_every == 0 else None
+            again = resampled(weights, generators, ended) if (step + 1) % resample_every == 0 else None
             if again is not None:
                 decoder.cache.select(again)
                 there = again.to(device)
@@ -294,7 +317,7 @@ def sample(
     drawn, nats, cost = drawn.cpu(), nats.cpu(), cost.cpu()
     if particles > 1:
         if pick == "likeliest":
-            best = nats.view(len(seeds), particles, count).sum(-1).argmin(-1)
+            best = nats.sum(-1).view(len(seeds), particles).argmin(-1)
         else:
             points = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])[:, None]
             best = torch.searchsorted(weights.softmax(-1).cumsum(-1), points)[:, 0].clamp(max=particles - 1)
@@ -303,8 +326,12 @@ def sample(
     return Samples(drawn, nats, cost, forgotten)
 
 
-def resampled(weights: Tensor, generators: Sequence[torch.Generator]) -> Tensor | None:
+def resampled(
+    weights: Tensor, generators: Sequence[torch.Generator], ended: np.ndarray | None = None
+) -> Tensor | None:
     """Which particle each becomes, (B x P,); None if none changes. Log weights (B, P) that were used become 0.
+
+    Those of samples that have `ended`, (B,) bool, stay.
 
     Systematic resampling where the effective number of particles, (sum w)^2 / sum w^2, is below half of them.
     """
@@ -313,7 +340,7 @@ def resampled(weights: Tensor, generators: Sequence[torch.Generator]) -> Tensor 
     changed = False
     for b, generator in enumerate(generators):
         share = weights[b].softmax(-1)
-        if 1 / float((share * share).sum()) >= particles / 2:
+        if (ended is not None and ended[b]) or 1 / float((share * share).sum()) >= particles / 2:
             continue
         start = torch.rand(1, generator=generator, dtype=torch.float64)
         points = (torch.arange(particles) + start) / particles

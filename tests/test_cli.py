@@ -14,6 +14,7 @@ import yaml
 
 import seqpope
 from seqpope import cli
+from seqpope.domains.base import DATASETS, KINDS
 from seqpope.errors import SeqpopeError
 
 
@@ -70,7 +71,7 @@ assert not heavy, heavy
             ("train", ["--config", "--resume", "--model.delta_init", "--optimizer.average_decay", "--seeds"]),
             ("evaluate", ["runs", "--split", "{validation,test,train}", "--stride"]),
             ("compare", ["runs", "--out"]),
-            ("generate", ["--out", "--prompt_bars", "--temperature", "--top_p", "Quarter notes a minute"]),
+            ("generate", ["--out", "--prompt_bars", "--temperature", "--top_p", "--keys", "quarter notes a minute"]),
         ],
     )
     def test_of_a_verb(self, capsys, verb, words):
@@ -111,6 +112,121 @@ assert not heavy, heavy
         assert list(tmp_path.iterdir()) == []
 
 
+class TestGenerateDna:
+    def test_options_reach_the_rules(self, monkeypatch, tmp_path, capsys):
+        asked = {}
+
+        def generate(output, draw, **options):
+            asked.update(options, out=output.out, num=draw.num)
+            return [(output.out, "a line")]
+
+        monkeypatch.setattr("seqpope.generate.dna.generate_dna", generate)
+        words = "--bases 90 --num 3 --prompt ACGT --gc 0.4,0.6 --gc-window 50 --forbid EcoRI,GGATCC --open-frame 1"
+        words += " --no-stop --judge-prompt false"
+        out = tmp_path / "a.fa"
+        assert cli.main(["generate", "--domain", "genome", "--out", str(out), *words.split()]) == 0
+        rules = asked.pop("rules")
+        assert asked == {"checkpoint": None, "bases": 90, "prompt": "ACGT", "out": out, "num": 3}
+        assert (rules.gc, rules.gc_window, rules.window) == ((0.4, 0.6), (0.4, 0.6), 50)
+        assert rules.forbidden_sites == ("EcoRI", "GGATCC")
+        assert (rules.open_frame, rules.no_stop, rules.judge_prompt, rules.letters) == (1, True, False, "ACGT")
+        assert capsys.readouterr().out == f"{out}  a line\n"
+
+
+class TestKinds:
+    """What `generate` draws is what the checkpoint was trained on."""
+
+    @pytest.fixture
+    def checkpoints(self, tmp_path):
+        from seqpope.checkpoint import CheckpointInfo, save_checkpoint
+        from seqpope.model.config import ModelConfig
+        from seqpope.model.transformer import Transformer
+
+        shape = {"width": 16, "layers": 1, "heads": 2}
+        found = {}
+        for dataset, domain in (("jsb", "music"), ("maestro", "music"), ("mine", "genome")):
+            found[dataset] = str(tmp_path / f"{dataset}.safetensors")
+            info = CheckpointInfo(domain, dataset, "pope", 90, 0, 128, shape, {}, "ab" * 32)
+            save_checkpoint(Path(found[dataset]), Transformer(90, "pope", ModelConfig(**shape)), info)
+        return found
+
+    @pytest.fixture
+    def asked(self, monkeypatch):
+        """What each kind's function is called with, by the kind's name."""
+        calls = {}
+        for name, function in (
+            ("chorales", "generate_chorales"),
+            ("piano", "generate_piano"),
+            ("dna", "generate_dna"),
+        ):
+
+            def generate(output, draw, name=name, **options):
+                calls[name] = options | {"output": output, "draw": draw}
+                return []
+
+            monkeypatch.setattr(f"seqpope.generate.{name}.{function}", generate)
+        return calls
+
+    def test_every_kind_has_options_of_generate(self):
+        from inspect import signature
+
+        assert cli.GENERATORS.keys() == KINDS.keys()
+        for generator in cli.GENERATORS.values():
+            assert set(generator.options) < set(signature(cli.generate).parameters)
+        for dataset in DATASETS.values():
+            assert KINDS[dataset.samples].domain == dataset.domain
+            assert dataset.tokenizer in KINDS[dataset.samples].tokenizers
+
+    def test_piano(self, checkpoints, asked):
+        words = (
+            "--prompt p.mid --prompt-seconds 30 --seconds 60 --keys C2-84 --polyphony 6 --formats wav,png --num 2"
+        )
+        out = ["generate", "--out", "folder", "--checkpoint", checkpoints["maestro"]]
+        assert cli.main([*out, *words.split()]) == 0
+        [(kind, options)] = asked.items()
+        assert kind == "piano"
+        assert (options.pop("output").formats, options.pop("draw").num) == (("wav", "png"), 2)
+        assert options == {
+            "checkpoint": Path(checkpoints["maestro"]), "seconds": 60.0, "prompt": Path("p.mid"),
+            "prompt_seconds": 30.0, "keys": (36, 84), "polyphony": 6,
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("dataset", "words", "kind"),
+        [
+            ("jsb", "--domain music --seconds 3 --cadence", "chorales"),
+            ("mine", "--bases 9", "dna"),
+            ("mine", "--domain genome", "dna"),
+            (None, "--bars 3", "chorales"),
+            (None, "--domain genome", "dna"),
+        ],
+    )
+    def test_others(self, checkpoints, asked, dataset, words, kind):
+        named = [] if dataset is None else ["--checkpoint", checkpoints[dataset]]
+        assert cli.main(["generate", "--out", "x", *named, *words.split()]) == 0
+        assert list(asked) == [kind]
+
+    @pytest.mark.parametrize(
+        ("dataset", "words", "message"),
+        [
+            ("maestro", "--bars 3 --cadence",
+             "piano performances are to be drawn, which have no --bars (an option of chorales), --cadence (an"),
+            ("jsb", "--keys C2-C6", "chorales are to be drawn, which have no --keys (an option of piano perf"),
+            ("jsb", "--polyphony 3", "which have no --polyphony (an option of piano"),
+            ("mine", "--seconds 3", "DNA sequences are to be drawn, which have no --seconds"),
+            (None, "--keep-n", "chorales are to be drawn, which have no --keep-n (an option of DNA sequences)"),
+            (None, "--domain genome --bars 3", "DNA sequences are to be drawn, which have no --bars"),
+            ("maestro", "--domain genome", "is a model of piano performances (maestro), not of --domain genome"),
+            ("maestro", "--keys 84-36", "keys: 84-36 is 84-36, expected a range in 21-108"),
+        ],
+    )  # fmt: skip
+    def test_options_of_others_are_refused(self, checkpoints, asked, capsys, dataset, words, message):
+        named = [] if dataset is None else ["--checkpoint", checkpoints[dataset]]
+        assert cli.main(["generate", "--out", "x", *named, *words.split()]) == 1
+        assert message in capsys.readouterr().err
+        assert asked == {}
+
+
 class TestWrongUsage:
     @pytest.mark.parametrize(
         ("words", "message"),
@@ -132,6 +248,8 @@ class TestWrongUsage:
             (["evaluate", "nowhere"], "no trained run in nowhere"),
             (["compare", "nowhere"], "nowhere"),
             (["generate", "--domain", "nope", "--out", "x.mid"], "unknown domain 'nope': expected one of music"),
+            (["generate", "--domain", "genome", "--out", "x.fa"], "no genome model is shipped: train one"),
+            (["generate", "--domain", "genome", "--out", "x.mid"], "a file that ends in .fa"),
             (["generate", "--out", "x.txt"], "expected a folder or a file that ends in .mid"),
             (["harmonize", "nothing.mid", "--out", "x.mid"], "there is no file nothing.mid"),
             (["examine", "nothing.mid"], "there is no file nothing.mid"),

@@ -64,7 +64,7 @@ def test_without_data(tmp_path):
 
 
 def test_refused(tmp_path, data):
-    with pytest.raises(SeqpopeError, match="no scores in"):
+    with pytest.raises(SeqpopeError, match="no samples in"):
         examine_files([tmp_path])
     (tmp_path / "bad.mid").write_bytes(b"no music")
     with pytest.raises(CodecError, match="bad"):
@@ -72,3 +72,37 @@ def test_refused(tmp_path, data):
     write_midi(make_piece(1), tmp_path / "bad.mid")
     with pytest.raises(SeqpopeError, match="does not hold chorales"):
         examine_files([tmp_path / "bad.mid"], stores.make_store(tmp_path).folder)
+
+
+class TestDna:
+    def make(self, folder):
+        from seqpope.domains.genome.codec import Record, write_fasta
+
+        generator = np.random.default_rng(0)
+        text = "".join(generator.choice(list("ACGT"), 5000))
+        write_fasta(folder / "training.fa", [Record("chr1", "", text)])
+        own = "".join(generator.choice(list("ACGT"), 600))
+        (folder / "samples").mkdir()
+        write_fasta(folder / "samples" / "own.fa", [Record("own", "seed=0 prompt=300", text[:300] + own)])
+        write_fasta(folder / "samples" / "copy.fa", [Record("copy", "seed=0 prompt=0", own + text[1000:1100])])
+        return folder / "samples", folder / "training.fa"
+
+    def test_copies_are_told_and_prompts_are_none(self, tmp_path):
+        samples, training = self.make(tmp_path)
+        text = examine_files([samples], training, tmp_path / "report")
+        assert "**copy copies chr1**: 10" in text
+        assert "**own" not in text
+        result = json.loads((tmp_path / "report" / "examine.json").read_text())
+        assert {row["name"]: row["bases"] for row in result["samples"]} == {"own": 600, "copy": 700}
+        assert (tmp_path / "report" / "examine.md").read_text() == text
+
+    def test_refused(self, tmp_path):
+        samples, training = self.make(tmp_path)
+        write_midi(make_piece(0), tmp_path / "a.mid")
+        with pytest.raises(SeqpopeError, match=r"is DNA and .*a\.mid a score: examine samples of one domain"):
+            examine_files([samples, tmp_path / "a.mid"])
+        with pytest.raises(SeqpopeError, match="is a folder: give the training sequences as one FASTA file"):
+            examine_files([samples], tmp_path)
+        training.write_text(">p\nMKTAYIAKQR\n")
+        with pytest.raises(SeqpopeError, match=r"training\.fa, sequence p: 'I' at position 5"):
+            examine_files([samples], training)

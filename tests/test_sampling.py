@@ -265,6 +265,9 @@ class Alternate:
     def allowed(self, state):
         return (np.arange(VOCABULARY)[None] + state[:, None]) % 2 == 1
 
+    def done(self, state):
+        return np.zeros(len(state), bool)
+
     def advance(self, state, tokens):
         return tokens.copy()
 
@@ -329,11 +332,77 @@ class Ending:
         last = state[:, None] == 1
         return ~last | (np.arange(VOCABULARY)[None] == 1)
 
+    def done(self, state):
+        return np.zeros(len(state), bool)
+
     def advance(self, state, tokens):
         return state - 1
 
     def take(self, state, rows):
         return state[rows]
+
+
+class Until:
+    """Anything until a 1 or a 2, after which a row is done. The state is the last token."""
+
+    def begin(self, prompts, count):
+        return np.zeros(len(prompts), int)
+
+    def allowed(self, state):
+        return np.tile(~self.done(state)[:, None], VOCABULARY) & (np.arange(VOCABULARY) != 5)
+
+    def done(self, state):
+        return (state == 1) | (state == 2)
+
+    def advance(self, state, tokens):
+        return np.where(self.done(state), state, tokens)
+
+    def take(self, state, rows):
+        return state[rows]
+
+
+class TestDone:
+    """Rows that end before others."""
+
+    def draw(self, seeds, particles=1, count=200, **options):
+        return sample(
+            make_model(), PROMPT, count, seeds=seeds, padding_id=PADDING, constraint=Until(), particles=particles,
+            **options,
+        )  # fmt: skip
+
+    @pytest.mark.parametrize("particles", [1, 4])
+    def test_padding_follows_at_no_cost_and_all_ends_with_the_last(self, particles):
+        drawn = self.draw([0, 1, 2, 3, 4, 5], particles)
+        last = []
+        for ids, nats, cost in zip(drawn.ids, drawn.nats, drawn.constraint_nats, strict=True):
+            end = int(((ids == 1) | (ids == 2)).nonzero()[0])
+            assert (ids[: end + 1] != PADDING).all()
+            assert (nats[: end + 1] > 0).all()
+            assert (cost[: end + 1] > 0).all()
+            assert (ids[end + 1 :] == PADDING).all()
+            assert (nats[end + 1 :] == 0).all()
+            assert (cost[end + 1 :] == 0).all()
+            last.append(end)
+        assert len(set(last)) > 2
+        if particles == 1:
+            assert drawn.ids.shape[1] == max(last) + 1
+
+    @pytest.mark.parametrize("particles", [1, 4])
+    @pytest.mark.parametrize("pick", ["likeliest", "any"])
+    @pytest.mark.parametrize("config", [{}, {"temperature": 0.5, "top_k": 5}, {"repetition_penalty": 1.3}])
+    def test_a_seed_draws_the_same_beside_longer_ones(self, particles, pick, config):
+        options = {"pick": pick, "config": SamplingConfig(**config), "resample_every": 3}
+        together = self.draw(list(range(6)), particles, **options)
+        for seed in range(6):
+            alone = self.draw([seed], particles, **options)
+            assert torch.equal(alone.ids[0], together.ids[seed, : alone.ids.shape[1]])
+            assert (together.ids[seed, alone.ids.shape[1] :] == PADDING).all()
+
+    def test_done_from_the_start(self):
+        constraint = Until()
+        constraint.begin = lambda prompts, count: np.ones(len(prompts), int)
+        drawn = sample(make_model(), PROMPT, 9, seeds=[0, 1], padding_id=PADDING, constraint=constraint)
+        assert drawn.ids.shape == drawn.nats.shape == (2, 0)
 
 
 class CopyModel(FixedModel):
@@ -382,6 +451,9 @@ class Later:
         tokens = np.arange(VOCABULARY)[None]
         step = state[:, None]
         return np.where(step == 2, (tokens == 1) | (tokens == 2), np.where(step == 4, tokens == 3, tokens > 0))
+
+    def done(self, state):
+        return np.zeros(len(state), bool)
 
     def advance(self, state, tokens):
         return state + 1

@@ -18,8 +18,8 @@ class Dataset:
 
     `preparation` is the module in data_prep whose `prepare(folder, source, force)` writes the token store;
     `tokenizer` is "module:Class"; `embedded` data comes with a dependency and needs no network; `preset`
-    is the configuration that `seqpope train --dataset NAME` starts from; `splits` are those that `prepare` takes,
-    the usual one first, where there are several.
+    is the configuration that `seqpope train --dataset NAME` starts from; `samples` is the kind (KINDS) of what a
+    model of it draws; `splits` are those that `prepare` takes, the usual one first, where there are several.
     """
 
     name: str
@@ -29,12 +29,17 @@ class Dataset:
     preparation: str
     tokenizer: str
     preset: str
+    samples: str
     splits: tuple[str, ...] = ()
 
     def load_tokenizer(self) -> Any:
         """Build the data set's tokenizer (imports its module)."""
-        module, _, name = self.tokenizer.partition(":")
-        return getattr(import_module(module), name)()
+        return _load(self.tokenizer)
+
+
+def _load(tokenizer: str) -> Any:
+    module, _, name = tokenizer.partition(":")
+    return getattr(import_module(module), name)()
 
 
 DATASETS = {
@@ -48,6 +53,7 @@ DATASETS = {
             preparation="data_prep.chorales",
             tokenizer="seqpope.domains.music.chorales.tokenizer:ChoraleTokenizer",
             preset="chorales-cpu",
+            samples="chorales",
         ),
         Dataset(
             name="jsb",
@@ -57,6 +63,7 @@ DATASETS = {
             preparation="data_prep.jsb",
             tokenizer="seqpope.domains.music.chorales.tokenizer:ChoraleTokenizer",
             preset="jsb-paper",
+            samples="chorales",
         ),
         Dataset(
             name="maestro",
@@ -66,6 +73,7 @@ DATASETS = {
             preparation="data_prep.maestro",
             tokenizer="seqpope.domains.music.piano.tokenizer:RemiTokenizer",
             preset="maestro-20min",
+            samples="piano",
             splits=("official", "by-piece", "by-content"),
         ),
         Dataset(
@@ -76,11 +84,48 @@ DATASETS = {
             preparation="data_prep.maestro_performance",
             tokenizer="seqpope.domains.music.piano.tokenizer:PerformanceTokenizer",
             preset="maestro-20min",
+            samples="piano",
             splits=("official", "by-piece", "by-content"),
         ),
     )
 }
-DOMAINS = {"music": "chorales"}  # domain -> data set when none is named
+DOMAINS = {"music": "chorales", "genome": "grch38"}  # domain -> data set when none is named
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of samples: its domain, what people call it, and tokenizers, one of which its models read."""
+
+    name: str
+    domain: str
+    title: str
+    tokenizers: tuple[str, ...]
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("chorales", "music", "chorales", ("seqpope.domains.music.chorales.tokenizer:ChoraleTokenizer",)),
+        Kind(
+            "piano",
+            "music",
+            "piano performances",
+            (
+                "seqpope.domains.music.piano.tokenizer:PerformanceTokenizer",
+                "seqpope.domains.music.piano.tokenizer:RemiTokenizer",
+            ),
+        ),
+        Kind(
+            "dna",
+            "genome",
+            "DNA sequences",
+            (
+                "seqpope.domains.genome.tokenizer:SixMerTokenizer",
+                "seqpope.domains.genome.tokenizer:BaseTokenizer",
+            ),
+        ),
+    )
+}
 
 
 def find_dataset(name: str) -> Dataset:
@@ -92,3 +137,25 @@ def find_dataset(name: str) -> Dataset:
     if name not in DATASETS:
         raise SeqpopeError(f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}")
     return DATASETS[name]
+
+
+def find_kind(dataset: str, domain: str) -> Kind:
+    """The kind of samples of a model: that of its data set, or the first of its domain if that is not known here.
+
+    Raises:
+        SeqpopeError: neither is known.
+    """
+    if dataset in DATASETS:
+        return KINDS[DATASETS[dataset].samples]
+    found = next((kind for kind in KINDS.values() if kind.domain == domain), None)
+    if found is None:
+        raise SeqpopeError(
+            f"nothing can be drawn from a model of {domain!r}: expected one of {', '.join(DOMAINS)}"
+        )
+    return found
+
+
+def find_tokenizer(kind: str, fingerprint: str) -> Any:
+    """The tokenizer of a kind of samples that has that fingerprint (imports modules); None if none has."""
+    every = (_load(name) for name in KINDS[kind].tokenizers)
+    return next((tokenizer for tokenizer in every if tokenizer.fingerprint == fingerprint), None)

@@ -107,8 +107,10 @@ class Model:
     ) -> Iterator[tuple[int, Samples]]:
         """(seed, what it drew) of each sample, batch by batch: what is there can be written meanwhile.
 
+        A sample that is done before others of its batch comes without the padding behind it.
+
         Args:
-            opening: (L,) token ids, possibly none; count: tokens to draw after them.
+            opening: (L,) token ids, possibly none; count: tokens to draw after them, at most.
             resample_every: as in `sample`.
         """
         seeds = draw.seeds
@@ -127,7 +129,8 @@ class Model:
                 context=draw.context, progress=shown,
                 )  # fmt: skip
             for row, seed in enumerate(some):
-                one = slice(row, row + 1)
+                # Padding is never drawn but after the end.
+                one = (slice(row, row + 1), slice(int((drawn.ids[row] != self.info.padding_id).sum())))
                 yield seed, Samples(drawn.ids[one], drawn.nats[one], drawn.constraint_nats[one], drawn.forgotten)
 
 

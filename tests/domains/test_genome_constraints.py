@@ -6,17 +6,11 @@ import sys
 import numpy as np
 import pytest
 
-from seqpope.domains.genome import constraints
-from seqpope.domains.genome.constraints import (
-    ConstraintError,
-    DnaConstraint,
-    DnaRules,
-    Site,
-    find_sites,
-    gc_content,
-    resolve_site,
-    reverse_complement,
-)
+from seqpope.domains.genome import automaton
+from seqpope.domains.genome.bases import IUPAC, SequenceError, gc_content, reverse_complement
+from seqpope.domains.genome.constraints import DnaConstraint
+from seqpope.domains.genome.rules import DnaRules
+from seqpope.domains.genome.sites import ConstraintError, Site, find_sites, resolve_site
 
 SINGLE = ["", *"ACGTNR", None]
 SIX = ["", "", None, *map("".join, itertools.product("ATCG", repeat=6)), *"ATCGN", None, "", ""]
@@ -36,6 +30,11 @@ MIXED = [
 ]
 ENZYMES = ("EcoRI", "BamHI", "HindIII", "BsaI", "BsmBI", "NotI")
 STOPS = ("TAA", "TAG", "TGA")
+
+
+def free(rules, vocabulary):
+    """All tokens that fit, wherever."""
+    return DnaConstraint(rules, vocabulary, letters_anywhere=True)
 
 
 def keeps(prompt: str, drawn: str, rules: DnaRules) -> bool:
@@ -65,7 +64,7 @@ def keeps(prompt: str, drawn: str, rules: DnaRules) -> bool:
 
 
 def find_stop(codon: str) -> bool:
-    choices = itertools.product(*(constraints.IUPAC[letter] for letter in codon))
+    choices = itertools.product(*(IUPAC[letter] for letter in codon))
     return any("".join(choice) in STOPS for choice in choices)
 
 
@@ -80,7 +79,7 @@ def check_mask(constraint, state):
 
 def reachable(constraint, vocabulary, prompt, length):
     """All that can be drawn; fails at a dead end. Rows with the same text are followed once."""
-    state, texts, found = constraint.begin([prompt], [length]), [""], set()
+    state, texts, found = constraint.start([prompt], [length]), [""], set()
     while texts:
         rows, tokens = np.nonzero(check_mask(constraint, state))
         found |= {texts[row] for row in np.flatnonzero(state.done)}
@@ -103,12 +102,12 @@ class TestBases:
         assert reverse_complement("aCGtN") == "NaCGt"
         assert reverse_complement("RYSWKMBDHVN") == "NBDHVKMWSRY"
         assert reverse_complement("") == ""
-        for code, bases in constraints.IUPAC.items():
-            partner = constraints.IUPAC[reverse_complement(code)]
+        for code, bases in IUPAC.items():
+            partner = IUPAC[reverse_complement(code)]
             assert set(partner) == set(map(reverse_complement, bases))
 
     def test_reverse_complement_refuses_what_is_no_dna(self):
-        with pytest.raises(ConstraintError, match=r"'U' at position 2.*expected the IUPAC codes"):
+        with pytest.raises(SequenceError, match=r"'U' at position 2.*expected the IUPAC codes"):
             reverse_complement("ACU")
 
     def test_gc_content(self):
@@ -128,7 +127,7 @@ class TestBases:
     @pytest.mark.parametrize("site", ["GANTC", "CCWGG", "VCW", "GRCGYC"])
     def test_find_sites_agrees_with_expansion(self, site):
         text = "".join(np.random.default_rng(0).choice(list("ACGT"), 3000))
-        words = set(map("".join, itertools.product(*(constraints.IUPAC[code] for code in site))))
+        words = set(map("".join, itertools.product(*(IUPAC[code] for code in site))))
         both = words | set(map(reverse_complement, words))
         expected = {i for i in range(len(text)) if text[i : i + len(site)] in both}
         assert len(expected) > 1
@@ -200,7 +199,7 @@ def test_what_can_be_drawn_is_what_keeps_the_rules(settings, prompt, length):
     expected = drawable(rules, prompt, length)
     assert expected
     for vocabulary in (SINGLE, MIXED):
-        constraint = DnaConstraint(rules, vocabulary)
+        constraint = free(rules, vocabulary)
         assert reachable(constraint, vocabulary, prompt, length) == expected | (set() if length else {""})
         assert constraint.exact
 
@@ -209,7 +208,7 @@ def test_both_vocabularies_draw_the_same():
     rules = DnaRules(forbidden_sites=("GAT", "CC"), open_frame=1, gc=(0.3, 0.5))
     expected = drawable(rules, "TG", 7)
     for vocabulary in (SINGLE, SIX):
-        assert reachable(DnaConstraint(rules, vocabulary), vocabulary, "TG", 7) == expected
+        assert reachable(free(rules, vocabulary), vocabulary, "TG", 7) == expected
 
 
 CAUTIOUS = [
@@ -224,7 +223,7 @@ CAUTIOUS = [
 @pytest.mark.parametrize(("settings", "prompt"), CAUTIOUS)
 def test_caution_gives_up_sequences_but_has_no_dead_end(settings, prompt):
     rules = DnaRules(**settings)
-    constraint = DnaConstraint(rules, MIXED)
+    constraint = free(rules, MIXED)
     found = reachable(constraint, MIXED, prompt, 6)
     assert found
     assert found <= drawable(rules, prompt, 6)
@@ -238,7 +237,7 @@ def test_counts_that_windows_leave_open_are_those_of_enumeration(window):
     pasts = [kinds for size in range(window + 2) for kinds in itertools.product([0, 1], repeat=size)]
     for low, high in itertools.combinations_with_replacement(range(window + 1), 2):
         band = (low / window, high / window)
-        constraint = DnaConstraint(DnaRules(gc=(0, 1), gc_window=band, window=window), SINGLE)
+        constraint = free(DnaRules(gc=(0, 1), gc_window=band, window=window), SINGLE)
         rows, expected = [], []
         for past, length in itertools.product(pasts, range(beyond + 1)):
             futures = np.array(list(itertools.product([0, 1], repeat=length)), np.int64).reshape(2**length, length)
@@ -253,8 +252,8 @@ def test_counts_that_windows_leave_open_are_those_of_enumeration(window):
                 assert len(set(possible.tolist())) == possible.max() - possible.min() + 1
             elif length in (0, 1, beyond):
                 with pytest.raises(ConstraintError, match="window"):
-                    constraint.begin([prompt], [length])
-        least, most = constraint._totals(constraint.begin(*zip(*rows, strict=True)))
+                    constraint.start([prompt], [length])
+        least, most = constraint._totals(constraint.start(*zip(*rows, strict=True)))
         assert list(zip(least[:, 0].tolist(), most[:, 0].tolist(), strict=True)) == expected
 
 
@@ -291,7 +290,7 @@ KINDS = {
 def walk(constraint, vocabulary, prompts, lengths, choose, seed=0):
     generator = np.random.default_rng(seed)
     share = np.nan_to_num(SHARE[id(vocabulary)])
-    state, texts = constraint.begin(prompts, lengths), [""] * len(prompts)
+    state, texts = constraint.start(prompts, lengths), [""] * len(prompts)
     while not state.done.all():
         tokens = choose(check_mask(constraint, state), generator, share)
         for row in np.flatnonzero(~state.done):
@@ -306,7 +305,7 @@ def walk(constraint, vocabulary, prompts, lengths, choose, seed=0):
 def test_walks_keep_the_rules(kind, vocabulary):
     """1,000 samples a kind, prompts and lengths of all sorts in a batch, and choosers that look for trouble."""
     rules = DnaRules(**KINDS[kind])
-    constraint = DnaConstraint(rules, vocabulary)
+    constraint = free(rules, vocabulary)
     generator = np.random.default_rng(1)
     # Prompts: beginnings of what keeps the rules, cut anywhere, so that they end amid sites and codons.
     starts = walk(constraint, vocabulary, [""] * 30, [90] * 30, CHOICES["uniform"], seed=2)
@@ -325,7 +324,7 @@ def test_walks_keep_the_rules(kind, vocabulary):
 
 def accepted(constraint, prompt, length):
     try:
-        constraint.begin([prompt], [length])
+        constraint.start([prompt], [length])
     except ConstraintError:
         return False
     return True
@@ -333,7 +332,7 @@ def accepted(constraint, prompt, length):
 
 def test_a_long_walk_through_windows_of_a_hundred():
     rules = DnaRules(gc=(0.495, 0.505), gc_window=(0.45, 0.55), forbidden_sites=ENZYMES, no_stop=True)
-    constraint = DnaConstraint(rules, SIX)
+    constraint = free(rules, SIX)
     assert constraint.exact
     for choice in CHOICES.values():
         drawn = walk(constraint, SIX, ["", "ACGT", "ggat"] * 2, [601, 250, 99, 100, 101, 97], choice)
@@ -343,37 +342,134 @@ def test_a_long_walk_through_windows_of_a_hundred():
             assert 0.495 <= gc_content(prompt + text) <= 0.505
 
 
+# --- Whole words -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("settings", "prompt", "length"), EXACT)
+def test_whole_words_cut_at_the_end_draw_what_keeps_the_rules(settings, prompt, length):
+    """MIXED has all pairs, so with them alone (and other letters) the same can be drawn, odd lengths too."""
+    rules = DnaRules(**settings)
+    for size in (length, length - 1):
+        constraint, found = DnaConstraint(rules, MIXED), set()
+        assert constraint.word == 2
+        try:
+            state, texts = constraint.start([prompt], [size]), [""]
+        except ConstraintError:
+            assert not drawable(rules, prompt, size)
+            continue
+        while texts:
+            mask = check_mask(constraint, state)
+            found |= {texts[row][:size] for row in np.flatnonzero(state.done)}
+            rows, tokens = np.nonzero(mask)
+            drawn = [MIXED[token] for token in tokens]
+            assert all(len(token) == 2 or not set(token) <= set("ACGT") for token in drawn)
+            after = [texts[row] + token for row, token in zip(rows, drawn, strict=True)]
+            once = list({text: index for index, text in enumerate(after)}.values())
+            state = constraint.advance(constraint.take(state, rows[once]), tokens[once])
+            texts = [after[index] for index in once]
+        expected = drawable(rules, prompt, size)
+        if rules.letters == "ACGT":
+            assert found == expected
+        else:  # words stay whole before another letter
+            assert {text for text in expected if set(text) <= set("ACGT")} < found < expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_walks_in_six_mers_keep_the_rules(kind):
+    """Prompts of all lengths, rows that end at different times; single letters are never drawn."""
+    rules = DnaRules(**KINDS[kind])
+    constraint = DnaConstraint(rules, SIX)
+    starts = walk(free(rules, SINGLE), SINGLE, [""] * 20, [60] * 20, CHOICES["uniform"], seed=5)
+    generator, share = np.random.default_rng(3), np.nan_to_num(SHARE[id(SIX)])
+    rows = [("", 70), *((start[: generator.integers(61)], int(generator.integers(50, 80))) for start in starts)]
+    rows = [row for row in rows if accepted(constraint, *row)]
+    assert len(rows) > 5
+    for choose in CHOICES.values():
+        state, texts, tokens_drawn = constraint.start(*zip(*rows, strict=True)), [""] * len(rows), [0] * len(rows)
+        while not constraint.done(state).all():
+            tokens = choose(check_mask(constraint, state), generator, share)
+            for row in np.flatnonzero(~state.done):
+                assert len(SIX[tokens[row]]) == 6
+                texts[row] += SIX[tokens[row]]
+                tokens_drawn[row] += 1
+            state = constraint.advance(state, tokens)
+        for (prompt, length), text, count in zip(rows, texts, tokens_drawn, strict=True):
+            assert keeps(prompt, text[:length], rules), (prompt, text, length)
+            assert count == constraint.most_tokens(length) == -(-length // 6)
+
+
+def test_other_letters_may_come_between_words():
+    constraint = DnaConstraint(DnaRules(letters="ACGTN"), SIX)
+    mask = constraint.allowed(constraint.start(["", ""], [9, 2]))
+    for row in mask:
+        assert {SIX[token] for token in np.flatnonzero(row)} == {"N", *SIX[3 : 3 + 4096]}
+    assert constraint.most_tokens(9) == 9
+
+
+class TestBegin:
+    """Prompts of token ids, as sampling has them."""
+
+    def ids(self, *tokens):
+        return np.array([SIX.index(token) for token in tokens], np.int64)
+
+    def test_is_start_after_the_bases_that_tokens_stand_for(self):
+        rules = DnaRules(forbidden_sites=("EcoRI",), gc=(0.3, 0.6))
+        constraint = DnaConstraint(rules, SIX, bases=40, unseen="GG")
+        begun = constraint.begin([self.ids("TTGAAT", "T"), self.ids()], 7)
+        started = constraint.start(["GGTTGAATT", "GG"], [40, 40])
+        for one, other in (
+            (begun, started),
+            (constraint.advance(begun, constraint.allowed(begun).argmax(1)),) * 2,
+        ):
+            np.testing.assert_array_equal(constraint.allowed(one), constraint.allowed(other))
+            np.testing.assert_array_equal(one.remaining, other.remaining)
+        assert not constraint.allowed(begun)[0][SIX.index("CAAAAA")]  # it would complete EcoRI
+        assert constraint.allowed(begun)[1][SIX.index("CAAAAA")]
+
+    def test_without_a_number_of_bases_tokens_are_whole_words(self):
+        assert DnaConstraint(DnaRules(), SIX).begin([self.ids()], 7).remaining.tolist() == [42]
+        assert free(DnaRules(), SIX).begin([self.ids()], 7).remaining.tolist() == [7]
+        assert DnaConstraint(DnaRules(), SINGLE).begin([self.ids()], 7).remaining.tolist() == [7]
+
+    def test_what_cannot_be(self):
+        constraint = DnaConstraint(DnaRules(), SIX, bases=40)
+        with pytest.raises(ConstraintError, match="40 bases may take 7 tokens and 6 are to be drawn"):
+            constraint.begin([self.ids()], 6)
+        with pytest.raises(ConstraintError, match=r"prompt 1: token 1 \(0\) stands for no bases"):
+            constraint.begin([self.ids(), np.array([5, 0])], 7)
+
+
 # --- The protocol ----------------------------------------------------------------------------------------------
 
 
 def test_a_site_does_not_cross_the_prompts_border():
-    state = (constraint := DnaConstraint(DnaRules(forbidden_sites=("EcoRI",)), SIX)).begin(["TTGAATT"], [40])
+    state = (constraint := free(DnaRules(forbidden_sites=("EcoRI",)), SIX)).start(["TTGAATT"], [40])
     mask = constraint.allowed(state)[0]
     for token, open_ in zip(SIX, mask, strict=True):
         assert open_ == bool(token and "N" not in token and not token.startswith("C") and token != "GAATTC")
 
 
 def test_only_tokens_that_fit_are_allowed():
-    constraint = DnaConstraint(DnaRules(), SIX)
+    constraint = free(DnaRules(), SIX)
     for length, expected in ((0, 0), (1, 4), (5, 4), (6, 4100), (7, 4100)):
-        assert constraint.allowed(constraint.begin([""], [length])).sum() == expected
-    constraint = DnaConstraint(DnaRules(letters="ACGTN"), SIX)
-    assert constraint.allowed(constraint.begin(["NN"], [6])).sum() == 4101
+        assert constraint.allowed(constraint.start([""], [length])).sum() == expected
+    constraint = free(DnaRules(letters="ACGTN"), SIX)
+    assert constraint.allowed(constraint.start(["NN"], [6])).sum() == 4101
 
 
 def test_lower_case_prompts_count_as_upper_case():
-    constraint = DnaConstraint(DnaRules(forbidden_sites=("GAATTC",)), SINGLE)
-    lower, upper = (constraint.allowed(constraint.begin([text], [3])) for text in ("gaatt", "GAATT"))
+    constraint = free(DnaRules(forbidden_sites=("GAATTC",)), SINGLE)
+    lower, upper = (constraint.allowed(constraint.start([text], [3])) for text in ("gaatt", "GAATT"))
     np.testing.assert_array_equal(lower, upper)
     assert lower.sum() == 3
 
 
 def test_rows_are_duplicated_and_dropped():
     rules = DnaRules(forbidden_sites=("EcoRI",), open_frame=0, gc=(0.2, 0.8), gc_window=(0.1, 0.9), window=10)
-    constraint = DnaConstraint(rules, SIX)
+    constraint = free(rules, SIX)
     prompts, lengths = ["", "GAATT", "CCTA"], [30, 25, 19]
-    state = constraint.begin(prompts, lengths)
-    alone = [constraint.begin([prompt], [length]) for prompt, length in zip(prompts, lengths, strict=True)]
+    state = constraint.start(prompts, lengths)
+    alone = [constraint.start([prompt], [length]) for prompt, length in zip(prompts, lengths, strict=True)]
     for _ in range(3):
         mask = constraint.allowed(state)
         tokens = mask.argmax(1)
@@ -388,12 +484,12 @@ def test_rows_are_duplicated_and_dropped():
     kept = constraint.take(state, np.array([True, False, True]))
     np.testing.assert_array_equal(constraint.allowed(kept), constraint.allowed(state)[[0, 2]])
     assert len(constraint.take(state, np.zeros(0, np.int64))) == 0
-    assert constraint.allowed(constraint.begin([], [])).shape == (0, len(SIX))
+    assert constraint.allowed(constraint.start([], [])).shape == (0, len(SIX))
 
 
 def test_done_rows_stay_and_have_no_token():
-    constraint = DnaConstraint(DnaRules(gc_window=(0.2, 0.8), window=5), SINGLE)
-    state = constraint.begin(["", ""], [1, 3])
+    constraint = free(DnaRules(gc_window=(0.2, 0.8), window=5), SINGLE)
+    state = constraint.start(["", ""], [1, 3])
     state = constraint.advance(state, np.array([1, 2]))
     assert state.done.tolist() == [True, False]
     assert check_mask(constraint, state)[0].sum() == 0
@@ -404,8 +500,8 @@ def test_done_rows_stay_and_have_no_token():
 
 
 def test_tokens_that_are_not_allowed_are_refused():
-    constraint = DnaConstraint(DnaRules(forbidden_sites=("CG",)), SINGLE)
-    state = constraint.begin(["C", "C"], [3, 3])
+    constraint = free(DnaRules(forbidden_sites=("CG",)), SINGLE)
+    state = constraint.start(["C", "C"], [3, 3])
     for tokens in ([1, 3], [1, 0], [1, 5], [1, 99], [1, -1]):
         with pytest.raises(ConstraintError, match=rf"row 1: token {tokens[1]} is not allowed with 3 bases"):
             constraint.advance(state, np.array(tokens))
@@ -442,9 +538,9 @@ def test_vocabulary_and_automaton_that_cannot_do():
     with pytest.raises(ConstraintError, match="has none for G alone"):
         DnaConstraint(DnaRules(), ["", "A", "C", "T", "GG"])
     with pytest.raises(ConstraintError, match=r"automaton of \d+ states, the limit is 2000.*long runs of N"):
-        DnaConstraint(DnaRules(forbidden_sites=("CCNNNNNNNNNNNNTGG",)), SINGLE)
+        free(DnaRules(forbidden_sites=("CCNNNNNNNNNNNNTGG",)), SINGLE)
     with pytest.raises(ConstraintError, match="more than 60000 states before merging"):
-        DnaConstraint(DnaRules(forbidden_sites=("ANNNNNNNNNNNNNNNNNNNNA",)), SINGLE)
+        free(DnaRules(forbidden_sites=("ANNNNNNNNNNNNNNNNNNNNA",)), SINGLE)
 
 
 @pytest.mark.parametrize(
@@ -513,34 +609,34 @@ def test_vocabulary_and_automaton_that_cannot_do():
     ],
 )
 def test_conflicts_are_named_at_the_start(settings, prompt, length, message):
-    constraint = DnaConstraint(DnaRules(**settings), SINGLE)
-    good = constraint.begin([""], [0])  # an empty row beside it, so that the row is the one named
+    constraint = free(DnaRules(**settings), SINGLE)
+    good = constraint.start([""], [0])  # an empty row beside it, so that the row is the one named
     assert good.done.all()
     with pytest.raises(ConstraintError, match=message):
-        constraint.begin(["", prompt], [0, length])
+        constraint.start(["", prompt], [0, length])
 
 
 def test_a_prompt_that_is_context_may_hold_anything():
     rules = {"forbidden_sites": ("EcoRI",), "no_stop": True, "gc_window": (0.4, 0.6), "window": 10}
     prompt = "NNNNNNGAATTCTAATAGA" + "A" * 40
-    constraint = DnaConstraint(DnaRules(**rules, judge_prompt=False), SIX)
-    assert constraint.allowed(constraint.begin([prompt], [30])).any()
+    constraint = free(DnaRules(**rules, judge_prompt=False), SIX)
+    assert constraint.allowed(constraint.start([prompt], [30])).any()
     with pytest.raises(ConstraintError, match="'N' at position 7"):
-        constraint.begin(["GAATTCGN"], [30])  # so near the border it could be part of a site
+        constraint.start(["GAATTCGN"], [30])  # so near the border it could be part of a site
 
 
-def test_begin_wants_lists():
-    constraint = DnaConstraint(DnaRules(), SINGLE)
+def test_start_wants_lists():
+    constraint = free(DnaRules(), SINGLE)
     with pytest.raises(ConstraintError, match="the text 'ACGT' and 4"):
-        constraint.begin("ACGT", [1, 2, 3, 4])
+        constraint.start("ACGT", [1, 2, 3, 4])
     with pytest.raises(ConstraintError, match="they are 2 and 1"):
-        constraint.begin(["", ""], [1])
+        constraint.start(["", ""], [1])
     with pytest.raises(ConstraintError, match="whole numbers of bases"):
-        constraint.begin([""], [-1])
+        constraint.start([""], [-1])
 
 
 def test_too_long_a_table_of_counts_is_refused(monkeypatch):
-    monkeypatch.setattr(constraints, "COUNT_TABLE_LIMIT", 1000)
-    constraint = DnaConstraint(DnaRules(gc=(0.4, 0.6), forbidden_sites=("EcoRI",)), SINGLE)
+    monkeypatch.setattr(automaton, "COUNT_TABLE_LIMIT", 1000)
+    constraint = free(DnaRules(gc=(0.4, 0.6), forbidden_sites=("EcoRI",)), SINGLE)
     with pytest.raises(ConstraintError, match=r"gc over 900 drawn bases.*the limit is 1000"):
-        constraint.begin([""], [900])
+        constraint.start([""], [900])

@@ -19,454 +19,28 @@ can keep them too. What makes that last part provable:
 
 In each case the bases that show a continuation possible are themselves single-letter tokens, which the vocabulary
 must hold: hence some token is always allowed until the last base is drawn.
+
+A vocabulary that holds all words of k bases (six-mers) is a model's that was trained on them: then nothing else
+is drawn, single letters least of all, and of the last token only so many bases count as are still to draw. The k
+bases that show a continuation possible are such a word themselves, so one is allowed in every state.
 """
 
 from __future__ import annotations
 
-import difflib
-import functools
+import copy
 import itertools
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from seqpope.errors import SeqpopeError
+from seqpope.domains.genome.automaton import NO_COUNT, STOP_CODONS, Automaton, CountTable, Word
+from seqpope.domains.genome.bases import BASES, IUPAC, reverse_complement
+from seqpope.domains.genome.rules import DnaRules, band_text, count_band
+from seqpope.domains.genome.sites import ConstraintError, resolve_site
 
-IUPAC = {
-    "A": "A",
-    "C": "C",
-    "G": "G",
-    "T": "T",
-    "R": "AG",
-    "Y": "CT",
-    "S": "CG",
-    "W": "AT",
-    "K": "GT",
-    "M": "AC",
-    "B": "CGT",
-    "D": "AGT",
-    "H": "ACT",
-    "V": "ACG",
-    "N": "ACGT",
-}
-BASES = "ACGT"
 WEAK, STRONG = [0, 3], [1, 2]  # A and T, G and C, as indices of BASES
-STOP_CODONS = ("TAA", "TAG", "TGA")
-STATE_LIMIT = 2_000  # the table of a 6-mer vocabulary then takes 33 MB
-RAW_STATE_LIMIT = 60_000  # before merging states that behave alike
 LOOK_AHEAD = 4  # bases; one is enough for most sets of enzymes, three for all that cut six bases
-COUNT_TABLE_LIMIT = 40_000_000  # automaton states x bases: two int32 of each are 320 MB
-_COMPLEMENT = dict(zip("ACGTRYSWKMBDHVN", "TGCAYRSWMKVHDBN", strict=True))
-_COMPLEMENT_TABLE = str.maketrans({**_COMPLEMENT, **{a.lower(): b.lower() for a, b in _COMPLEMENT.items()}})
-_NONE = np.iinfo(np.int32).max // 2  # the least of no counts
-
-
-class ConstraintError(SeqpopeError):
-    """Rules that make no sense, or that nothing can satisfy."""
-
-
-class Site(NamedTuple):
-    """A site found: its leftmost base counted from 0, what was looked for, and +1 or -1 for the strand."""
-
-    position: int
-    name: str
-    strand: int
-
-
-# --- Bases -----------------------------------------------------------------------------------------------------
-
-
-def reverse_complement(text: str) -> str:
-    """The other strand, read in its own direction; IUPAC codes and lower case are kept as such.
-
-    Raises:
-        ConstraintError: a letter is no IUPAC code.
-    """
-    for position, letter in enumerate(text):
-        if letter.upper() not in IUPAC:
-            raise ConstraintError(
-                f"cannot complement {letter!r} at position {position} (from 0): "
-                f"expected the IUPAC codes {''.join(IUPAC)}, remove what is no DNA"
-            )
-    return text.translate(_COMPLEMENT_TABLE)[::-1]
-
-
-def gc_content(text: str) -> float:
-    """The share of G and C among the letters A, C, G and T, upper or lower case; nan if there are none."""
-    text = text.upper()
-    strong = text.count("G") + text.count("C")
-    known = strong + text.count("A") + text.count("T")
-    return strong / known if known else float("nan")
-
-
-@functools.cache
-def resolve_site(text: str) -> tuple[tuple[str, str], ...]:
-    """What a forbidden site is called and its IUPAC sequence; a few enzymes have more than one.
-
-    Upper-case IUPAC codes are a sequence; anything else is the name of a restriction enzyme (Bio.Restriction's,
-    which is imported here and only here), case aside if need be; failing that, IUPAC codes in any case.
-
-    Raises:
-        ConstraintError: it is none of these (the message names enzymes spelled alike), or biopython is missing.
-    """
-    if text and set(text) <= set(IUPAC):
-        return ((text, text),)
-    try:
-        from Bio.Restriction.Restriction_Dictionary import rest_dict
-    except ImportError as error:
-        raise ConstraintError(
-            f"forbidden site {text!r} is no sequence of IUPAC codes ({''.join(IUPAC)}), and to look it up as a "
-            "restriction enzyme takes biopython: pip install 'biopython>=1.84', or write the recognition sequence"
-        ) from error
-    folded = {name.lower(): name for name in rest_dict}
-    name = text if text in rest_dict else folded.get(text.lower())
-    if name is not None:
-        return tuple((f"{name} ({site})", site) for site in str(rest_dict[name]["site"]).split("|"))
-    if text and set(text.upper()) <= set(IUPAC):
-        return ((text.upper(), text.upper()),)
-    close = [folded[match] for match in difflib.get_close_matches(text.lower(), folded, n=5, cutoff=0.6)]
-    hint = f" (did you mean {' or '.join(close)}?)" if close else ""
-    raise ConstraintError(
-        f"unknown forbidden site {text!r}: expected the name of a restriction enzyme{hint} or a sequence of the "
-        f"IUPAC codes {''.join(IUPAC)}"
-    )
-
-
-def find_sites(sequence: str, sites: Sequence[str]) -> list[Site]:
-    """Every place where one of `sites` (names or IUPAC sequences) lies, on either strand, by plain search.
-
-    Overlapping places all count; a site that is its own reverse complement is found once, on strand +1. Case does
-    not matter. A code such as N in `sequence` stands for any of its bases: a site that could be there is found.
-    """
-    found = []
-    for text in sites:
-        for name, pattern in resolve_site(text):
-            for strand, word in ((1, pattern), (-1, reverse_complement(pattern))):
-                if strand == -1 and word == pattern:
-                    continue
-                places = re.finditer(_expression(word), sequence.upper())
-                found += [Site(match.start(), name, strand) for match in places]
-    return sorted(found)
-
-
-@functools.cache
-def _expression(word: str) -> str:
-    classes = ("".join(letter for letter in IUPAC if _may_be(letter, code)) for code in word)
-    return "(?=" + "".join(f"[{letters}]" for letters in classes) + ")"
-
-
-def _may_be(letter: str, code: str) -> bool:
-    return not set(IUPAC[letter]).isdisjoint(IUPAC[code])
-
-
-# --- Settings --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class DnaRules:
-    """What drawn DNA keeps to; the rules hold together.
-
-    Args:
-        letters: The letters that may be drawn: ACGT, and more IUPAC codes (such as N) if wanted. Such a code
-            stands for any of its bases, so it may not be drawn where one of them would complete a site or stop
-            codon. Tokens with other letters are never allowed.
-        forbidden_sites: Restriction enzymes by name ("EcoRI") or IUPAC sequences ("GAANNTTC"). None of them lies
-            in the sequence, on either strand, across token borders and across the prompt's border.
-        open_frame: 0, 1 or 2: no stop codon (TAA, TAG, TGA) among the codons that begin at base `open_frame`, + 3,
-            + 6 ..., of the forward strand. Bases are counted from the prompt's first if `judge_prompt`, otherwise
-            from the first drawn. A codon cut off by the end is none.
-        no_stop: No stop codon in any frame of the forward strand.
-        gc: The least and the greatest share of G and C in the whole output, both included.
-        gc_window: The same for every `window` bases in a row. Fewer bases than a window are not judged by it.
-        window: How many bases a window has.
-        judge_prompt: True: the prompt and what is drawn are one sequence that keeps the rules, and a prompt that
-            breaks them is refused. False: the prompt is mere context. Sites and (`no_stop`) stop codons are
-            forbidden as soon as one of their bases is drawn; `open_frame`, `gc` and `gc_window` see drawn bases
-            only.
-    """
-
-    letters: str = BASES
-    forbidden_sites: tuple[str, ...] = ()
-    open_frame: int | None = None
-    no_stop: bool = False
-    gc: tuple[float, float] | None = None
-    gc_window: tuple[float, float] | None = None
-    window: int = 100
-    judge_prompt: bool = True
-
-    def __post_init__(self) -> None:
-        wrong = [letter for letter in self.letters if letter not in IUPAC]
-        if wrong or len(set(self.letters)) != len(self.letters) or not set(BASES) <= set(self.letters):
-            raise ConstraintError(
-                f"letters must be {BASES} and may add others of {''.join(IUPAC)}, each once and in upper case; "
-                f"they are {self.letters!r}"
-            )
-        if isinstance(self.forbidden_sites, str):
-            raise ConstraintError(
-                f"forbidden_sites must be a list of names or sequences, it is the text {self.forbidden_sites!r}: "
-                f"write [{self.forbidden_sites!r}]"
-            )
-        object.__setattr__(self, "forbidden_sites", tuple(self.forbidden_sites))
-        if self.open_frame not in (None, 0, 1, 2) or isinstance(self.open_frame, bool):
-            raise ConstraintError(f"open_frame must be 0, 1, 2 or none, it is {self.open_frame!r}")
-        for name in ("gc", "gc_window"):
-            band = getattr(self, name)
-            if band is None:
-                continue
-            if len(band) != 2 or not 0 <= band[0] <= band[1] <= 1:
-                raise ConstraintError(
-                    f"{name} must be two shares, 0 <= low <= high <= 1, it is {band!r}: write (0.4, 0.6) for "
-                    "40 to 60%"
-                )
-            object.__setattr__(self, name, (float(band[0]), float(band[1])))
-            if self.letters != BASES:
-                raise ConstraintError(
-                    f"{name} counts G and C, which codes that stand for several bases have no count of: expected "
-                    f"letters={BASES!r} with it, they are {self.letters!r}; leave out one of the two settings"
-                )
-        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 1:
-            raise ConstraintError(f"window must be a whole number of bases, 1 or more, it is {self.window!r}")
-        if self.gc_window is not None:
-            low, high = _count_band(self.gc_window, self.window)
-            if low > high:
-                raise ConstraintError(
-                    f"gc_window {_band(self.gc_window)} holds no whole count of {self.window} bases: "
-                    f"{high} of them is too few, {low} too many; widen the band or the window"
-                )
-
-
-def _count_band(band: tuple[float, float], bases: int) -> tuple[int, int]:
-    """The least and the greatest count whose share of `bases` lies in the band, as division in floats has it."""
-    low = max(0, int(band[0] * bases) - 1)
-    while low / bases < band[0]:
-        low += 1
-    high = min(bases, int(band[1] * bases) + 1)
-    while high / bases > band[1]:
-        high -= 1
-    return low, high
-
-
-def _band(band: tuple[float, float]) -> str:
-    return f"{band[0]:g}-{band[1]:g}"
-
-
-# --- The automaton of sites and stop codons --------------------------------------------------------------------
-
-
-class _Word(NamedTuple):
-    label: str
-    pattern: str
-
-
-class _Automaton:
-    """Which words (sites, stop codons) are begun: Shift-And masks, then a minimal deterministic table.
-
-    A raw state is (bits, phase): bit `offset of a word + i` is set if the last i + 1 bases are the word's first;
-    phase is how many bases remain before the next codon begins (always 0 without a frame).
-
-    Attributes:
-        step: (S, letters) int64: the next state, -1 where a word would be completed. Columns 0..3 are A, C, G, T.
-        paths: bases that lead to each state, as few as may be (from the prompt's end, or a start).
-    """
-
-    def __init__(self, words: list[_Word], frame: int | None, letters: str, context: bool) -> None:
-        self.letters = BASES + "".join(letter for letter in letters if letter not in BASES)
-        self.words = [*words]
-        self.context = context
-        self.framed = frame is not None
-        if frame is not None:
-            self.words += [_Word(f"stop codon {codon} in frame {frame}", codon) for codon in STOP_CODONS]
-        self.first_phase = frame or 0
-        self.longest = max((len(word.pattern) for word in self.words), default=1)
-        self.offsets: list[int] = []
-        self._finals, self._free_starts, self._codon_starts, self._free = 0, 0, 0, 0
-        self._masks = dict.fromkeys(self.letters, 0)
-        offset = 0
-        for index, word in enumerate(self.words):
-            self.offsets.append(offset)
-            if index < len(words):
-                self._free_starts |= 1 << offset
-                self._free |= ((1 << len(word.pattern)) - 1) << offset
-            else:
-                self._codon_starts |= 1 << offset
-            for i, code in enumerate(word.pattern):
-                for letter in self.letters:
-                    if _may_be(letter, code):
-                        self._masks[letter] |= 1 << (offset + i)
-            offset += len(word.pattern)
-            self._finals |= 1 << (offset - 1)
-        self._build()
-
-    def _raw_step(self, bits: int, phase: int, letter: str) -> tuple[int, int, int]:
-        """Next bits and phase, and the bits of words completed (which next bits leave out)."""
-        starts = self._free_starts | (self._codon_starts if phase == 0 else 0)
-        bits = ((bits << 1) | starts) & self._masks[letter]
-        return bits & ~self._finals, (phase - 1) % 3 if self.framed else 0, bits & self._finals
-
-    def _explore(
-        self, starts: list[tuple[int, int]], paths: list[str], through: bool
-    ) -> tuple[dict[tuple[int, int], int], list[list[int]], list[str]]:
-        """Raw states that the starts lead to, their steps (-1 for a completed word unless `through`) and paths."""
-        ids = {start: index for index, start in enumerate(starts)}
-        queue, paths, rows = list(starts), list(paths), []
-        for index, (bits, phase) in enumerate(queue):  # grows while it is walked
-            row = []
-            for letter in self.letters:
-                *after, hit = self._raw_step(bits, phase, letter)
-                if hit and not through:
-                    row.append(-1)
-                    continue
-                state = (after[0], after[1])
-                if state not in ids:
-                    ids[state] = len(queue)
-                    queue.append(state)
-                    paths.append(paths[index] + letter)
-                row.append(ids[state])
-            rows.append(row)
-            if len(queue) > RAW_STATE_LIMIT:
-                raise ConstraintError(
-                    f"the {len(self.words)} words that forbidden sites (both strands) and stop codons come to "
-                    f"need an automaton of more than {RAW_STATE_LIMIT} states before merging, the limit: forbid "
-                    "fewer sites, above all fewer with long runs of N"
-                )
-        return ids, rows, paths
-
-    def _build(self) -> None:
-        starts = [(0, self.first_phase)]
-        if self.context:  # any prompt may come before: whatever of sites it leaves begun, the frame begins anew
-            seen, _, words = self._explore(starts, [""], through=True)
-            known: dict[tuple[int, int], str] = {}
-            for (bits, _), word in zip(seen, words, strict=True):
-                known.setdefault((bits & self._free, self.first_phase), word)
-            starts, paths = list(known), list(known.values())
-        else:
-            paths = [""]
-        self._ids, rows, paths = self._explore(starts, paths, through=False)
-        step = np.array(rows, np.int64).reshape(len(rows), len(self.letters))
-        # Merge states that no continuation tells apart: refine until refining finds nothing new.
-        classes, count = np.zeros(len(step), np.int64), 0
-        while True:
-            after = np.where(step < 0, -1, classes[step])
-            _, chosen, classes = np.unique(
-                np.column_stack((classes, after)), axis=0, return_index=True, return_inverse=True
-            )
-            classes = classes.reshape(-1)
-            if len(chosen) == count:
-                break
-            count = len(chosen)
-        if count > STATE_LIMIT:
-            raise ConstraintError(
-                f"forbidden sites and stop codons need an automaton of {count} states, the limit is "
-                f"{STATE_LIMIT}: forbid fewer sites, above all fewer with long runs of N"
-            )
-        self.step = np.where(step < 0, -1, classes[step])[chosen]
-        self.paths: list[str] = [""] * count
-        for path, index in sorted(zip(paths, classes.tolist(), strict=True), key=lambda pair: -len(pair[0])):
-            self.paths[index] = path
-        self._classes = classes
-
-    def __len__(self) -> int:
-        return len(self.step)
-
-    def after(self, prompt: str) -> tuple[int, list[tuple[str, int]]]:
-        """The state after a prompt, and the words that it leaves begun: (label, bases so far).
-
-        Raises:
-            ConstraintError: the prompt holds a word (never if it is context).
-        """
-        bits, phase = 0, self.first_phase
-        skipped = max(0, len(prompt) - self.longest + 1) if self.context else 0
-        for position in range(skipped, len(prompt)):
-            bits, phase, hit = self._raw_step(bits, phase, prompt[position])
-            if hit and not self.context:
-                word = next(word for word, bit in self._placed() if hit >> (bit + len(word.pattern) - 1) & 1)
-                raise ConstraintError(
-                    f"already holds {word.label} at position {position + 1 - len(word.pattern)} (from 0): change "
-                    "it there, drop that rule, or set judge_prompt to false so that only what is drawn is judged"
-                )
-        if self.context:
-            bits, phase = bits & self._free, self.first_phase
-        begun = []
-        for word, bit in self._placed():
-            lengths = [i + 1 for i in range(len(word.pattern)) if bits >> (bit + i) & 1]
-            if lengths:
-                begun.append((word.label, max(lengths)))
-        return int(self._classes[self._ids[bits, phase]]), begun
-
-    def _placed(self) -> Iterator[tuple[_Word, int]]:
-        """Each word and its first bit."""
-        return zip(self.words, self.offsets, strict=True)
-
-    def survivors(self, choices: list[list[int]]) -> np.ndarray:
-        """(K, S) bool: row k tells whether k more bases can be drawn from a state, the last row also any more.
-
-        `choices` are sets of bases (columns of `step`). Before each base one set is chosen by an adversary, then a
-        base of it by us: with [ACGT] that is survival, with [AT, GC] survival whatever the kinds of bases are.
-        """
-        rows = [np.ones(len(self), bool)]
-        while True:
-            open_ = (self.step >= 0) & rows[-1][self.step]
-            row = np.all([open_[:, columns].any(1) for columns in choices], 0)
-            if np.array_equal(row, rows[-1]):
-                return np.stack(rows)
-            rows.append(row)
-
-
-class _CountTable:
-    """How many G and C the next k bases can have from a state: an interval [low, high] for each, grown as needed.
-
-    Interval (k, s) is the union over the bases of (k - 1, next state), moved by 1 for G and C, so that each count
-    in it is reached by a base and an interval that holds the rest. A union with gaps would be no interval: the run
-    of counts that has most of the band `prefer` is kept, then the longest, and `gaps` is set.
-    """
-
-    def __init__(self, automaton: _Automaton, prefer: tuple[float, float]) -> None:
-        self._step = automaton.step[:, : len(BASES)]
-        self._strong = np.array([int(base in "GC") for base in BASES], np.int32)
-        self._prefer = prefer
-        self._states = len(automaton)
-        self.low = np.zeros((1, self._states), np.int32)
-        self.high = np.zeros((1, self._states), np.int32)
-        self.gaps = False
-
-    def grow(self, bases: int) -> None:
-        """Have rows 0 .. bases."""
-        first = len(self.low)
-        if bases < first:
-            return
-        if (bases + 1) * self._states > COUNT_TABLE_LIMIT:
-            raise ConstraintError(
-                f"gc over {bases} drawn bases with an automaton of {self._states} states takes a table of "
-                f"{(bases + 1) * self._states} entries, the limit is {COUNT_TABLE_LIMIT}: draw fewer bases at "
-                "once, forbid fewer sites, or use gc_window instead of gc"
-            )
-        low, high = (np.empty((bases + 1, self._states), np.int32) for _ in range(2))
-        low[:first], high[:first] = self.low, self.high
-        for k in range(first, bases + 1):
-            least, most = low[k - 1][self._step] + self._strong, high[k - 1][self._step] + self._strong  # (S, 4)
-            closed = (self._step < 0) | (least > most)
-            least[closed], most[closed] = _NONE, -1
-            order = least.argsort(1)
-            least = np.take_along_axis(least, order, 1)
-            most = np.maximum.accumulate(np.take_along_axis(most, order, 1), 1)
-            low[k], high[k] = least[:, 0], most[:, -1]
-            gap = (least[:, 1:] > most[:, :-1] + 1) & (least[:, 1:] < _NONE)
-            for state in np.flatnonzero(gap.any(1)):
-                self.gaps = True
-                cuts = np.flatnonzero(gap[state])
-                runs = zip(least[state, [0, *(cuts + 1)]], most[state, [*cuts, -1]], strict=True)
-                low[k, state], high[k, state] = max(runs, key=lambda run: self._worth(run, k))
-        self.low, self.high = low, high
-
-    def _worth(self, run: tuple[int, int], bases: int) -> tuple[float, int]:
-        low, high = (share * bases for share in self._prefer)
-        return min(high, float(run[1])) - max(low, float(run[0])), int(run[1] - run[0])
-
-
-# --- The constraint --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -499,48 +73,88 @@ class DnaState:
 
 
 class DnaConstraint:
-    """Masks for drawing DNA under rules, a whole batch at once.
+    """Masks for drawing DNA under rules, a whole batch at once. See `Constraint` in seqpope.sampling.
 
-    From `begin` until a row's last base is drawn, `allowed` has a true entry in that row, whichever allowed tokens
-    were taken. Only tokens no longer than the bases still to draw are allowed, so lengths are hit exactly. A row
-    with nothing left to draw (`DnaState.done`) has no true entry, and `advance` leaves it as it is.
+    Until a row's last base is drawn, `allowed` has a true entry in that row, whichever allowed tokens were taken,
+    and lengths are hit exactly. A row with nothing left to draw (`done`) has no true entry, and `advance` leaves
+    it as it is.
 
     Args:
         rules: What to keep to.
         vocabulary: For each token id its bases; "" or None for tokens that are never allowed. A, C, G and T must
             each be a token. Lower-case tokens count as other letters, so are never allowed.
+        bases: How many bases `begin` has drawn; None has whole words of `word` bases.
+        unseen: Bases that stand before the prompts' tokens, which the model does not see and the rules do.
+        letters_anywhere: All tokens that fit may be drawn. False: of a vocabulary that has all words of several
+            bases only the longest such are, and other letters than ACGT if the rules have them. If fewer bases are
+            still to draw, as many from the word's start count and the rest says nothing: cut the text to its
+            length.
+
+    Attributes:
+        word: bases in those words; 1 if tokens of all lengths may be drawn.
 
     Raises:
         ConstraintError: an unknown site, too large an automaton, a vocabulary that lacks a base.
     """
 
-    def __init__(self, rules: DnaRules, vocabulary: Sequence[str | None]) -> None:
+    def __init__(
+        self,
+        rules: DnaRules,
+        vocabulary: Sequence[str | None],
+        *,
+        bases: int | None = None,
+        unseen: str = "",
+        letters_anywhere: bool = False,
+    ) -> None:
         missing = [base for base in BASES if base not in vocabulary]
         if missing:
             raise ConstraintError(
                 f"the vocabulary of {len(vocabulary)} tokens has none for {', '.join(missing)} alone: expected A, "
                 "C, G and T among them, without which not every length can be reached; use a tokenizer with them"
             )
+        self.bases, self.unseen = bases, unseen
+        self._strings = [token or "" for token in vocabulary]
+        self.word = 1 if letters_anywhere else _longest_words(self._strings)
         self.rules = rules
         self.vocabulary_size = len(vocabulary)
         words = []
         for text in rules.forbidden_sites:
             for name, pattern in resolve_site(text):
-                words.append(_Word(f"the forbidden site {name}", pattern))
-                words.append(_Word(f"the forbidden site {name} (other strand)", reverse_complement(pattern)))
+                words.append(Word(f"the forbidden site {name}", pattern))
+                words.append(Word(f"the forbidden site {name} (other strand)", reverse_complement(pattern)))
         if rules.no_stop:
-            words += [_Word(f"stop codon {codon}", codon) for codon in STOP_CODONS]
-        unique: dict[str, _Word] = {}  # a palindrome is one word, the first of its kind
+            words += [Word(f"stop codon {codon}", codon) for codon in STOP_CODONS]
+        unique: dict[str, Word] = {}  # a palindrome is one word, the first of its kind
         for word in words:
             unique.setdefault(word.pattern, word)
         frame = None if rules.no_stop else rules.open_frame
-        self._automaton = _Automaton(list(unique.values()), frame, rules.letters, not rules.judge_prompt)
+        self._automaton = Automaton(list(unique.values()), frame, rules.letters, not rules.judge_prompt)
         self._alive = self._automaton.survivors([WEAK + STRONG])
         self._look_ahead()
-        self._counts = _CountTable(self._automaton, rules.gc) if rules.gc and not rules.gc_window else None
-        self._window_band = _count_band(rules.gc_window, rules.window) if rules.gc_window else (0, 0)
+        self._counts = CountTable(self._automaton, rules.gc) if rules.gc and not rules.gc_window else None
+        self._window_band = count_band(rules.gc_window, rules.window) if rules.gc_window else (0, 0)
         self._columns = rules.window if rules.gc_window else 0
-        self._tabulate([token or "" for token in vocabulary])
+        self._ends: dict[int, DnaConstraint] = {}
+        self._tabulate(self._strings if self.word == 1 else self._words(self.word))
+
+    def _words(self, rest: int) -> list[str]:
+        """What each token stands for with `rest` bases to draw: as much of a word, and letters beside ACGT."""
+        of_bases = [bool(text) and set(text) <= set(BASES) for text in self._strings]
+        return [
+            (text[:rest] if len(text) == self.word else "") if plain else text
+            for text, plain in zip(self._strings, of_bases, strict=True)
+        ]
+
+    def _parts(self, state: DnaState) -> list[tuple[DnaConstraint, np.ndarray]]:
+        """Rows by what tokens stand for: whole words, or words of which the end is cut off."""
+        rest = np.where(state.done, self.word, np.minimum(state.remaining, self.word))
+        parts = []
+        for length in np.unique(rest).tolist():
+            if length < self.word and length not in self._ends:
+                self._ends[length] = copy.copy(self)
+                self._ends[length]._tabulate(self._words(length))
+            parts.append((self._ends.get(length, self), np.flatnonzero(rest == length)))
+        return parts
 
     def _look_ahead(self) -> None:
         """Which states may be landed in.
@@ -609,7 +223,6 @@ class DnaConstraint:
         beginnings = [kinds + word for kinds in classes for word in self._ahead]
         self._long_lengths = np.array([len(each) for each in beginnings])  # (X,)
         padded = [each.ljust(furthest, "0") for each in beginnings]
-        padded = [each.ljust(furthest, "0") for each in beginnings]
         self._long = np.array([[int(kind) for kind in each] for each in padded], np.int64)
         self._long = self._long.reshape(len(beginnings), furthest)
         self._inside = np.concatenate((np.zeros((len(self._long), 1), np.int64), self._long.cumsum(1)), 1)
@@ -634,7 +247,38 @@ class DnaConstraint:
         """
         return self._ahead_exact and not (self._counts is not None and self._counts.gaps)
 
-    def begin(self, prompts: Sequence[str], lengths: Sequence[int]) -> DnaState:
+    def most_tokens(self, bases: int) -> int:
+        """How many tokens so many bases may take, at most."""
+        return -(-bases // (self.word if self.rules.letters == BASES else 1))
+
+    def begin(self, prompts: Sequence[np.ndarray], count: int) -> DnaState:
+        """See `Constraint`: as `start`, after prompts of token ids, with `bases` bases to draw in `count` tokens.
+
+        Raises:
+            ConstraintError: as `start`; or `count` may be too few, or a token of a prompt stands for no bases.
+        """
+        bases = count * self.word if self.bases is None else self.bases
+        if count < self.most_tokens(bases):
+            raise ConstraintError(
+                f"{bases} bases may take {self.most_tokens(bases)} tokens and {count} are to be drawn: draw as "
+                "many, padding comes after the last base"
+            )
+        texts = []
+        for row, prompt in enumerate(prompts):
+            strings = [self._strings[token] for token in prompt.tolist()]
+            if "" in strings:
+                raise ConstraintError(
+                    f"prompt {row}: token {strings.index('')} ({prompt[strings.index('')]}) stands for no bases: "
+                    "prompts are what the tokenizer makes of a sequence"
+                )
+            texts.append(self.unseen + "".join(strings))
+        return self.start(texts, [bases] * len(texts))
+
+    def done(self, state: DnaState) -> np.ndarray:
+        """(B,) bool: rows with nothing left to draw."""
+        return state.done
+
+    def start(self, prompts: Sequence[str], lengths: Sequence[int]) -> DnaState:
         """The state before the first draw.
 
         Args:
@@ -663,7 +307,7 @@ class DnaConstraint:
         band = np.zeros((len(rest), 2), np.int64)
         for row, total in enumerate((seen + rest).tolist()):
             if self.rules.gc and total:
-                band[row] = np.array(_count_band(self.rules.gc, total)) - strong[row]
+                band[row] = np.array(count_band(self.rules.gc, total)) - strong[row]
         recent = np.zeros((len(rest), self._columns), np.uint8)
         for row, each in enumerate(kinds):
             held = min(len(each), self._columns)
@@ -680,6 +324,12 @@ class DnaConstraint:
 
     def allowed(self, state: DnaState) -> np.ndarray:
         """(B, V) bool: tokens that may be drawn next."""
+        mask = np.zeros((len(state), self.vocabulary_size), bool)
+        for part, rows in self._parts(state):
+            mask[rows] = part._allowed(self.take(state, rows))
+        return mask
+
+    def _allowed(self, state: DnaState) -> np.ndarray:
         cells = self._cells(state).reshape(len(state), self._cell_count)
         start = np.arange(len(state), dtype=np.int64)[:, None] * cells.shape[1]
         return cells.reshape(-1)[self._index[state.node] + start]
@@ -691,11 +341,19 @@ class DnaConstraint:
             ConstraintError: a token is not allowed (or no token of the vocabulary).
         """
         tokens = np.asarray(tokens)
-        done = state.done
         if tokens.shape != state.node.shape or tokens.dtype.kind not in "iu":
             raise ConstraintError(
                 f"expected {len(state)} token ids, one each a row, they are {tokens.dtype} of shape {tokens.shape}"
             )
+        after = self.take(state, np.arange(len(state)))
+        for part, rows in self._parts(state):
+            some = part._advance(self.take(state, rows), tokens[rows], rows)
+            for field in fields(DnaState):
+                getattr(after, field.name)[rows] = getattr(some, field.name)
+        return after
+
+    def _advance(self, state: DnaState, tokens: np.ndarray, names: np.ndarray) -> DnaState:
+        done = state.done
         wrong = ~done & ((tokens < 0) | (tokens >= self.vocabulary_size))
         chosen = np.where(done | wrong, 0, tokens).astype(np.int64)
         rows = np.arange(len(state))
@@ -704,8 +362,8 @@ class DnaConstraint:
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise ConstraintError(
-                f"row {row}: token {int(tokens[row])} is not allowed with {int(state.remaining[row])} bases to "
-                "draw: take only tokens for which allowed(state) is true"
+                f"row {names[row]}: token {int(tokens[row])} is not allowed with {int(state.remaining[row])} "
+                "bases to draw: take only tokens for which allowed(state) is true"
             )
         kind = np.where(done, 0, self._class_of[chosen])
         length, strong = self._lengths[kind], self._strong[kind]
@@ -823,7 +481,7 @@ class DnaConstraint:
         most = (bound[:, None, :near] - own[None, :, :near]).min(-1)  # (B, x)
         if window > near:
             before = back[near:] - length  # bases before the beginning
-            older = np.where(before <= seen[:, None], bound[:, near:] - tail[:, before], _NONE).min(1)
+            older = np.where(before <= seen[:, None], bound[:, near:] - tail[:, before], NO_COUNT).min(1)
             most = np.minimum(most, older[:, None] - own[:, -1])
         return np.where((seen + length + rest < window)[:, None], rest[:, None], most)
 
@@ -856,7 +514,8 @@ class DnaConstraint:
                 raise ConstraintError(
                     f"prompt {row} breaks gc_window: its {rules.window} bases from position {place} (from 0) have "
                     f"{int(counts[place])} G and C, expected {self._window_band[0]} to {self._window_band[1]} "
-                    f"({_band(rules.gc_window)}): widen the band, change the prompt, or set judge_prompt to false"
+                    f"({band_text(rules.gc_window)}): widen the band, change the prompt, or set judge_prompt to "
+                    "false"
                 )
         return node, begun, kinds
 
@@ -892,13 +551,13 @@ class DnaConstraint:
                 raise ConstraintError(
                     f"prompt {row} has {int(state.recent[row].sum())} G and C in {there} bases; the first window "
                     f"of {rules.window} cannot have {self._window_band[0]} to {self._window_band[1]} after it "
-                    f"({_band(rules.gc_window)}): widen gc_window or change the prompt"
+                    f"({band_text(rules.gc_window)}): widen gc_window or change the prompt"
                 )
             open_ = open_ & holds
             if not open_.any():
                 raise ConstraintError(
-                    f"prompt {row}: the bases that gc_window {_band(rules.gc_window)} of {rules.window} asks for "
-                    f"after its end ({prompt[-self._automaton.longest :]!r}) complete one of {named}: widen "
+                    f"prompt {row}: the bases that gc_window {band_text(rules.gc_window)} of {rules.window} asks "
+                    f"for after its end ({prompt[-self._automaton.longest :]!r}) complete one of {named}: widen "
                     "gc_window, change the prompt's end, or drop a rule"
                 )
         assert rules.gc is not None
@@ -909,18 +568,18 @@ class DnaConstraint:
             low = int(least_each[row, : len(open_)][open_].min())
             high = int(most_each[row, : len(open_)][open_].max())
             assert rules.gc_window is not None
-            under.insert(0, f"gc_window {_band(rules.gc_window)} of {rules.window} bases")
+            under.insert(0, f"gc_window {band_text(rules.gc_window)} of {rules.window} bases")
         if state.least[row] > state.most[row]:
             raise ConstraintError(
-                f"prompt {row}: gc {_band(rules.gc)} holds no whole count of {there + rest} bases: widen it, or "
-                "draw more bases"
+                f"prompt {row}: gc {band_text(rules.gc)} holds no whole count of {there + rest} bases: widen it, "
+                "or draw more bases"
             )
         least, most = max(0, int(state.least[row])), int(state.most[row])
         wanted = f"{least} to {most}" if most >= 0 else f"{-most} fewer than it already has"
         words = f" under {' and '.join(under)}" if under else ""
         note = "" if self.exact else " (counted cautiously: these rules leave gaps between the counts possible)"
         raise ConstraintError(
-            f"prompt {row}: to have gc {_band(rules.gc)} over {there + rest} bases ({there} there, {rest} to "
+            f"prompt {row}: to have gc {band_text(rules.gc)} over {there + rest} bases ({there} there, {rest} to "
             f"draw), those to draw need {wanted} G and C, but{words} they can have {low} to {high}{note}: widen "
             "gc or drop what it collides with"
         )
@@ -946,6 +605,13 @@ class DnaConstraint:
                         f"neither {kinds} may follow, and not every way there can be steered around"
                     )
         raise AssertionError("a state without a free choice leads to one with a kind closed")
+
+
+def _longest_words(strings: list[str]) -> int:
+    """The greatest k for which all words of k bases are tokens."""
+    of_bases = {text for text in strings if text and set(text) <= set(BASES)}
+    counts = np.bincount([len(text) for text in of_bases])
+    return max(length for length, count in enumerate(counts.tolist()) if length and count == len(BASES) ** length)
 
 
 def _rows(table: np.ndarray, size: int) -> np.ndarray:

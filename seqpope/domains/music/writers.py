@@ -127,7 +127,7 @@ def write_musicxml(
     score = stream.Score()
     score.metadata = metadata.Metadata()
     # music21 would fill empty fields with its own name.
-    score.metadata.title = _printable(chorale.name) or "Chorale"
+    score.metadata.title = printable(chorale.name) or "Chorale"
     score.metadata.composer = "seqpope"
     for voice, name in enumerate(VOICES):
         part = stream.Part(id=name)
@@ -252,7 +252,7 @@ def _pieces(start: int, end: int, rest: bool) -> Iterator[tuple[int, int]]:
     yield from _pieces(cut, end, rest)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Text without what neither XML nor a picture can hold: control characters, halves of surrogate pairs."""
     return "".join(letter if letter.isprintable() else " " for letter in text).strip()
 
@@ -628,7 +628,7 @@ def _draw_header(
     right = figure.text(
         1 - RIGHT / width, line, "   ".join(facts), ha="right", va="top", fontsize=9, color=GREY, parse_math=False
     )
-    words = (_printable(title) or _printable(chorale.name))[:200]
+    words = (printable(title) or printable(chorale.name))[:200]
     left = figure.text(
         LEFT / width, line, words, va="top", fontsize=12, color=INK, weight="bold", parse_math=False
     )

@@ -162,6 +162,10 @@ class ChoraleConstraint:
         """(B, V) bool: the pitches that each row's next voice may take."""
         return np.stack([self._mask(row, state.steps) for row in state.rows])
 
+    def done(self, state: State) -> np.ndarray:
+        """(B,) bool: no row, all are of one length."""
+        return np.zeros(len(state.rows), bool)
+
     def advance(self, state: State, tokens: np.ndarray) -> State:
         """One more voice of each row's chord."""
         return State(
