@@ -114,7 +114,7 @@ def evaluate(
         _evaluate_lengths(found, _numbers(lengths, "--lengths"), data_folder, options)
         return
     if yarn or stride_share is not None or precision != "fp32":
-        raise SeqpopeError("--yarn, --stride-share and --precision go with --lengths, such as --lengths 2048,4096")
+        raise SeqpopeError("--yarn, --stride-share and --precision go with --lengths 2048,4096 or the like")
     from seqpope.evaluate import evaluate_run
 
     for run in found:
@@ -188,8 +188,8 @@ def compare(runs: list[Path], out: Path | None = None, lengths: str = "") -> Non
 
     Args:
         runs: Folders of runs or of experiments, all on the same data and protocol.
-        out: Folder to write report.md, report.json and the figures to; only print if not given. If all runs have
-            lengths-test.json, lengths.md, lengths.json and lengths.png are written too.
+        out: Folder to write report.md, report.json and the figures to; only print if not given. If all runs
+            have lengths-test.json, lengths.md, lengths.json and lengths.png are written too.
         lengths: Compare what `evaluate --lengths` wrote instead: the name of its files, such as lengths-test.
     """
     from seqpope.report import compare as run

@@ -1,6 +1,6 @@
 """The verb `evaluate`: a trained run scored on a split, every token once, written as JSON.
 
-`evaluate_run` is the number that a run is judged by; `evaluate_lengths` reads windows longer than the training's.
+`evaluate_run` gives the number that a run is judged by; `evaluate_lengths` reads windows beyond the training's.
 
 The result says everything that a reviewer asks of a number: split, tokens scored, window and stride, how the
 first token is treated, precision, seed, step, data and tokenizer fingerprints, device, versions, commit.
@@ -201,8 +201,9 @@ BINS_PER_OCTAVE = 4  # of positions: 57 bins up to 20,480
 class LengthPlan:
     """How a split is read in windows of one length, token by token (`plan_lengths` makes it).
 
-    place: (N,) place of a token in the window that scores it, from 0; -1 if none does. The model has then read
-        place + 1 tokens: the token before the window (padding before a document's first) and the window up to it.
+    place: (N,) place of a token in the window that scores it, from 0; -1 if none does. The model has then
+        read place + 1 tokens: the one before the window (padding before a document's first), and the window
+        up to it.
     whole: (N,) whether that window is `length` tokens long and not cut by the document's end.
     """
 
@@ -228,8 +229,8 @@ def plan_lengths(split: Split, strides: Mapping[int, int]) -> list[LengthPlan]:
     for length, stride in sorted(strides.items()):
         if not 1 <= stride <= length:
             raise SeqpopeError(
-                f"expected lengths of at least 1 and strides from 1 to the length, got a stride of {stride} for "
-                f"windows of {length}"
+                "expected lengths of at least 1 and strides from 1 to the length, got a stride of "
+                f"{stride} for windows of {length}"
             )
         documents = np.flatnonzero(sizes >= length).tolist()
         if not documents:
@@ -264,23 +265,23 @@ def summarize_lengths(
 ) -> dict[str, Any]:
     """Sums and means of token NLLs by length of the window and by position in it.
 
-    Two sets of targets. *Own*: all that whole windows of a length score. Longer windows fit into fewer and longer
-    documents, so these numbers mix what is read with what it is read for; they are those of the usual table (with
-    stride = length: windows side by side in a document, the rest at its end left out). *Same*: the targets of the
-    longest length, which every length scores too, in a window cut by the document's end if need be (the model is
-    causal: what lies behind a token does not matter). Lengths are compared on these.
+    Two sets of targets. *Own*: all that whole windows of a length score. Longer windows fit into fewer and
+    longer documents, so these numbers mix what is read with what it is read for; they are those of the usual
+    table (with stride = length: windows side by side in a document, the rest at its end left out). *Same*: the
+    targets of the longest length, which every length scores too, in a window cut by the document's end if need
+    be (the model is causal: what lies behind a token does not matter). Lengths are compared on these.
 
-    The second half of a window is where `length` shows: its targets have at least length / 2 tokens before them.
-    On the same targets it holds those that lie in the second half of a window of every length; with stride =
-    length / 2 that is nearly all of them, and this is the number to compare lengths by.
+    The second half of a window is where `length` shows: its targets have at least length / 2 tokens before
+    them. On the same targets it holds those that lie in the second half of a window of every length; with
+    stride = length / 2 that is nearly all of them, and this is the number to compare lengths by.
 
     Args:
         plans: of rising length.
         nats: for each encoding and plan (N,) nats of every token; nan where the plan scores none.
 
     Returns:
-        "targets": what is in the sets; "scores": for each encoding a record for each length. Positions count from
-        0; bins hold their sum's count and mean, None if empty.
+        "targets": what is in the sets; "scores": for each encoding a record for each length. Positions count
+        from 0; bins hold count and mean, None if empty.
     """
     scored = (split.flags & SCORED).astype(bool)
     longest = plans[-1]
@@ -360,9 +361,9 @@ def evaluate_lengths(
 ) -> dict[str, Any]:
     """Score a run's best weights in windows of several lengths, within and beyond the training's, and write it.
 
-    A split is read once for each length; `summarize_lengths` says what is counted. The result is written whole at
-    the end, to lengths-<split>.json beside the run's own result, with the stride in the name if windows overlap.
-    A read of the test split is logged. No attention path that a GPU takes for RoPE and PoPE writes out L x L.
+    A split is read once for each length; `summarize_lengths` says what is counted. The result is written whole
+    at the end, to lengths-<split>.json beside the run's own result, with the stride in the name if windows
+    overlap. A read of the test split is logged. On a GPU no path of RoPE, YaRN, NoPE and PoPE writes out L x L.
 
     Args:
         run: folder of one run.
@@ -371,18 +372,18 @@ def evaluate_lengths(
         split: which split.
         device: where to compute.
         stride: tokens that each window after a document's first one scores, the same for all lengths.
-        stride_share: the same as a share of each length, if stride is None; 1 lays windows side by side (half the
-            cost of 0.5), 0.5 gives every target past the first window at least length / 2 tokens of context.
+        stride_share: the same as a share of each length, if stride is None; 1 lays windows side by side (half
+            the cost of 0.5), 0.5 gives each target past the first window at least length / 2 tokens of context.
         yarn: score a RoPE run a second time through YaRN without fine-tuning, its factor for each length being
-            length / training length (dynamic scaling), at least 1. Encodings that YaRN does not extend are scored
-            as they are, and the result says so.
+            length / training length (dynamic scaling), at least 1. Encodings that YaRN does not extend are
+            scored as they are, and the result says so.
         precision: fp32, or bf16 by autocast; logits and sums are fp32 and fp64 in both.
         batch_tokens: about as many tokens are read at once, at least one window.
         progress: called with encoding, length, tokens done and tokens in all.
 
     Raises:
-        SeqpopeError: the run has no weights, the data is not what it was trained on, or lengths and strides do not
-            fit each other or the documents.
+        SeqpopeError: the run has no weights, the data is not what it was trained on, or lengths and strides do
+            not fit each other or the documents.
     """
     config, model, info, store, device = _open_run(run, data_folder, device)
     if precision not in ("fp32", "bf16"):
@@ -390,7 +391,7 @@ def evaluate_lengths(
     if not lengths:
         raise SeqpopeError("no length is given: expected some, such as 2048,4096,8192")
     if stride is None and not 0 < stride_share <= 1:
-        raise SeqpopeError(f"the stride's share of the length must be above 0 and at most 1, it is {stride_share}")
+        raise SeqpopeError(f"the stride's share of a length must be in (0, 1], it is {stride_share}")
     strides = {
         length: max(1, round(stride_share * length)) if stride is None else stride for length in set(lengths)
     }
@@ -444,7 +445,7 @@ def evaluate_lengths(
             **protocol,
             "windows": "within a document; documents shorter than the length are not read at it",
             "positions": "counted from 0; at position p the model has read p + 1 tokens",
-            "first_token": "scored, predicted from padding at the input; later windows read the token before them",
+            "first_token": "scored, predicted from padding at the input",
             "yarn_factors": factors if yarn and longer is not None else None,
             "fine_tuning": "none",
             "selection": "best validation step",
@@ -462,5 +463,6 @@ def evaluate_lengths(
 
 def lengths_file(split: str, stride: int | None = None, stride_share: float = 1.0) -> str:
     """Name of the file that `evaluate_lengths` writes."""
-    overlap = f"-stride{stride}" if stride is not None else "" if stride_share == 1 else f"-share{stride_share:g}"
-    return f"lengths-{split}{overlap}.json"
+    if stride is not None:
+        return f"lengths-{split}-stride{stride}.json"
+    return f"lengths-{split}.json" if stride_share == 1 else f"lengths-{split}-share{stride_share:g}.json"

@@ -1,4 +1,4 @@
-"""Figures of finished runs: loss curves, NLL against position, within and beyond the training length. PNG out."""
+"""Figures of finished runs: loss curves, NLL against position, beyond the training length too. PNG out."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import numpy as np
 from seqpope.results import group_by_label, group_by_position
 
 COLOURS = {"pope": "#0b6e99", "rope": "#d1541f", "rope+yarn": "#b8860b", "alibi": "#3a7d44", "nope": "#4d4d4d"}
+COLOURS |= {"pope, delta_init zero": COLOURS["pope"], "pope, delta_init uniform": "#7b4fa3"}
 WORDS = {"pope": "PoPE", "rope": "RoPE", "rope+yarn": "RoPE with YaRN", "yarn": "YaRN", "alibi": "ALiBi"}
 WORDS["nope"] = "no positions"
-OTHER_COLOURS = ("#7b4fa3", "#c2477f", "#5b7fb5", "#6b8e23", "#8c564b", "#17a2b8")
+OTHER_COLOURS = ("#c2477f", "#5b7fb5", "#6b8e23", "#8c564b", "#17a2b8")
 GREY = "#666666"
 
 

@@ -321,7 +321,7 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
 
 
 def compare_lengths(paths: Sequence[Path], out: Path | None = None, name: str = LENGTHS) -> dict[str, Any]:
-    """Put runs side by side that were read in several lengths; write lengths.md, .json and .png to `out` if given.
+    """Put runs that were read in several lengths side by side; write lengths.md, .json and .png to `out`.
 
     Args:
         paths: folders of runs or of experiments.
@@ -357,23 +357,45 @@ def lengths_markdown(results: list[dict[str, Any]], analysis: dict[str, Any]) ->
         f"# {first['dataset']}: beyond the training length",
         f"Negative log-likelihood of the {first['split']} split in nats/token. Trained on windows of {trained} "
         f"tokens, read in windows of {', '.join(map(str, lengths))} {windows}, without fine-tuning. Scored in "
-        f"{protocol['precision']}. Weights: best validation step. First token of a piece: scored, predicted from "
-        "padding. Mean over seeds ± sample standard deviation.",
+        f"{protocol['precision']}. Weights: best validation step. First token of a piece: scored, predicted "
+        "from padding. Mean over seeds ± sample standard deviation.",
         "## The same targets at every length",
-        f"The {same} that whole windows of {lengths[-1]} score, at every length. Second half: the {deep} of them "
-        "that lie in the second half of a window at every length, so that each has at least half a window before "
-        "it. Lengths are to be compared by this table.",
+        f"The {same} that whole windows of {lengths[-1]} score, at every length. Second half: the {deep} of "
+        "them that lie in the second half of a window at every length, so that each has at least half a window "
+        "before it. Lengths are to be compared by this table.",
         _lengths_table(analysis, "same_targets"),
+        *_length_differences(analysis),
         "## Each length's own targets",
         "All tokens of whole windows, and those of their second halves. Longer windows fit into fewer, longer "
         "pieces: down a column encodings are compared on the same targets, along a row targets change with the "
         "length.",
         _lengths_table(analysis, "own"),
         f"![NLL by position](lengths.png)\n\nScored on: {_listed(r['device'] for r in results)}. "
-        f"Commit: {_listed(r['commit'] or 'unknown' for r in results)}. Data {first['content'][:12]}, tokenizer "
-        f"{first['fingerprint'][:12]}.",
+        f"Commit: {_listed(r['commit'] or 'unknown' for r in results)}. Data {first['content'][:12]}, "
+        f"tokenizer {first['fingerprint'][:12]}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _length_differences(analysis: dict[str, Any]) -> list[str]:
+    rows = []
+    for difference in analysis["differences"]:
+        names = f"{in_words(difference['a'])} - {in_words(difference['b'])}"
+        for half, part in (("whole", "whole window"), ("second_half", "second half")):
+            cells = []
+            for each in difference["lengths"]:
+                e = each[half]
+                interval = f" ({e['low']:+.3f} to {e['high']:+.3f})" if e and e["low"] is not None else ""
+                cells.append(f"{e['mean']:+.3f}{interval}" if e else "none")
+            rows.append([names, str(len(difference["seeds"])), part, *cells])
+    if not rows:
+        return []
+    head = ["difference", "seeds", "part", *(f"{length:,}" for length in analysis["protocol"]["lengths"])]
+    return [
+        "Differences on these targets, paired by seed, with 95% t intervals over seeds where there are two or "
+        "more, not corrected for the number of comparisons:",
+        _table(head, rows),
+    ]
 
 
 def _lengths_table(analysis: dict[str, Any], targets: str) -> str:

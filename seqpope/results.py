@@ -336,7 +336,7 @@ def _load_lengths(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise SeqpopeError(
-            f"{file} is not what `seqpope evaluate --lengths` writes ({what}): delete it and score the run again"
+            f"{file} is not what `seqpope evaluate --lengths` writes ({what}): delete it, score the run again"
         ) from error
     result["folder"] = str(file.parent)
     return result
@@ -353,13 +353,17 @@ def _read_alike(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def group_by_label(results: list[dict[str, Any]]) -> dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]]:
-    """Runs read in several lengths by what they were read with: (result, a record for each length) of each seed.
+# A run read in several lengths, and of one way to read it a record for each length.
+Reading = tuple[dict[str, Any], list[dict[str, Any]]]
 
-    A label is the encoding's name; where runs of one encoding differ in a field of their recipe, its value stands
-    behind it, such as "pope, delta_init uniform".
+
+def group_by_label(results: list[dict[str, Any]]) -> dict[str, list[Reading]]:
+    """Runs read in several lengths by what they were read with.
+
+    A label is the encoding's name; where runs of one encoding differ in a field of their recipe, its value
+    stands behind it, such as "pope, delta_init uniform".
     """
-    groups: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = {}
+    groups: dict[str, list[Reading]] = {}
     for group in group_by_position(results).values():
         recipes = [_flat({k: v for k, v in r["config"].items() if k not in RECIPE_FREE}) for r in group]
         # A field that only some have was added to the program between the runs.
@@ -373,9 +377,9 @@ def group_by_label(results: list[dict[str, Any]]) -> dict[str, list[tuple[dict[s
 
 
 def analyse_lengths(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Estimates over seeds by label, length and set of targets, as plain values."""
-    labels = {}
-    for label, runs in group_by_label(results).items():
+    """Estimates over seeds by label, length and set of targets, and paired differences, as plain values."""
+    labels, groups = {}, group_by_label(results)
+    for label, runs in groups.items():
         each = []
         for records in zip(*(records for _, records in runs), strict=True):
             entry: dict[str, Any] = {"length": records[0]["length"]}
@@ -396,4 +400,31 @@ def analyse_lengths(results: list[dict[str, Any]]) -> dict[str, Any]:
         "protocol": results[0]["protocol"],
         "targets": results[0]["targets"],
         "encodings": labels,
+        "differences": [_length_difference(a, b, groups) for a, b in itertools.combinations(groups, 2)],
+    }
+
+
+def _length_difference(a: str, b: str, groups: dict[str, list[Reading]]) -> dict[str, Any]:
+    """Of each length, a - b over the seeds that both have, on the targets that all lengths share."""
+    by_seed = [{seed_of(result): records for result, records in groups[label]} for label in (a, b)]
+    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+
+    def difference(seed: int, index: int, half: str) -> float:
+        one, other = (each[seed][index]["same_targets"][half]["nats_per_token"] for each in by_seed)
+        return float(one - other)
+
+    records = groups[a][0][1]
+    return {
+        "a": a,
+        "b": b,
+        "seeds": seeds,
+        "lengths": [
+            {
+                half: vars(estimate([difference(seed, index, half) for seed in seeds]))
+                if seeds and record["same_targets"][half]["tokens"]
+                else None
+                for half in ("whole", "second_half")
+            }
+            for index, record in enumerate(records)
+        ],
     }

@@ -71,10 +71,7 @@ assert not heavy, heavy
             ("train", ["--config", "--resume", "--model.delta_init", "--optimizer.average_decay", "--seeds"]),
             ("evaluate", ["runs", "--split", "{validation,test,train}", "--stride"]),
             ("compare", ["runs", "--out"]),
-            (
-                "generate",
-                ["--out", "--prompt_bars", "--temperature", "--top_p", "--keys", "quarter notes a minute"],
-            ),
+            ("generate", ["--out", "--prompt_bars", "--temperature", "--top_p", "--keys", "quarter notes"]),
         ],
     )
     def test_of_a_verb(self, capsys, verb, words):

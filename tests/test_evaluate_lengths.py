@@ -17,6 +17,7 @@ from seqpope.checkpoint import load_checkpoint
 from seqpope.data.shards import SCORED
 from seqpope.errors import SeqpopeError
 from seqpope.evaluate import evaluate_lengths, lengths_file, plan_lengths, position_edges, summarize_lengths
+from seqpope.model.config import ModelConfig
 from seqpope.model.transformer import Transformer, with_yarn
 from seqpope.nll import score_split
 
@@ -44,7 +45,7 @@ def planted(positions):
 
 @pytest.fixture
 def planted_run(tmp_path, monkeypatch):
-    """A run whose weights are the planted model's; documents of 21, 40, 8, 33, 16, 27 and 12 tokens in train."""
+    """A run whose weights are the planted model's; train has documents of 21, 40, 8, 33, 16, 27, 12 tokens."""
     run, _, _ = make_run(tmp_path, unscored=0)
     _, info = load_checkpoint(run)
     model = Planted()
@@ -73,7 +74,8 @@ class TestPlanted:
         [record] = evaluated(run, [16])["scores"]["pope"]
         curve = record["by_position"]
         assert [(b["from"], b["to"]) for b in curve] == [
-            (0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 8), (8, 10), (10, 11), (11, 13), (13, 16),
+            (0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 8),
+            (8, 10), (10, 11), (11, 13), (13, 16),
         ]  # fmt: skip
         for b in curve:
             assert {k: b[k] for k in ("tokens", "nats_per_token")} == planted([*range(b["from"], b["to"])] * 7)
@@ -88,7 +90,7 @@ class TestPlanted:
             "same_documents": ["piece-0", "piece-1", "piece-3", "piece-4", "piece-5"],
             "same_document_tokens": [16, 32, 32, 16, 16],
             "same_tokens": 112,
-            # Places 8..15 of 16, of which 6..11 of 12 and 2..3 of 4: 10 and 11; of the second window in a document
+            # Places 8..15 of 16, of which 6..11 of 12 and 2..3 of 4: 10 and 11; of a second window there
             # (places 24..31) again those in 18..23 and 30..35, and so 30 and 31.
             "same_tokens_second_half": 2 * 5 + 2 * 2,
         }
@@ -252,6 +254,36 @@ class TestRealModels:
         )
 
 
+class TestMemory:
+    """No L x L of any kind, whatever the window."""
+
+    @pytest.mark.parametrize("position", ["rope", "yarn", "nope", "pope"])
+    def test_a_window_is_read_without_a_mask(self, position, monkeypatch):
+        """SDPA is told of causality by a word; with a mask it would leave its flash kernels."""
+        calls, sdpa = [], torch.nn.functional.scaled_dot_product_attention
+
+        def spy(*tensors, attn_mask, is_causal, **options):
+            calls.append((attn_mask, is_causal))
+            return sdpa(*tensors, attn_mask=attn_mask, is_causal=is_causal, **options)
+
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+        Transformer(VOCABULARY, position, ModelConfig(width=16, layers=1, heads=2))(torch.zeros(1, 40).long())
+        assert calls == [(None, True)]
+
+    @pytest.mark.gpu
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("position", ["rope", "yarn", "nope", "pope"])
+    @torch.inference_mode()
+    def test_on_a_gpu(self, position, dtype):
+        """20,480 positions of 8 heads would be 3.4 GB even as one byte a pair."""
+        model = Transformer(VOCABULARY, position, ModelConfig(width=384, layers=1, heads=8)).cuda().eval()
+        ids = torch.zeros(1, 20480, dtype=torch.long, device="cuda")
+        torch.cuda.reset_peak_memory_stats()
+        with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+            model(ids)
+        assert torch.cuda.max_memory_allocated() < 1 << 30
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -266,9 +298,9 @@ class TestRefused:
             ({"lengths": [8], "stride": 0}, "got a stride of 0"),
             (
                 {"lengths": [8], "stride_share": 1.5},
-                "share of the length must be above 0 and at most 1, it is 1.5",
+                "share of a length must be in .0, 1., it is 1.5",
             ),
-            ({"lengths": [8], "stride_share": math.nan}, "share of the length"),
+            ({"lengths": [8], "stride_share": math.nan}, "share of a length"),
             ({"lengths": [8], "precision": "fp16"}, "precision must be fp32 or bf16, it is 'fp16'"),
         ],
         ids=str,
@@ -297,9 +329,8 @@ class TestCommand:
             result = json.loads((run / "lengths-train-share0.5.json").read_text())
             assert result["protocol"]["strides"] == [4, 16]
         out = tmp_path / "out"
-        assert (
-            cli.main(["compare", str(rope.parent), "--lengths", "lengths-train-share0.5", "--out", str(out)]) == 0
-        )
+        words = ["--lengths", "lengths-train-share0.5", "--out", str(out)]
+        assert cli.main(["compare", str(rope.parent), *words]) == 0
         assert "| RoPE with YaRN | 1 " in capsys.readouterr().out
         assert (out / "lengths.png").is_file()
 
@@ -307,7 +338,7 @@ class TestCommand:
         ("words", "message"),
         [
             (["--lengths", "8", "--length", "8"], "--lengths takes the place of --length"),
-            (["--lengths", "8", "--stride", "4", "--stride-share", "0.5"], "one of --stride and --stride-share"),
+            (["--lengths", "8", "--stride", "4", "--stride-share", "0.5"], "goes with one of --stride and"),
             (["--lengths", "8,many"], "--lengths takes whole numbers such as 2048,4096, it is '8,many'"),
             (["--lengths", "8", "--yarn"], "--yarn extends RoPE, and these runs are of pope"),
             (["--yarn"], "go with --lengths"),

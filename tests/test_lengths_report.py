@@ -27,7 +27,8 @@ def make_lengths(position, seed, slope=0.0, **changes):
         for name, each in planted.items()
     }
     result = make_result(position, seed, [1, 1, 1]) | summarize_lengths(SPLIT, PLANS, nats)
-    result |= {"trained_length": 16, "protocol": {"lengths": [16, 64], "strides": [16, 64], "precision": "fp32"}}
+    result["protocol"] = {"lengths": [16, 64], "strides": [16, 64], "precision": "fp32"}
+    result["trained_length"] = 16
     for name, value in changes.items():
         *path, last = name.split("__")
         part = result
@@ -60,19 +61,44 @@ def table_rows(text, head):
 
 class TestNumbers:
     def test_means_and_spread(self, experiment):
-        """Places 16..63 cost 0.1, 0.2, ... 4.8 more: 1.8375 over the whole window, 3.25 over its second half."""
+        """Places 16..63 cost 0.1, 0.2, ... 4.8 more: 1.8375 over the window, 3.25 over its second half."""
         text = compare_lengths([experiment])["markdown"]
         rows = table_rows(text, "Each length's own targets")
         assert rows["PoPE", "whole window"] == ["2.500 ± 0.707", "2.500 ± 0.707"]
         assert rows["RoPE", "whole window"] == ["2.500 ± 0.707", "4.338 ± 0.707"]
         assert rows["RoPE", "second half"] == ["2.500 ± 0.707", "5.750 ± 0.707"]
         assert rows["RoPE with YaRN", "second half"] == ["2.500 ± 0.707", "2.825 ± 0.707"]
-        assert rows["tokens scored", "whole window"] == ["144", "128"]  # 4, 4 and 1 windows of 16, 1 and 1 of 64
+        assert rows["tokens scored", "whole window"] == ["144", "128"]  # 4 + 4 + 1 windows of 16, 2 of 64
         rows = table_rows(text, "The same targets at every length")
         assert rows["tokens scored", "whole window"] == ["128", "128"]
         assert rows["tokens scored", "second half"] == ["32", "32"]
         # Places 40..47 and 56..63 of the long window, in the second halves of 16 too: 2.85 and 4.45 more.
         assert rows["RoPE", "second half"] == ["2.500 ± 0.707", "6.150 ± 0.707"]
+
+    def test_differences_are_paired_by_seed(self, experiment, tmp_path):
+        """Of seeds that both have; offsets of a seed, one nat apart here, fall out of them."""
+        write_lengths(tmp_path / "z", make_lengths("pope", 7))
+        wild = make_lengths("rope", 2, 0.3)
+        write_lengths(experiment / "rope-seed2", wild)
+        write_lengths(experiment / "pope-seed2", make_lengths("pope", 2))
+        got = compare_lengths([experiment, tmp_path / "z"])
+        pairs = {(d["a"], d["b"]): d for d in got["differences"]}
+        assert list(pairs) == [("pope", "rope"), ("pope", "rope+yarn"), ("rope", "rope+yarn")]
+        difference = pairs["pope", "rope"]
+        assert difference["seeds"] == [0, 1, 2]
+        each = np.array([-1.8375, -1.8375, -3 * 1.8375])
+        whole = difference["lengths"][1]["whole"]
+        assert whole["mean"] == pytest.approx(each.mean())
+        half = 4.302653 * each.std(ddof=1) / np.sqrt(3)  # t of 2 degrees of freedom at 97.5%
+        assert (whole["low"], whole["high"]) == pytest.approx((each.mean() - half, each.mean() + half))
+        rows = table_rows(got["markdown"].replace("Differences on these", "## D"), "D")
+        assert rows["PoPE - RoPE", "whole window"] == [
+            "+0.000 (+0.000 to +0.000)",
+            f"{each.mean():+.3f} ({each.mean() - half:+.3f} to {each.mean() + half:+.3f})",
+        ]
+        alone = compare_lengths([experiment / "pope-seed0", experiment / "rope-seed1"])
+        assert alone["differences"][0]["lengths"][0] == {"whole": None, "second_half": None}
+        assert "| PoPE - RoPE           | 0     | whole window | none" in alone["markdown"]
 
     def test_the_protocol_is_told(self, experiment):
         text = compare_lengths([experiment])["markdown"]

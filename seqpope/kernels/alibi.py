@@ -14,8 +14,8 @@ BLOCK = 1024  # queries whose biases are written out at once: (H, BLOCK, Lk) and
 def alibi_slopes(heads: int) -> Tensor:
     """Slope of each head, (H,) fp64: 2^(-8 h / H), h = 1..H (arXiv 2108.12409, section 3).
 
-    If H is no power of two: those of the power of two below, then every second one of the power above, as in the
-    authors' code.
+    If H is no power of two: those of the power of two below, then every second one of the power above, as in
+    the authors' code.
     """
     below = 1 << (heads.bit_length() - 1)
     slopes = [2.0 ** (-8 * h / below) for h in range(1, below + 1)]

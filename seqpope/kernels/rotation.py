@@ -41,8 +41,8 @@ def rotation_tables(
     if isinstance(start, Tensor):
         return _tables(start[:, None] + torch.arange(length, device=device), count, base, freqs)
     end = start + length
-    if freqs is None and torch.compiler.is_compiling():
-        return opaque_tables(start, length, count, base, device)
+    if torch.compiler.is_compiling():
+        return opaque_tables(start, length, count, base, device, None if freqs is None else freqs.detach())
     # Far positions are rare: compute what is asked for and keep nothing.
     if freqs is not None or end > 1 << 17:
         return _tables(torch.arange(start, end, device=device), count, base, freqs)
@@ -54,16 +54,20 @@ def rotation_tables(
 
 
 @torch.library.custom_op("seqpope::rotation_tables", mutates_args=())
-def opaque_tables(start: int, length: int, count: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
+def opaque_tables(
+    start: int, length: int, count: int, base: float, device: torch.device, freqs: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The same for torch.compile, which cannot look inside.
 
     If it could, it would make every angle anew, in fp64, for each element of queries and keys that is rotated.
     """
-    return _tables(torch.arange(start, start + length, device=device), count, base, None)
+    return _tables(torch.arange(start, start + length, device=device), count, base, freqs)
 
 
 @opaque_tables.register_fake
-def _(start: int, length: int, count: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
+def _(
+    start: int, length: int, count: int, base: float, device: torch.device, freqs: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     return torch.empty(length, count, device=device), torch.empty(length, count, device=device)
 
 

@@ -75,8 +75,9 @@ class RoPE(PositionEncoding):
 
 
 def _check_pairs(config: ModelConfig) -> None:
-    if config.head_dim % 2:
-        raise SeqpopeError(f"RoPE rotates pairs: model.width / model.heads must be even, it is {config.head_dim}")
+    dim = config.head_dim
+    if dim % 2:
+        raise SeqpopeError(f"RoPE rotates pairs: model.width / model.heads must be even, it is {dim}")
 
 
 YARN_ALPHA, YARN_BETA = 1.0, 32.0  # rotations over the original length (arXiv 2309.00071, section 3.2)
@@ -85,9 +86,10 @@ YARN_ALPHA, YARN_BETA = 1.0, 32.0  # rotations over the original length (arXiv 2
 def yarn_frequencies(count: int, base: float, factor: float, original_length: int) -> Tensor:
     """RoPE's frequencies by NTK-by-parts interpolation (arXiv 2309.00071, section 3.2).
 
-    A frequency that turns r = original_length x theta / (2 pi) times over the original length is kept if r > beta,
-    divided by the factor if r < alpha, and mixed between them by (r - alpha) / (beta - alpha). The ramp is linear
-    in r as in the paper; the authors' code, and what copied it, has one linear in the index of the frequency.
+    A frequency that turns r = original_length x theta / (2 pi) times over the original length is kept if
+    r > beta, divided by the factor if r < alpha, and mixed between them by (r - alpha) / (beta - alpha). The
+    ramp is linear in r as in the paper; the authors' code, and what copied it, has one linear in the index of
+    the frequency.
 
     Args:
         count: D / 2 frequencies.
@@ -105,15 +107,15 @@ def yarn_frequencies(count: int, base: float, factor: float, original_length: in
 
 
 def yarn_temperature(factor: float) -> float:
-    """What queries and keys are each multiplied by, sqrt(1 / t) = 0.1 ln s + 1 (arXiv 2309.00071, section 3.4)."""
+    """What queries and keys are each multiplied by, sqrt(1 / t) = 0.1 ln s + 1 (the paper's section 3.4)."""
     return 0.1 * math.log(factor) + 1
 
 
 class YaRN(PositionEncoding):
-    """RoPE for sequences longer than those it was trained on (arXiv 2309.00071), by frequencies and temperature.
+    """RoPE for sequences beyond those it was trained on (arXiv 2309.00071), by frequencies and temperature.
 
     It has no weights: those of a RoPE model are read as they are, or trained on with model.yarn_factor and
-    model.yarn_original_length set. Under torch.compile its tables are made anew at each call.
+    model.yarn_original_length set.
     """
 
     freqs: Tensor

@@ -149,7 +149,8 @@ class TestShelf:
         assert "new" not in shelf.kept
 
 
-def test_compiled_models_make_their_tables_once():
+@pytest.mark.parametrize("freqs", [None, torch.tensor([1.0, 0.3, 0.0, 1e-3], dtype=torch.float64)], ids=str)
+def test_compiled_models_make_their_tables_once(freqs):
     """One call for all layers, and nothing of fp64 in the graph for a compiler to put into every element."""
     from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
     from torch._dynamo.backends.common import aot_autograd
@@ -161,7 +162,7 @@ def test_compiled_models_make_their_tables_once():
         return make_boxed_func(graph.forward)
 
     def layers(q, k, v):
-        return rope_attention(rope_attention(q, k, v), k, v)
+        return rope_attention(rope_attention(q, k, v, freqs=freqs), k, v, freqs=freqs)
 
     partition = min_cut_rematerialization_partition
     backend = aot_autograd(fw_compiler=capture, bw_compiler=capture, partition_fn=partition)
@@ -177,8 +178,9 @@ def test_compiled_models_make_their_tables_once():
     assert any("rotation_tables" in str(node.target) for graph in graphs for node in graph.graph.nodes)
 
 
-def test_tables_operator():
-    torch.library.opcheck(torch.ops.seqpope.rotation_tables.default, (3, 5, 4, 10000.0, CPU))
+@pytest.mark.parametrize("freqs", [(), (torch.rand(4, dtype=torch.float64),)], ids=["base", "given"])
+def test_tables_operator(freqs):
+    torch.library.opcheck(torch.ops.seqpope.rotation_tables.default, (3, 5, 4, 10000.0, CPU, *freqs))
 
 
 def test_fake_tables_are_not_kept():

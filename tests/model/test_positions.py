@@ -105,7 +105,7 @@ def test_base_and_offset_reach_the_kernel(name):
 
 
 def yarn_written_out(count, base, factor, original_length):
-    """Wavelengths as the paper has them (section 3.2), one dimension after the other, alpha = 1 and beta = 32."""
+    """Wavelengths as the paper has them (section 3.2), dimension by dimension, alpha = 1 and beta = 32."""
     found = []
     for d in range(count):
         theta = base ** (-2 * d / (2 * count))
@@ -142,7 +142,7 @@ class TestYaRN:
         assert yarn_temperature(factor) == pytest.approx(expected)
 
     def test_attention_is_the_formula(self):
-        """Queries and keys each turned by the new angles and multiplied by sqrt(1 / t), then plain attention."""
+        """Queries and keys turned by the new angles and multiplied by sqrt(1 / t), then plain attention."""
         q, k, v = small_inputs(9)
         config = ModelConfig(**SMALL, yarn_factor=4.0, yarn_original_length=32)
         theta = yarn_written_out(3, 1e4, 4.0, 32)
@@ -208,7 +208,7 @@ def test_nope_is_attention_without_positions():
 
 class TestALiBi:
     def test_slopes(self):
-        """The paper's eight heads, 1/2 to 1/256; twelve as in the authors' code: every second one of sixteen's."""
+        """The paper's eight heads, 1/2 to 1/256; twelve as in the authors' code: half of sixteen's behind."""
         assert alibi_slopes(8).tolist() == [2.0**-h for h in range(1, 9)]
         assert alibi_slopes(1).tolist() == [2.0**-8]
         assert alibi_slopes(12).tolist() == [2.0**-h for h in range(1, 9)] + [
