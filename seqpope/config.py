@@ -130,7 +130,7 @@ class TrainConfig:
         name: Name of this experiment's folder; data set and time if empty.
     """
 
-    domain: Literal["music"] = "music"
+    domain: Literal["music", "genome"] = "music"
     dataset: str = "chorales"
     position: str = "pope"
     baseline: str = "rope"

@@ -87,9 +87,19 @@ DATASETS = {
             samples="piano",
             splits=("official", "by-piece", "by-content"),
         ),
+        Dataset(
+            name="genome",
+            domain="genome",
+            title="any genome's FASTA as six-mers (prepare genome --source FASTA)",
+            embedded=False,
+            preparation="data_prep.genome",
+            tokenizer="seqpope.domains.genome.tokenizer:SixMerTokenizer",
+            preset="genome-cpu",
+            samples="dna",
+        ),
     )
 }
-DOMAINS = {"music": "chorales", "genome": "grch38"}  # domain -> data set when none is named
+DOMAINS = {"music": "chorales", "genome": "genome"}  # domain -> data set when none is named
 
 
 @dataclass(frozen=True)

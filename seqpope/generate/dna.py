@@ -49,7 +49,8 @@ def load_model(checkpoint: Path | None, device: str) -> tuple[Model, Any]:
     """
     if checkpoint is None:
         raise SeqpopeError(
-            "no genome model is shipped: train one (`seqpope train --domain genome`) and give --checkpoint RUN"
+            "no genome model is shipped: train one (`seqpope prepare genome --source FASTA`, then `seqpope train "
+            "--domain genome`) and give --checkpoint RUN"
         )
     info = read_info(find_checkpoint(checkpoint))
     tokenizer = find_tokenizer("dna", info.fingerprint)
