@@ -279,6 +279,7 @@ def constrained_piano(checkpoint: Path, number: int, seconds: float) -> dict[str
             write_midi(make_prompt(turn), file)
         for name, rules in PIANO_KINDS.items():
             begun, notes, nats, broken_rules, unread, drawn = time.perf_counter(), 0, 0.0, [], 0, 0
+            silent = 0
             options = {key: value for key, value in rules.items() if key != "prompt"}
             turns: list[Path | None] = list(prompts) if "prompt" in rules else [None]
             for turn, prompt in enumerate(turns):
@@ -298,7 +299,8 @@ def constrained_piano(checkpoint: Path, number: int, seconds: float) -> dict[str
                     drawn += 1
                     told = json.loads(file.with_suffix(".json").read_text())
                     notes += told["notes"]
-                    nats += told["nats_per_note"] * told["notes"]
+                    nats += told["nats_per_token"] * told["tokens"]
+                    silent += told["notes"] == 0
                     try:
                         broken_rules += broken_piano(file, prompt, told["notes"], seconds, **options)
                     except Exception as error:
@@ -309,6 +311,7 @@ def constrained_piano(checkpoint: Path, number: int, seconds: float) -> dict[str
                 "violations": len(broken_rules),
                 "not_read_back": unread,
                 "notes": notes,
+                "without_notes": silent,
                 "nats_per_note": round(nats / max(1, notes), 3),
                 "seconds": round(time.perf_counter() - begun, 1),
             }
@@ -336,7 +339,7 @@ def broken_piano(
     kept = [(round(note.start, 3), note.pitch, note.velocity) for note in notes if note.start < begin - EARLY]
     if kept != sorted((round(note.start, 3), note.pitch, note.velocity) for note in opening):
         broken.append("the prompt is not as it was")
-    if len(drawn) != told or not drawn:
+    if len(drawn) != told or not notes:  # a prompt may be followed by silence
         broken.append(f"{told} notes told, {len(drawn)} found")
     if any(not keys[0] <= note.pitch <= keys[1] for note in drawn):
         broken.append("a key outside the range")

@@ -35,7 +35,7 @@ from seqpope.provenance import provenance
 ROOT = Path(__file__).resolve().parent.parent
 DATASETS = ("maestro", "maestro-performance")
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
-TAIL = 0.1  # of a performance, at its end: drift would show there
+TAIL = 0.1  # of a performance's notes, at its end: drift would show there
 
 
 def by_pitch(played: Performance) -> np.ndarray:
@@ -79,7 +79,7 @@ def compare(played: Performance, tokenizer: Any, file: Path) -> dict[str, Any]:
         result["onset"] = late.astype(np.float32)
         result["velocity"] = np.abs(back.velocity[here].astype(int) - kept.velocity[there]).astype(np.uint8)
         result["duration"] = (back.duration[here] - kept.duration[there]).astype(np.float32)
-        result["tail"] = late[kept.onset[there] >= (1 - TAIL) * kept.seconds].astype(np.float32)
+        result["tail"] = late[there >= (1 - TAIL) * len(kept)].astype(np.float32)
     return result
 
 

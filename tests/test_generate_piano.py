@@ -200,6 +200,18 @@ class TestPrompt:
         else:
             assert played.duration[:2] == pytest.approx([5, 5], abs=1e-3)
 
+    def test_what_the_tokens_have_ended_ends(self, tmp_path, kind, checkpoint):
+        """A key struck again while it is held: the note before is over when the prompt is."""
+        write_midi(Performance([0, 0.5], [9, 0.2], [60, 60], [80, 80]), tmp_path / "prompt.mid")
+        [(file, _)] = run(
+            tmp_path / "a.mid", checkpoint=checkpoint, seconds=2.0, prompt=tmp_path / "prompt.mid",
+            prompt_seconds=1.0, keys=(30, 31),
+        )  # fmt: skip
+        played = read_midi(file)
+        assert played.pitch[:2].tolist() == [60, 60]
+        expected = {"performance": [1.0, 0.2], "remi": [9.0, 0.2]}[kind]  # REMI's durations may overlap
+        assert played.duration[:2] == pytest.approx(expected, abs=1e-3)
+
 
 class TestLimits:
     def test_keys_and_polyphony(self, tmp_path, kind, checkpoint):

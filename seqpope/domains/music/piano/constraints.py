@@ -64,7 +64,8 @@ class PianoConstraint:
             None sets no limit.
         starts: nothing happens before so many seconds; 0 leaves that to the prompt.
         ends: the music reaches so many seconds and is done; no note is struck then and none sounds on. There is
-            a note before. None draws on until so few tokens are left that another could not be finished.
+            a note before, the prompt's or a drawn one. None draws on until so few tokens are left that another
+            could not be finished.
     """
 
     keys: tuple[int, int] = (LOWEST_KEY, HIGHEST_KEY)
