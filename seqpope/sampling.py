@@ -7,6 +7,7 @@ earlier ones.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -143,12 +144,15 @@ class Chooser:
         weighed: bool,
         seen: Tensor | None,
     ) -> None:
-        self.config, self.padding_id, self.seen, self.weighed = config, padding_id, seen, weighed
+        self.seen = seen
         self.logits = logits.clone()
         self.uniform = torch.zeros(len(logits), 1, dtype=torch.float64, device=logits.device)
         self.allowed = torch.ones(logits.shape, dtype=torch.bool, device=logits.device) if constrained else None
         self.done = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)  # these rows get padding
-        self.again = Replayed(self._choose, logits.is_cuda)
+        choose = functools.partial(
+            _choose, self.logits, self.uniform, self.allowed, self.done, seen, config, padding_id, weighed
+        )
+        self.again = Replayed(choose, logits.is_cuda)
 
     def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """For each row (B,): the token, its nats, what the constraint cost in nats, and its log weight.
@@ -158,29 +162,32 @@ class Chooser:
         self.logits.copy_(logits)
         return self.again()
 
-    def _choose(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        logits, config = self.logits, self.config
-        bent = logits.clone()
-        if self.seen is not None:
-            bent = penalise(bent, self.seen, config.repetition_penalty)
-        bent[:, self.padding_id].masked_fill_(~self.done, float("-inf"))
-        tempered = bent.double() / (config.temperature or 1.0)
-        log_shares = logits.log_softmax(-1)
-        cost = logits.new_zeros(len(logits))
-        if self.allowed is not None:
-            bent = bent.masked_fill(~self.allowed, float("-inf"))
-            cost = (-log_shares.masked_fill(~self.allowed, float("-inf")).logsumexp(-1)).clamp(min=0)
-        probabilities = next_distribution(bent, config)
-        weight = cost
-        if self.weighed:
-            kept = tempered.masked_fill(probabilities == 0, float("-inf"))
-            weight = kept.logsumexp(-1) - tempered.logsumexp(-1)
-        cumulative = probabilities.cumsum(-1)
-        # One uniform number a row, inverted through the distribution.
-        chosen = (cumulative <= self.uniform * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
-        if self.seen is not None:
-            self.seen.scatter_(1, chosen[:, None], True)
-        return chosen, -log_shares.gather(1, chosen[:, None])[:, 0], cost, weight
+
+def _choose(
+    logits: Tensor, uniform: Tensor, allowed: Tensor | None, done: Tensor, seen: Tensor | None,
+    config: SamplingConfig, padding_id: int, weighed: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    bent = logits.clone()
+    if seen is not None:
+        bent = penalise(bent, seen, config.repetition_penalty)
+    bent[:, padding_id].masked_fill_(~done, float("-inf"))
+    tempered = bent.double() / (config.temperature or 1.0)
+    log_shares = logits.log_softmax(-1)
+    cost = logits.new_zeros(len(logits))
+    if allowed is not None:
+        bent = bent.masked_fill(~allowed, float("-inf"))
+        cost = (-log_shares.masked_fill(~allowed, float("-inf")).logsumexp(-1)).clamp(min=0)
+    probabilities = next_distribution(bent, config)
+    weight = cost
+    if weighed:
+        kept = tempered.masked_fill(probabilities == 0, float("-inf"))
+        weight = kept.logsumexp(-1) - tempered.logsumexp(-1)
+    cumulative = probabilities.cumsum(-1)
+    # One uniform number a row, inverted through the distribution.
+    chosen = (cumulative <= uniform * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
+    if seen is not None:
+        seen.scatter_(1, chosen[:, None], True)
+    return chosen, -log_shares.gather(1, chosen[:, None])[:, 0], cost, weight
 
 
 @torch.inference_mode()
