@@ -23,9 +23,9 @@ class Replayed(Generic[T]):
     result lay.
 
     Args:
-        function: takes no argument, asks nothing of the device that the host waits for. It must not hold what holds
-            this: caches and graphs would stay on the GPU until Python's cycle collector happens to run, and torch
-            no longer calls it before it captures.
+        function: takes no argument, asks nothing of the device that the host waits for. It must not hold what
+            holds this: caches and graphs would stay on the GPU until Python's cycle collector happens to run,
+            which torch no longer calls before it captures.
         recorded: whether to record at all.
     """
 

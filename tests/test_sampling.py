@@ -5,6 +5,7 @@ import pytest
 import torch
 from stores import PADDING, VOCABULARY
 
+from seqpope.decoding import Decoder
 from seqpope.errors import SeqpopeError
 from seqpope.model.config import ModelConfig
 from seqpope.model.positions import POSITIONS
@@ -240,7 +241,7 @@ def test_a_full_context_forgets_its_older_half(position):
     """What is drawn until then is what a longer context draws."""
     model = make_model(position)
     long = sample(model, PROMPT, 40, seeds=[1], padding_id=PADDING, context=24)
-    assert long.forgotten > 0
+    assert long.forgotten.tolist() == [45 - 21 - 1]  # of 45 that were read 21 remain, and BOS is no token
     free = sample(model, PROMPT, 18, seeds=[1], padding_id=PADDING)
     assert torch.equal(long.ids[0, :18], free.ids[0])  # 1 + 5 + 18 = 24: until then nothing is forgotten
     again = sample(model, [PROMPT, PROMPT], 40, seeds=[9, 1], padding_id=PADDING, context=24)
@@ -249,6 +250,36 @@ def test_a_full_context_forgets_its_older_half(position):
     for row, (prompt, seed) in enumerate([(PROMPTS[1], 9), (PROMPT, 1), (PROMPTS[3], 4)]):
         alone = sample(model, prompt, 40, seeds=[seed], padding_id=PADDING, context=24)
         assert torch.equal(mixed.ids[row], alone.ids[0])
+
+
+def test_what_each_row_has_forgotten(monkeypatch):
+    """As its own cache says, whatever was drawn beside it: rows fill at different steps."""
+    model, held, differ = make_model(), [], False
+    step = Decoder.step
+
+    def watched(self, ids):
+        got = step(self, ids)
+        lengths = self.cache.position
+        held.append(lengths.tolist() if isinstance(lengths, torch.Tensor) else [lengths] * len(ids))
+        return got
+
+    monkeypatch.setattr(Decoder, "step", watched)
+    for count in (2, 15, 16, 17, 18, 19, 27, 40):
+        held.clear()
+        drawn = sample(model, PROMPTS, count, seeds=[1, 2, 3, 4], padding_id=PADDING, context=19)
+        read = [1 + len(prompt) + count - 1 for prompt in PROMPTS]
+        gone = [max(0, all_ - own - 1) for all_, own in zip(read, held[-1], strict=True)]
+        assert drawn.forgotten.tolist() == gone
+        differ |= len(set(gone)) > 1
+    assert differ
+
+
+def test_a_row_that_is_done_forgets_no_more():
+    together = TestDone().draw(list(range(6)), context=16)
+    for seed in range(6):
+        alone = TestDone().draw([seed], context=16)
+        assert int(together.forgotten[seed]) == int(alone.forgotten[0])
+    assert len(set(together.forgotten.tolist())) > 1
 
 
 def test_a_prompt_longer_than_the_context():
@@ -318,6 +349,9 @@ class TestConstraint:
     def test_without_a_token_left_it_says_so(self):
         constraint = Alternate()
         constraint.allowed = lambda state: np.zeros((len(state), VOCABULARY), bool)
+        with pytest.raises(SeqpopeError, match="leaves no token at position 0"):
+            sample(make_model(), PROMPT, 3, seeds=[0], padding_id=PADDING, constraint=constraint)
+        constraint.allowed = lambda state: np.arange(VOCABULARY)[None].repeat(len(state), 0) == PADDING
         with pytest.raises(SeqpopeError, match="leaves no token at position 0"):
             sample(make_model(), PROMPT, 3, seeds=[0], padding_id=PADDING, constraint=constraint)
 
@@ -572,6 +606,51 @@ def test_resampling():
     counts = np.bincount(resampled(weights.clone(), generators), minlength=8)
     assert counts.sum() == 8
     assert (np.abs(counts - 8 * weights.exp().numpy()[0]) < 1).all()
+
+
+def test_resampling_is_unbiased():
+    """Each particle has P times its share of heirs in the mean, over starts of the one random number."""
+    share = torch.tensor([0.0, 0.55, 0.02, 0.3, 0.13, 0.0], dtype=torch.float64)
+    heirs = np.zeros(6)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(4000)]
+    rows = resampled(share.log().repeat(4000, 1), generators)
+    heirs = np.bincount(rows.numpy() % 6, minlength=6) / 4000
+    np.testing.assert_allclose(heirs, 6 * share.numpy(), atol=0.03)
+    assert (rows.view(4000, 6) // 6 == torch.arange(4000)[:, None]).all()
+
+
+def test_a_particle_of_no_weight_has_no_heir(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda count, **_: torch.zeros(count).double())
+    weights = torch.tensor([[-1e9, 0.0, -1e9, -1e9, -1e9]], dtype=torch.float64)
+    assert resampled(weights, [torch.Generator()]).tolist() == [1] * 5
+
+
+def test_resampling_waits_until_half_of_the_particles_count():
+    """The effective number of n alike ones of 8 is n."""
+    for alike, waits in ((3, False), (4, True), (5, True)):
+        weights = torch.full((1, 8), -1e9, dtype=torch.float64)
+        weights[0, :alike] = 0.0
+        assert (resampled(weights, [torch.Generator()]) is None) == waits
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+def test_nothing_to_draw(particles):
+    drawn = sample(make_model(), PROMPT, 0, seeds=[0, 1], padding_id=PADDING, particles=particles)
+    assert drawn.ids.shape == drawn.nats.shape == (2, 0)
+
+
+def test_a_model_that_gives_no_numbers():
+    model = make_model()
+    with torch.no_grad():
+        model.blocks[1].mlp_out.weight[0, 0] = float("nan")
+    with pytest.raises(SeqpopeError, match="the model gives no numbers"):
+        sample(model, PROMPT, 4, seeds=[0], padding_id=PADDING, constraint=Alternate())
+
+
+def test_a_model_that_would_drop_out():
+    model = Transformer(VOCABULARY, "pope", ModelConfig(width=16, layers=1, heads=2, dropout=0.1))
+    with pytest.raises(ValueError, match=r"call model.eval\(\) first"):
+        sample(model, PROMPT, 4, seeds=[0], padding_id=PADDING)
 
 
 def test_min_p_and_penalty():
