@@ -126,7 +126,7 @@ class Model:
                 drawn = sample(
                 self.transformer, opening, count, seeds=some, padding_id=self.info.padding_id, config=draw.config,
                 constraint=constraint, particles=draw.particles, resample_every=resample_every, greed=draw.greed,
-                context=draw.context, progress=shown,
+                pick="likeliest" if draw.greed else "any", context=draw.context, progress=shown,
                 )  # fmt: skip
             for row, seed in enumerate(some):
                 # Padding is never drawn but after the end.
