@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from stores import PADDING, VOCABULARY
 
+from seqpope import sampling
 from seqpope.decoding import Decoder
 from seqpope.errors import SeqpopeError
 from seqpope.model.config import ModelConfig
 from seqpope.model.positions import POSITIONS
 from seqpope.model.transformer import Transformer
-from seqpope.sampling import SamplingConfig, next_distribution, penalise, resampled, sample
+from seqpope.sampling import Chooser, SamplingConfig, next_distribution, penalise, resampled, sample
 
 NO_PROMPT = torch.zeros(0, dtype=torch.long)
 PROMPT = torch.tensor([3, 1, 4, 1, 5])
@@ -246,8 +249,9 @@ def test_a_full_context_forgets_its_older_half(position):
     assert torch.equal(long.ids[0, :18], free.ids[0])  # 1 + 5 + 18 = 24: until then nothing is forgotten
     again = sample(model, [PROMPT, PROMPT], 40, seeds=[9, 1], padding_id=PADDING, context=24)
     assert torch.equal(again.ids[1], long.ids[0])
-    mixed = sample(model, [PROMPTS[1], PROMPT, PROMPTS[3]], 40, seeds=[9, 1, 4], padding_id=PADDING, context=24)
-    for row, (prompt, seed) in enumerate([(PROMPTS[1], 9), (PROMPT, 1), (PROMPTS[3], 4)]):
+    prompts, seeds = [PROMPTS[1], PROMPT, PROMPTS[3], PROMPT[1:]], [9, 1, 4, 2]  # two are apart by one token
+    mixed = sample(model, prompts, 40, seeds=seeds, padding_id=PADDING, context=24)
+    for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
         alone = sample(model, prompt, 40, seeds=[seed], padding_id=PADDING, context=24)
         assert torch.equal(mixed.ids[row], alone.ids[0])
 
@@ -617,6 +621,80 @@ def test_resampling_is_unbiased():
     heirs = np.bincount(rows.numpy() % 6, minlength=6) / 4000
     np.testing.assert_allclose(heirs, 6 * share.numpy(), atol=0.03)
     assert (rows.view(4000, 6) // 6 == torch.arange(4000)[:, None]).all()
+
+
+def test_those_that_have_ended_are_not_resampled():
+    """Neither their weights nor their generators move: what they draw next is what they draw alone."""
+    weights = torch.tensor([[0.0, -9.0, -9.0, -9.0]] * 2, dtype=torch.float64)
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    rows = resampled(weights, generators, np.array([True, False]))
+    assert rows.tolist() == [0, 1, 2, 3, 4, 4, 4, 4]
+    assert weights.tolist() == [[0.0, -9.0, -9.0, -9.0], [0.0] * 4]
+    assert generators[0].get_state().equal(torch.Generator().manual_seed(1).get_state())
+    assert not generators[1].get_state().equal(torch.Generator().manual_seed(2).get_state())
+
+
+def test_resampling_comes_after_every_so_many_tokens(monkeypatch):
+    """A sample's voices are drawn one by one: particles are weighed when a chord is whole."""
+    weighed = []
+
+    def watched(weights, generators, ended):
+        weighed.append(float(weights.min()))
+
+    monkeypatch.setattr(sampling, "resampled", watched)
+    for every, times in ((1, 7), (3, 2), (7, 1), (8, 0)):
+        weighed.clear()
+        sample(
+            make_model(), PROMPT, 7, seeds=[0], padding_id=PADDING, constraint=Alternate(), particles=4,
+            resample_every=every,
+        )  # fmt: skip
+        assert len(weighed) == times
+    one, three = [], []
+    for every, found in ((1, one), (3, three)):
+        weighed.clear()
+        sample(
+            make_model(), PROMPT, 3, seeds=[0], padding_id=PADDING, constraint=Alternate(), particles=4,
+            resample_every=every,
+        )  # fmt: skip
+        found += weighed
+    assert three == one[2:]  # the third token is weighed too
+
+
+@pytest.mark.parametrize("penalty", [1.0, 2.0])
+def test_a_weight_is_the_tempered_share_of_what_is_kept(penalty):
+    """Of what the rule and top-k leave, against all but padding; the cost knows the rule alone."""
+    logits = torch.tensor([[3.0, 1.0, 0.5, 2.0, -1.0], [0.0, 1.0, 2.0, 3.0, 4.0]])
+    seen = torch.tensor([[False, True, False, False, False], [False, False, True, False, True]])
+    allowed = torch.tensor([[True, True, True, False, True], [True, False, True, True, True]])
+    config = SamplingConfig(0.7, top_k=2, repetition_penalty=penalty)
+    chooser = Chooser(
+        logits, config, 0, constrained=True, weighed=True, seen=seen.clone() if penalty > 1 else None
+    )
+    chooser.allowed.copy_(allowed)
+    chosen, nats, cost, weight = chooser(logits)
+    for row in range(2):
+        mass = [math.exp((x / penalty if s and x > 0 else x * penalty if s else x) / 0.7)
+                for x, s in zip(logits[row].tolist(), seen[row].tolist(), strict=True)]  # fmt: skip
+        open_ = sorted((mass[token] for token in range(1, 5) if allowed[row, token]), reverse=True)
+        assert float(weight[row]) == pytest.approx(math.log(sum(open_[:2]) / sum(mass[1:])), abs=1e-6)
+        share = logits[row].double().softmax(0)
+        assert float(cost[row]) == pytest.approx(-math.log(share[allowed[row]].sum()), abs=1e-6)
+        assert float(nats[row]) == pytest.approx(-math.log(share[chosen[row]]), abs=1e-6)
+
+
+def test_what_was_seen_moves_with_a_particle(monkeypatch):
+    """All become the second: what is penalised next is what it has drawn, not what was in their places."""
+    monkeypatch.setattr(sampling, "resampled", lambda weights, *_: torch.tensor([1, 1, 1]))
+    told = []
+    monkeypatch.setattr(sampling, "penalise", lambda logits, seen, _: told.append(seen.clone()) or logits)
+    drawn = sample(
+        FixedModel(torch.zeros(50)), NO_PROMPT, 4, seeds=[3], padding_id=PADDING, particles=3,
+        config=SamplingConfig(repetition_penalty=2.0),
+    )  # fmt: skip
+    for step, seen in enumerate(told):
+        own = torch.zeros(50, dtype=torch.bool)
+        own[drawn.ids[0, :step]] = True
+        assert (seen == own).all()
 
 
 def test_a_particle_of_no_weight_has_no_heir(monkeypatch):
