@@ -453,8 +453,8 @@ def harmonize(
         cadence: End on a dominant seventh and the tonic; the melody is left as it is.
         no_rests: The added voices never fall silent.
         temperature: Divides the logits; 0 always takes the likeliest token.
-        particles: Harmonizations drawn side by side, so that the coming melody counts; the likeliest is taken.
-        greed: 0 draws what the model would write to the melody, 1 searches for what it finds likeliest.
+        particles: Harmonizations drawn side by side, so that the coming melody counts.
+        greed: 0 draws what the model would write to the melody, 1 searches for the likeliest and takes it.
         seed: Harmonization i is drawn with seed + i.
         formats: What to write of each beside, of mid, musicxml, wav and png, such as mid,png.
         tempo: Quarter notes a minute.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -22,7 +23,9 @@ class Replayed(Generic[T]):
     result lay.
 
     Args:
-        function: takes no argument, asks nothing of the device that the host waits for.
+        function: takes no argument, asks nothing of the device that the host waits for. It must not hold what
+            holds this: caches and graphs would stay on the GPU until Python's cycle collector happens to run,
+            which torch no longer calls before it captures.
         recorded: whether to record at all.
     """
 
@@ -65,7 +68,7 @@ class Decoder:
             cache_dtype = torch.float16 if on_gpu else weights.dtype
         self.cache = KeyValueCache(model.config, batch, capacity, weights.device, cache_dtype)
         self.ids = torch.zeros(batch, 1, dtype=torch.long, device=weights.device)
-        self.again = Replayed(self._step, on_gpu)
+        self.again = Replayed(functools.partial(_read_one, model, self.ids, self.cache), on_gpu)
 
     def read(self, ids: Tensor, ends: Tensor | None = None) -> Tensor:
         """Logits (B, V) fp32 after prompts (B, L); `ends` (B,) says where each ends if they are padded."""
@@ -91,5 +94,7 @@ class Decoder:
         self.cache.length = length + 1  # a replay runs nothing on the host
         return logits
 
-    def _step(self) -> Tensor:
-        return self.model(self.ids, self.cache, last_only=True)[:, 0].float()
+
+def _read_one(model: Transformer, ids: Tensor, cache: KeyValueCache) -> Tensor:
+    logits: Tensor = model(ids, cache, last_only=True)
+    return logits[:, 0].float()

@@ -7,6 +7,7 @@ earlier ones.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -91,13 +92,14 @@ class Samples:
 
     `nats` are the NLL of each token under the untouched model; `constraint_nats` are -log of the probability
     that the model gave to all tokens that were allowed: what the constraint cost, 0 without one. All (B, count),
-    or less where all rows were done before: a row that is done has padding, of 0 nats.
+    or less where all rows were done before: a row that is done has padding, of 0 nats. `forgotten` (B,) are the
+    tokens that the context had dropped when a row's last own one was drawn.
     """
 
     ids: Tensor
     nats: Tensor
     constraint_nats: Tensor
-    forgotten: int  # tokens that the context had dropped at the end, of the longest sequence
+    forgotten: Tensor
 
 
 def next_distribution(logits: Tensor, config: SamplingConfig) -> Tensor:
@@ -143,12 +145,15 @@ class Chooser:
         weighed: bool,
         seen: Tensor | None,
     ) -> None:
-        self.config, self.padding_id, self.seen, self.weighed = config, padding_id, seen, weighed
+        self.seen = seen
         self.logits = logits.clone()
         self.uniform = torch.zeros(len(logits), 1, dtype=torch.float64, device=logits.device)
         self.allowed = torch.ones(logits.shape, dtype=torch.bool, device=logits.device) if constrained else None
         self.done = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)  # these rows get padding
-        self.again = Replayed(self._choose, logits.is_cuda)
+        choose = functools.partial(
+            _choose, self.logits, self.uniform, self.allowed, self.done, seen, config, padding_id, weighed
+        )
+        self.again = Replayed(choose, logits.is_cuda)
 
     def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """For each row (B,): the token, its nats, what the constraint cost in nats, and its log weight.
@@ -158,29 +163,32 @@ class Chooser:
         self.logits.copy_(logits)
         return self.again()
 
-    def _choose(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        logits, config = self.logits, self.config
-        bent = logits.clone()
-        if self.seen is not None:
-            bent = penalise(bent, self.seen, config.repetition_penalty)
-        bent[:, self.padding_id].masked_fill_(~self.done, float("-inf"))
-        tempered = bent.double() / (config.temperature or 1.0)
-        log_shares = logits.log_softmax(-1)
-        cost = logits.new_zeros(len(logits))
-        if self.allowed is not None:
-            bent = bent.masked_fill(~self.allowed, float("-inf"))
-            cost = (-log_shares.masked_fill(~self.allowed, float("-inf")).logsumexp(-1)).clamp(min=0)
-        probabilities = next_distribution(bent, config)
-        weight = cost
-        if self.weighed:
-            kept = tempered.masked_fill(probabilities == 0, float("-inf"))
-            weight = kept.logsumexp(-1) - tempered.logsumexp(-1)
-        cumulative = probabilities.cumsum(-1)
-        # One uniform number a row, inverted through the distribution.
-        chosen = (cumulative <= self.uniform * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
-        if self.seen is not None:
-            self.seen.scatter_(1, chosen[:, None], True)
-        return chosen, -log_shares.gather(1, chosen[:, None])[:, 0], cost, weight
+
+def _choose(
+    logits: Tensor, uniform: Tensor, allowed: Tensor | None, done: Tensor, seen: Tensor | None,
+    config: SamplingConfig, padding_id: int, weighed: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    bent = logits.clone()
+    if seen is not None:
+        bent = penalise(bent, seen, config.repetition_penalty)
+    bent[:, padding_id].masked_fill_(~done, float("-inf"))
+    tempered = bent.double() / (config.temperature or 1.0)
+    log_shares = logits.log_softmax(-1)
+    cost = logits.new_zeros(len(logits))
+    if allowed is not None:
+        bent = bent.masked_fill(~allowed, float("-inf"))
+        cost = (-log_shares.masked_fill(~allowed, float("-inf")).logsumexp(-1)).clamp(min=0)
+    probabilities = next_distribution(bent, config)
+    weight = cost
+    if weighed:
+        kept = tempered.masked_fill(probabilities == 0, float("-inf"))
+        weight = kept.logsumexp(-1) - tempered.logsumexp(-1)
+    cumulative = probabilities.cumsum(-1)
+    # One uniform number a row, inverted through the distribution.
+    chosen = (cumulative <= uniform * cumulative[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
+    if seen is not None:
+        seen.scatter_(1, chosen[:, None], True)
+    return chosen, -log_shares.gather(1, chosen[:, None])[:, 0], cost, weight
 
 
 @torch.inference_mode()
@@ -207,20 +215,30 @@ def sample(
 
     Args:
         prompts: one (L,) of token ids for all samples, possibly empty, or one for each; their lengths may differ.
+        model: in evaluation mode.
+        count: tokens after each prompt; fewer where the constraint is done before.
         seeds: one for each sample (B of them).
         constraint: which tokens may come next.
         particles: of each sample so many are drawn side by side. A particle weighs what the model gave to all
             that the constraint allowed it (arXiv 2306.03081); where weights have become too unequal the
-            particles are drawn anew by them (systematic resampling). The likeliest of the last ones is the sample.
+            particles are drawn anew by them (systematic resampling).
         resample_every: only after a multiple of so many tokens.
+        greed: also weigh a particle by the probability of what it drew, to this power: 0 leaves the
+            distribution given the constraint, more searches for what is likeliest.
+        pick: which of the last particles is the sample: the likeliest, or any, by their weights. Only the
+            latter is a draw from the distribution that the particles stand for.
         context: at most so many positions are attended to. When they are full the older half is forgotten; None
             forgets nothing.
         progress: called with tokens drawn and tokens in all.
 
     Raises:
-        SeqpopeError: a prompt is longer than the context, or the constraint cannot be met.
+        SeqpopeError: a prompt is longer than the context, the constraint cannot be met, or the model gives no
+            numbers.
+        ValueError: prompts and seeds are not as many, or the model would drop out.
     """
     config = config or SamplingConfig()
+    if model.training and (model.config.dropout or model.config.attention_dropout):
+        raise ValueError("the model is in training mode and would drop out: call model.eval() first")
     each = [prompts] * len(seeds) if isinstance(prompts, Tensor) else list(prompts)
     if len(each) != len(seeds):
         raise ValueError(f"there must be one prompt for each seed: {len(each)} and {len(seeds)}")
@@ -240,6 +258,7 @@ def sample(
     device = decoder.ids.device
     state = constraint.begin([prompt.numpy() for prompt in rows], count) if constraint is not None else None
     logits = decoder.read(ids, None if bool((ends == ends[0]).all()) else ends)
+    _refuse_nan(logits)
     seen = None
     if config.repetition_penalty != 1:
         seen = torch.zeros(batch, model.vocabulary_size, dtype=torch.bool)
@@ -257,7 +276,7 @@ def sample(
     drawn = torch.empty(batch, count, dtype=torch.long, device=device)
     nats, cost = (torch.empty(batch, count, device=device) for _ in range(2))
     weights = torch.zeros(len(seeds), particles, dtype=torch.float64)
-    chosen, forgotten = drawn[:, 0], 0
+    chosen = torch.zeros(batch, dtype=torch.long, device=device)
     done = np.zeros(batch, bool)
     for step in range(count):
         if constraint is not None:
@@ -267,13 +286,12 @@ def sample(
                 break
         if step:
             if context is not None and decoder.cache.length + 1 > context:
-                forgotten += decoder.cache.length - context // 2
                 decoder.cache.keep_last(context // 2, over=context - 1)
             logits = decoder.step(chosen)
         if constraint is not None:
             assert chooser.allowed is not None
             allowed = constraint.allowed(state)
-            if not (allowed.any(-1) | done).all():
+            if not ((allowed.sum(-1) > allowed[:, padding_id]) | done).all():
                 raise SeqpopeError(
                     f"the constraint leaves no token at position {step}: this is a mistake of seqpope's"
                 )
@@ -315,15 +333,41 @@ def sample(
                 torch.cuda.synchronize(device)  # else it would say what was asked for, not what is done
             progress((step + 1) * len(seeds), count * len(seeds))
     drawn, nats, cost = drawn.cpu(), nats.cpu(), cost.cpu()
+    _refuse_nan(nats)
     if particles > 1:
         if pick == "likeliest":
             best = nats.sum(-1).view(len(seeds), particles).argmin(-1)
         else:
             points = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])[:, None]
-            best = torch.searchsorted(weights.softmax(-1).cumsum(-1), points)[:, 0].clamp(max=particles - 1)
+            best = _owners(weights.softmax(-1), points)[:, 0]
         best += particles * torch.arange(len(seeds))
         drawn, nats, cost = drawn[best], nats[best], cost[best]
-    return Samples(drawn, nats, cost, forgotten)
+    # Before its last own token a row has read BOS, its prompt, and all it drew but that.
+    read = ends[::particles] + ((drawn != padding_id).sum(-1) - 1).clamp(min=0)
+    return Samples(drawn, nats, cost, _forgotten(read, context))
+
+
+def _forgotten(read: Tensor, context: int | None) -> Tensor:
+    """Tokens that a context has dropped, BOS left out, when so many positions were read: (B,) -> (B,)."""
+    if context is None:
+        return torch.zeros_like(read)
+    dropped = context - context // 2  # each time it was full and one more came
+    times = -(-(read - context).clamp(min=0) // dropped)
+    return (times * dropped - 1).clamp(min=0)
+
+
+def _refuse_nan(numbers: Tensor) -> None:
+    if bool(numbers.isnan().any()):
+        raise SeqpopeError(
+            "the model gives no numbers (nan): its weights are damaged, its training went wrong, or its keys "
+            "and values are too large for the cache's number format"
+        )
+
+
+def _owners(share: Tensor, points: Tensor) -> Tensor:
+    """Which part of shares (..., P) points in [0, 1) fall on; one of 0 owns not even a point."""
+    ends = share.cumsum(-1)
+    return torch.searchsorted(ends, points * ends[..., -1:], right=True).clamp(max=share.shape[-1] - 1)
 
 
 def resampled(
@@ -344,7 +388,7 @@ def resampled(
             continue
         start = torch.rand(1, generator=generator, dtype=torch.float64)
         points = (torch.arange(particles) + start) / particles
-        rows[b] = b * particles + torch.searchsorted(share.cumsum(-1), points).clamp(max=particles - 1)
+        rows[b] = b * particles + _owners(share, points)
         weights[b] = 0.0
         changed = True
     return rows.view(-1) if changed else None

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -8,7 +11,7 @@ from seqpope.errors import SeqpopeError
 from seqpope.model.config import ModelConfig
 from seqpope.model.positions import POSITIONS
 from seqpope.model.transformer import Transformer
-from seqpope.sampling import SamplingConfig, sample
+from seqpope.sampling import Chooser, SamplingConfig, sample
 
 VOCABULARY, LENGTH = 29, 40
 
@@ -83,6 +86,24 @@ def test_what_is_not_recorded_runs_each_time():
     assert [again(), again(), again()] == [1, 2, 3]
 
 
+@torch.no_grad()
+def test_a_cache_is_freed_with_its_decoder():
+    """Not when Python's cycle collector next runs: batch after batch would keep its cache until then."""
+    gc.collect()
+    gc.disable()
+    try:
+        decoder = Decoder(make_model("pope"), 1, 3)
+        chooser = Chooser(
+            decoder.read(make_ids(1, 1)), SamplingConfig(), 0, constrained=True, weighed=True, seen=None
+        )
+        chooser(decoder.step(torch.tensor([1])))
+        held = [weakref.ref(decoder.cache), weakref.ref(chooser.logits), weakref.ref(decoder.again)]
+        del decoder, chooser
+        assert [each() for each in held] == [None] * 3
+    finally:
+        gc.enable()
+
+
 @pytest.mark.gpu
 class TestOnAGPU:
     @pytest.mark.parametrize("cache_dtype", [torch.float32, None])
@@ -126,6 +147,18 @@ class TestOnAGPU:
         assert torch.equal(replayed.ids, launched.ids)
         assert torch.equal(replayed.nats, launched.nats)
         assert len(set(replayed.ids[0].tolist())) > 3 or options.get("config") is not None
+
+    def test_batch_after_batch_takes_no_more_memory(self):
+        model = make_model("pope", "cuda")
+        used = []
+        gc.disable()
+        try:
+            for _ in range(4):
+                sample(model, make_ids(1, 3)[0], 9, seeds=range(4), padding_id=0)
+                used.append(torch.cuda.memory_allocated())
+        finally:
+            gc.enable()
+        assert used[3] == used[1]
 
     def test_a_cache_that_is_full_is_told(self):
         model = make_model("pope", "cuda")

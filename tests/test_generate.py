@@ -402,6 +402,19 @@ def make_melody(path, pitches, steps=4):
     return line
 
 
+def test_without_greed_a_sample_is_a_draw(checkpoint):
+    """The likeliest of 24 free particles is likelier than one drawn straight on: for greed to ask for."""
+    model = generate.load_model(checkpoint, "cpu")
+    found = {}
+    for particles, greed in ((1, 0.0), (24, 0.0), (24, 1e-9)):
+        draw = Draw(num=24, particles=particles, greed=greed, batch_size=1000, device="cpu")
+        drawn = generate.draw_chorales(model, np.zeros(0, np.int64), 16, draw, None)
+        found[particles, greed] = np.mean([float(one.nats.mean()) for _, one in drawn])
+    spread = found[1, 0.0] - found[24, 1e-9]
+    assert spread > 0
+    assert abs(found[24, 0.0] - found[1, 0.0]) < spread / 2
+
+
 class TestHarmonize:
     def run(self, tmp_path, checkpoint, line, **rules):
         melody = make_melody(tmp_path / "melody.mid", line)

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from stores import PADDING, VOCABULARY
 
+from seqpope import sampling
+from seqpope.decoding import Decoder
 from seqpope.errors import SeqpopeError
 from seqpope.model.config import ModelConfig
 from seqpope.model.positions import POSITIONS
 from seqpope.model.transformer import Transformer
-from seqpope.sampling import SamplingConfig, next_distribution, penalise, resampled, sample
+from seqpope.sampling import Chooser, SamplingConfig, next_distribution, penalise, resampled, sample
 
 NO_PROMPT = torch.zeros(0, dtype=torch.long)
 PROMPT = torch.tensor([3, 1, 4, 1, 5])
@@ -240,15 +244,46 @@ def test_a_full_context_forgets_its_older_half(position):
     """What is drawn until then is what a longer context draws."""
     model = make_model(position)
     long = sample(model, PROMPT, 40, seeds=[1], padding_id=PADDING, context=24)
-    assert long.forgotten > 0
+    assert long.forgotten.tolist() == [45 - 21 - 1]  # of 45 that were read 21 remain, and BOS is no token
     free = sample(model, PROMPT, 18, seeds=[1], padding_id=PADDING)
     assert torch.equal(long.ids[0, :18], free.ids[0])  # 1 + 5 + 18 = 24: until then nothing is forgotten
     again = sample(model, [PROMPT, PROMPT], 40, seeds=[9, 1], padding_id=PADDING, context=24)
     assert torch.equal(again.ids[1], long.ids[0])
-    mixed = sample(model, [PROMPTS[1], PROMPT, PROMPTS[3]], 40, seeds=[9, 1, 4], padding_id=PADDING, context=24)
-    for row, (prompt, seed) in enumerate([(PROMPTS[1], 9), (PROMPT, 1), (PROMPTS[3], 4)]):
+    prompts, seeds = [PROMPTS[1], PROMPT, PROMPTS[3], PROMPT[1:]], [9, 1, 4, 2]  # two are apart by one token
+    mixed = sample(model, prompts, 40, seeds=seeds, padding_id=PADDING, context=24)
+    for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
         alone = sample(model, prompt, 40, seeds=[seed], padding_id=PADDING, context=24)
         assert torch.equal(mixed.ids[row], alone.ids[0])
+
+
+def test_what_each_row_has_forgotten(monkeypatch):
+    """As its own cache says, whatever was drawn beside it: rows fill at different steps."""
+    model, held, differ = make_model(), [], False
+    step = Decoder.step
+
+    def watched(self, ids):
+        got = step(self, ids)
+        lengths = self.cache.position
+        held.append(lengths.tolist() if isinstance(lengths, torch.Tensor) else [lengths] * len(ids))
+        return got
+
+    monkeypatch.setattr(Decoder, "step", watched)
+    for count in (2, 15, 16, 17, 18, 19, 27, 40):
+        held.clear()
+        drawn = sample(model, PROMPTS, count, seeds=[1, 2, 3, 4], padding_id=PADDING, context=19)
+        read = [1 + len(prompt) + count - 1 for prompt in PROMPTS]
+        gone = [max(0, all_ - own - 1) for all_, own in zip(read, held[-1], strict=True)]
+        assert drawn.forgotten.tolist() == gone
+        differ |= len(set(gone)) > 1
+    assert differ
+
+
+def test_a_row_that_is_done_forgets_no_more():
+    together = TestDone().draw(list(range(6)), context=16)
+    for seed in range(6):
+        alone = TestDone().draw([seed], context=16)
+        assert int(together.forgotten[seed]) == int(alone.forgotten[0])
+    assert len(set(together.forgotten.tolist())) > 1
 
 
 def test_a_prompt_longer_than_the_context():
@@ -318,6 +353,9 @@ class TestConstraint:
     def test_without_a_token_left_it_says_so(self):
         constraint = Alternate()
         constraint.allowed = lambda state: np.zeros((len(state), VOCABULARY), bool)
+        with pytest.raises(SeqpopeError, match="leaves no token at position 0"):
+            sample(make_model(), PROMPT, 3, seeds=[0], padding_id=PADDING, constraint=constraint)
+        constraint.allowed = lambda state: np.arange(VOCABULARY)[None].repeat(len(state), 0) == PADDING
         with pytest.raises(SeqpopeError, match="leaves no token at position 0"):
             sample(make_model(), PROMPT, 3, seeds=[0], padding_id=PADDING, constraint=constraint)
 
@@ -572,6 +610,125 @@ def test_resampling():
     counts = np.bincount(resampled(weights.clone(), generators), minlength=8)
     assert counts.sum() == 8
     assert (np.abs(counts - 8 * weights.exp().numpy()[0]) < 1).all()
+
+
+def test_resampling_is_unbiased():
+    """Each particle has P times its share of heirs in the mean, over starts of the one random number."""
+    share = torch.tensor([0.0, 0.55, 0.02, 0.3, 0.13, 0.0], dtype=torch.float64)
+    heirs = np.zeros(6)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(4000)]
+    rows = resampled(share.log().repeat(4000, 1), generators)
+    heirs = np.bincount(rows.numpy() % 6, minlength=6) / 4000
+    np.testing.assert_allclose(heirs, 6 * share.numpy(), atol=0.03)
+    assert (rows.view(4000, 6) // 6 == torch.arange(4000)[:, None]).all()
+
+
+def test_those_that_have_ended_are_not_resampled():
+    """Neither their weights nor their generators move: what they draw next is what they draw alone."""
+    weights = torch.tensor([[0.0, -9.0, -9.0, -9.0]] * 2, dtype=torch.float64)
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    rows = resampled(weights, generators, np.array([True, False]))
+    assert rows.tolist() == [0, 1, 2, 3, 4, 4, 4, 4]
+    assert weights.tolist() == [[0.0, -9.0, -9.0, -9.0], [0.0] * 4]
+    assert generators[0].get_state().equal(torch.Generator().manual_seed(1).get_state())
+    assert not generators[1].get_state().equal(torch.Generator().manual_seed(2).get_state())
+
+
+def test_resampling_comes_after_every_so_many_tokens(monkeypatch):
+    """A sample's voices are drawn one by one: particles are weighed when a chord is whole."""
+    weighed = []
+
+    def watched(weights, generators, ended):
+        weighed.append(float(weights.min()))
+
+    monkeypatch.setattr(sampling, "resampled", watched)
+    for every, times in ((1, 7), (3, 2), (7, 1), (8, 0)):
+        weighed.clear()
+        sample(
+            make_model(), PROMPT, 7, seeds=[0], padding_id=PADDING, constraint=Alternate(), particles=4,
+            resample_every=every,
+        )  # fmt: skip
+        assert len(weighed) == times
+    one, three = [], []
+    for every, found in ((1, one), (3, three)):
+        weighed.clear()
+        sample(
+            make_model(), PROMPT, 3, seeds=[0], padding_id=PADDING, constraint=Alternate(), particles=4,
+            resample_every=every,
+        )  # fmt: skip
+        found += weighed
+    assert three == one[2:]  # the third token is weighed too
+
+
+@pytest.mark.parametrize("penalty", [1.0, 2.0])
+def test_a_weight_is_the_tempered_share_of_what_is_kept(penalty):
+    """Of what the rule and top-k leave, against all but padding; the cost knows the rule alone."""
+    logits = torch.tensor([[3.0, 1.0, 0.5, 2.0, -1.0], [0.0, 1.0, 2.0, 3.0, 4.0]])
+    seen = torch.tensor([[False, True, False, False, False], [False, False, True, False, True]])
+    allowed = torch.tensor([[True, True, True, False, True], [True, False, True, True, True]])
+    config = SamplingConfig(0.7, top_k=2, repetition_penalty=penalty)
+    chooser = Chooser(
+        logits, config, 0, constrained=True, weighed=True, seen=seen.clone() if penalty > 1 else None
+    )
+    chooser.allowed.copy_(allowed)
+    chosen, nats, cost, weight = chooser(logits)
+    for row in range(2):
+        mass = [math.exp((x / penalty if s and x > 0 else x * penalty if s else x) / 0.7)
+                for x, s in zip(logits[row].tolist(), seen[row].tolist(), strict=True)]  # fmt: skip
+        open_ = sorted((mass[token] for token in range(1, 5) if allowed[row, token]), reverse=True)
+        assert float(weight[row]) == pytest.approx(math.log(sum(open_[:2]) / sum(mass[1:])), abs=1e-6)
+        share = logits[row].double().softmax(0)
+        assert float(cost[row]) == pytest.approx(-math.log(share[allowed[row]].sum()), abs=1e-6)
+        assert float(nats[row]) == pytest.approx(-math.log(share[chosen[row]]), abs=1e-6)
+
+
+def test_what_was_seen_moves_with_a_particle(monkeypatch):
+    """All become the second: what is penalised next is what it has drawn, not what was in their places."""
+    monkeypatch.setattr(sampling, "resampled", lambda weights, *_: torch.tensor([1, 1, 1]))
+    told = []
+    monkeypatch.setattr(sampling, "penalise", lambda logits, seen, _: told.append(seen.clone()) or logits)
+    drawn = sample(
+        FixedModel(torch.zeros(50)), NO_PROMPT, 4, seeds=[3], padding_id=PADDING, particles=3,
+        config=SamplingConfig(repetition_penalty=2.0),
+    )  # fmt: skip
+    for step, seen in enumerate(told):
+        own = torch.zeros(50, dtype=torch.bool)
+        own[drawn.ids[0, :step]] = True
+        assert (seen == own).all()
+
+
+def test_a_particle_of_no_weight_has_no_heir(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda count, **_: torch.zeros(count).double())
+    weights = torch.tensor([[-1e9, 0.0, -1e9, -1e9, -1e9]], dtype=torch.float64)
+    assert resampled(weights, [torch.Generator()]).tolist() == [1] * 5
+
+
+def test_resampling_waits_until_half_of_the_particles_count():
+    """The effective number of n alike ones of 8 is n."""
+    for alike, waits in ((3, False), (4, True), (5, True)):
+        weights = torch.full((1, 8), -1e9, dtype=torch.float64)
+        weights[0, :alike] = 0.0
+        assert (resampled(weights, [torch.Generator()]) is None) == waits
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+def test_nothing_to_draw(particles):
+    drawn = sample(make_model(), PROMPT, 0, seeds=[0, 1], padding_id=PADDING, particles=particles)
+    assert drawn.ids.shape == drawn.nats.shape == (2, 0)
+
+
+def test_a_model_that_gives_no_numbers():
+    model = make_model()
+    with torch.no_grad():
+        model.blocks[1].mlp_out.weight[0, 0] = float("nan")
+    with pytest.raises(SeqpopeError, match="the model gives no numbers"):
+        sample(model, PROMPT, 4, seeds=[0], padding_id=PADDING, constraint=Alternate())
+
+
+def test_a_model_that_would_drop_out():
+    model = Transformer(VOCABULARY, "pope", ModelConfig(width=16, layers=1, heads=2, dropout=0.1))
+    with pytest.raises(ValueError, match=r"call model.eval\(\) first"):
+        sample(model, PROMPT, 4, seeds=[0], padding_id=PADDING)
 
 
 def test_min_p_and_penalty():

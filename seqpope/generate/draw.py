@@ -126,12 +126,13 @@ class Model:
                 drawn = sample(
                 self.transformer, opening, count, seeds=some, padding_id=self.info.padding_id, config=draw.config,
                 constraint=constraint, particles=draw.particles, resample_every=resample_every, greed=draw.greed,
-                context=draw.context, progress=shown,
+                pick="likeliest" if draw.greed else "any", context=draw.context, progress=shown,
                 )  # fmt: skip
             for row, seed in enumerate(some):
                 # Padding is never drawn but after the end.
                 one = (slice(row, row + 1), slice(int((drawn.ids[row] != self.info.padding_id).sum())))
-                yield seed, Samples(drawn.ids[one], drawn.nats[one], drawn.constraint_nats[one], drawn.forgotten)
+                parts = drawn.ids[one], drawn.nats[one], drawn.constraint_nats[one]
+                yield seed, Samples(*parts, drawn.forgotten[one[0]])
 
 
 @contextlib.contextmanager
@@ -167,6 +168,6 @@ def describe_draw(
         "nats_per_token": float(drawn.nats.double().mean()),
         "constraint_nats_per_token": float(drawn.constraint_nats.double().mean()),
         "beyond_training_length": prompt_tokens + tokens > model.info.length,
-        "tokens_forgotten": drawn.forgotten,
+        "tokens_forgotten": int(drawn.forgotten),
         **provenance(model.device),
     }
