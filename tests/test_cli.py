@@ -107,7 +107,7 @@ assert not heavy, heavy
         assert done.returncode == 1
         assert (
             done.stderr
-            == "seqpope: unknown data set 'nope': expected one of chorales, jsb, maestro, maestro-performance\n"
+            == "seqpope: unknown data set 'nope': expected one of chorales, jsb, maestro, maestro-performance, genome\n"
         )
         assert list(tmp_path.iterdir()) == []
 
