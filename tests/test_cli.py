@@ -105,10 +105,8 @@ assert not heavy, heavy
             cwd=tmp_path,
         )
         assert done.returncode == 1
-        assert (
-            done.stderr
-            == "seqpope: unknown data set 'nope': expected one of chorales, jsb, maestro, maestro-performance, genome\n"
-        )
+        known = "chorales, jsb, maestro, maestro-performance, genome"
+        assert done.stderr == f"seqpope: unknown data set 'nope': expected one of {known}\n"
         assert list(tmp_path.iterdir()) == []
 
 
