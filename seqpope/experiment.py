@@ -13,6 +13,7 @@ runs/NAME/                        an experiment
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import logging
@@ -25,7 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import lightning
 import torch
@@ -43,6 +44,10 @@ from seqpope.progress import Progress, clock
 from seqpope.provenance import choose_device, provenance
 from seqpope.training import SequenceModule
 
+SAVE_SECONDS = 120  # a power cut costs no more training than this
+# `timeout` and batch systems signal the process and then its group, which reaches the process twice.
+SAME_SIGNAL_SECONDS = 1.0
+
 
 class Interrupted(SeqpopeError):
     """The user stopped a run; it was saved first."""
@@ -56,7 +61,7 @@ class RunKeeper(lightning.Callback):
         self.best, self.best_step = math.inf, -1
         self.seconds = 0.0  # training time over all starts of the run, validations left out
         self.stop = False
-        self._tick = self._shown = time.perf_counter()
+        self._tick = self._shown = self._saved = time.perf_counter()
         self._tokens = 0
         self._first_step = 0
 
@@ -105,8 +110,11 @@ class RunKeeper(lightning.Callback):
         self.seconds += now - self._tick
         if validate_now:
             self._validate(trainer, pl_module, step)
-        elif log_now and now - self._shown > 10:
-            self._show(step, f"train {loss:.4f}")
+        elif log_now:  # where the loss is known to be a number
+            if now - self._saved > SAVE_SECONDS:
+                self._save_last(trainer)
+            if now - self._shown > 10:
+                self._show(step, f"train {loss:.4f}")
         self._tick = time.perf_counter()
 
     def _validate(self, trainer: lightning.Trainer, module: SequenceModule, step: int) -> None:
@@ -131,6 +139,7 @@ class RunKeeper(lightning.Callback):
         try:
             trainer.save_checkpoint(fresh)
             fresh.replace(self.folder / "last.ckpt")
+            self._saved = time.perf_counter()
         finally:
             fresh.unlink(missing_ok=True)
 
@@ -145,11 +154,16 @@ class RunKeeper(lightning.Callback):
         elapsed = max(1e-9, self._shown - self._started)  # validations included: it is what is left to wait
         done = step - self._first_step
         left = (self.config.optimizer.steps - step) * elapsed / max(1, done)
-        print(
+        _tell(
             f"{self.title}  step {step}/{self.config.optimizer.steps}  {what}  {done / elapsed:.1f} steps/s  "
             f"{self._tokens / elapsed / 1000:.1f}k tokens/s  {clock(left)} left",
-            flush=True,
         )
+
+
+def _tell(line: str, file: TextIO | None = None) -> None:
+    """Print; hours of training don't end because nobody reads on (a pipe that broke, a full disk)."""
+    with contextlib.suppress(OSError):
+        print(line, file=file, flush=True)
 
 
 def _refuse_infinite(loss: float, step: int) -> None:
@@ -161,17 +175,21 @@ def _refuse_infinite(loss: float, step: int) -> None:
 
 
 def listen(keeper: RunKeeper) -> dict[int, Any]:
-    """The first Ctrl-C or TERM lets the current step finish and saves; a second one stops at once.
+    """The first Ctrl-C or TERM lets the current step finish and saves; one more, later, stops at once.
 
     Returns:
         The handlers there were before.
     """
+    asked = -math.inf
 
     def handle(number: int, frame: Any) -> None:
-        if keeper.stop:
+        nonlocal asked
+        if keeper.stop and time.monotonic() - asked > SAME_SIGNAL_SECONDS:
             raise KeyboardInterrupt
-        keeper.stop = True
-        print("stopping after this step (once more to stop at once)", file=sys.stderr, flush=True)
+        if keeper.stop:
+            return
+        keeper.stop, asked = True, time.monotonic()
+        _tell("stopping after this step (once more to stop at once)", sys.stderr)
 
     previous: dict[int, Any] = {}
     try:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -159,6 +160,19 @@ class TestExactResume:
         assert curve(tmp_path / "run") == expected_curve
         assert_same_states(states(tmp_path / "run"), expected_states)
 
+    def test_saved_between_validations_too(self, tmp_path, monkeypatch, whole):
+        config, expected_curve, expected_states = whole
+        run = tmp_path / "run"
+        with monkeypatch.context() as patch:
+            patch.setattr("seqpope.experiment.SAVE_SECONDS", 0.0)
+            at_step(patch, 3, crash)
+            with pytest.raises(RuntimeError, match="the power is gone"):
+                train_run(config, run, "part")
+        assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == 3
+        train_run(config, run, "rest")
+        assert curve(run) == expected_curve
+        assert_same_states(states(run), expected_states)
+
     def test_the_curve_is_whole(self, whole):
         _, rows, _ = whole
         assert {step for step, column in rows if column == "train_nats_per_token"} == set(range(1, STEPS + 1))
@@ -242,12 +256,44 @@ class TestSignals:
         assert signal.getsignal(number) is before
         assert "once more to stop at once" in capsys.readouterr().err
 
+    def test_the_same_one_twice_counts_once(self, tmp_path, monkeypatch):
+        """As `timeout` sends it: to the process, and to the group it is in."""
+        make_store(tmp_path)
+
+        def twice(keeper):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        at_step(monkeypatch, 3, twice)
+        with pytest.raises(Interrupted, match="stopped at step 3"):
+            train_run(make_config(tmp_path), tmp_path / "run", "t")
+        assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 3
+
+    def test_nobody_reads_what_is_said(self, tmp_path, monkeypatch):
+        """A pipe that broke must not cost the state that the signal asks to save."""
+        make_store(tmp_path)
+
+        def broken(*words, **options):
+            raise BrokenPipeError
+
+        def stop_unheard(keeper):
+            monkeypatch.setattr("seqpope.experiment.print", broken, raising=False)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        at_step(monkeypatch, 5, stop_unheard)
+        with pytest.raises(Interrupted, match="stopped at step 5"):
+            train_run(make_config(tmp_path), tmp_path / "run", "t")
+        assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 5
+
     def test_a_second_stops_at_once(self, tmp_path, monkeypatch):
         make_store(tmp_path)
+        monkeypatch.setattr("seqpope.experiment.SAME_SIGNAL_SECONDS", 0.0)
         before = signal.getsignal(signal.SIGINT)
 
         def twice(keeper):
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGINT)
 
         at_step(monkeypatch, 3, twice)
