@@ -33,7 +33,7 @@ FLOORS = [
     ["seqpope.domains.base", "seqpope.data.windows", "seqpope.data.baselines"],
     ["seqpope.data.shards"],
     ["seqpope.provenance", "seqpope.results"],
-    ["seqpope.statistics", "seqpope.progress", "seqpope.files", "seqpope.errors"],
+    ["seqpope.statistics", "seqpope.progress", "seqpope.processes", "seqpope.files", "seqpope.errors"],
     # Packages without code of their own; `import seqpope` is for the version.
     ["seqpope", "seqpope.data", "seqpope.domains", "seqpope.model"],
 ]
@@ -48,6 +48,7 @@ PREPARATION_MAY_IMPORT = (
     "seqpope.data.baselines",
     "seqpope.files",
     "seqpope.errors",
+    "seqpope.processes",
     "seqpope.progress",
     "seqpope.provenance",
 )

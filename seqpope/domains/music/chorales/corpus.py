@@ -12,10 +12,8 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from importlib import resources
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import numpy as np
 from seqpope.data.shards import SPLITS
 from seqpope.domains.music.chorales.codec import SILENCE, Chorale, CodecError, read_musicxml
 from seqpope.errors import SeqpopeError
+from seqpope.processes import worker_pool
 
 SPLIT_FILE = "split.json"
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
@@ -98,8 +97,7 @@ def music21_chorales(
 
     if count > 1:
         try:
-            # spawn: a forked copy of a process that runs torch's threads may hang
-            with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+            with worker_pool(count) as pool:
                 collect(pool.map(_read_one, files, chunksize=4))
         except (BrokenProcessPool, OSError):  # no workers to be had here, as in a script without a main guard
             read.clear()

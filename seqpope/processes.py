@@ -1,0 +1,46 @@
+"""Worker processes that a Ctrl-C neither kills in the middle nor leaves hanging."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+
+
+def _leave_signals_to_the_parent() -> None:
+    # A terminal and `timeout` signal the whole group. A worker that dies while it holds the queue's lock leaves
+    # the others, and then their parent, waiting for ever.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextmanager
+def _ignoring(number: signal.Signals) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # who may not set handlers, and gets no signals
+        yield
+        return
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextmanager
+def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
+    """`count` processes; if the block fails or is interrupted, what they have begun is finished, the rest dropped.
+
+    They are spawned: a forked copy of a process that runs torch's threads may hang.
+    """
+    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_leave_signals_to_the_parent)
+    try:
+        yield pool
+    except BaseException:
+        # The same signal may come twice, and the second one here would leave all that is due to be done after all.
+        with _ignoring(signal.SIGINT):
+            pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    pool.shutdown()
