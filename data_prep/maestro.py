@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ from seqpope.domains.music.piano.corpus import (
     midi_files,
     open_source,
     read_catalogue,
+    stretched_name,
 )
 from seqpope.domains.music.piano.tokenizer import TokenError
 from seqpope.errors import SeqpopeError
@@ -49,15 +50,17 @@ PREPARATION = 1  # raised when flags, units or the choice of files change, so th
 # Trigrams take a minute more and are no better on test: 3.146 against 3.145 nats/token.
 BASELINES: dict[str, dict[str, Any]] = {"unigram": {}, "bigram": {"lags": (1,)}}
 FILES_AT_ONCE = 32  # what an interrupted preparation has to do again at most, for each process
+SLOWEST, FASTEST = 2.0, 0.5  # factors of time: beyond, it is hardly the piece that was played
 OFFICIAL, BY_PIECE, BY_CONTENT = "official", "by-piece", "by-content"
 
 
 @dataclass(frozen=True)
 class _Job:
-    """Files that a worker tokenizes together, and where it leaves the result."""
+    """Files that a worker tokenizes together, all times multiplied by `factor`, and where it leaves the result."""
 
     source: Path
     files: list[str]
+    factor: float
     dataset: str
     result: Path
 
@@ -68,6 +71,7 @@ def prepare(
     source: Path | None = None,
     force: bool = False,
     split: str = "",
+    stretch: Sequence[float] = (),
     dataset: str = "maestro",
     processes: int | None = None,
     progress: Callable[[str], None] = print,
@@ -83,17 +87,22 @@ def prepare(
         split: official (MAESTRO's, by its catalogue), by-piece (the paper's 90/5/5; a composer's title is in
             one split), or by-content (90/5/5 by the files' hashes). Empty is official with a catalogue and
             by-content without one.
+        stretch: factors from 0.5 to 2. By each of them all times of each training performance are multiplied,
+            before anything is put on a grid, which makes a further training document that `stretched_name`
+            names. Validation and test stay as played; so do count tables, and totals of the manifest, which says
+            apart what is stretched.
         dataset: maestro or maestro-performance, which decides on the tokenizer.
         processes: how many tokenize; as many as there are CPUs (16 at most) if None; 1 works in this process.
 
     Raises:
         SeqpopeError: the archive cannot be had, there is nothing to tokenize or too little for three splits,
-            or the store cannot be written.
+            a factor is out of range, 1 or there twice, or the store cannot be written.
     """
     folder = Path(folder)
     began = time.monotonic()
     if split not in ("", OFFICIAL, BY_PIECE, BY_CONTENT):
         raise SeqpopeError(f"unknown split {split!r}: expected {OFFICIAL}, {BY_PIECE} or {BY_CONTENT}")
+    factors = _factors(stretch)
     tokenizer = find_dataset(dataset).load_tokenizer()
     with locked(folder, progress):
         archive = Path(source) if source is not None else None
@@ -101,7 +110,8 @@ def prepare(
         split = split or (OFFICIAL if archive is None or _has_catalogue(archive) else BY_CONTENT)
         same = {"preparation": PREPARATION, "sha256": sha256, "split": split}
         manifest = finished(folder, dataset, tokenizer.fingerprint, **same)
-        if not force and manifest is not None:
+        # Stores that say nothing of it are older than the option: nothing in them is stretched.
+        if not force and manifest is not None and manifest.provenance.get("stretch", []) == factors:
             progress(f"{folder} is already prepared (--force prepares it again)")
             return manifest
         if archive is None:
@@ -110,16 +120,17 @@ def prepare(
         work = folder.parent / f".{folder.name}.parts"
         try:
             work.mkdir(parents=True, exist_ok=True)
-            parts = _tokenize(archive, sorted(chosen), dataset, tokenizer, work, sha256, processes)
+            parts = _tokenize(archive, chosen, factors, dataset, tokenizer, work, sha256, processes)
         except OSError as error:
             raise SeqpopeError(
-                f"nothing can be written to {work} ({error.strerror or error}): it needs 100 megabytes of room"
+                f"nothing can be written to {work} ({error.strerror or error}): it needs "
+                f"{100 * (1 + len(factors))} megabytes of room"
             ) from error
-        splits, facts = _collect(parts, chosen, skipped, tokenizer)
+        splits, played, facts = _collect(parts, chosen, skipped, tokenizer)
         empty = [name for name in SPLITS if not len(splits[name])]
         if empty:
             raise SeqpopeError(
-                f"{archive}: {sum(map(len, splits.values()))} performances were read and {len(skipped)} files "
+                f"{archive}: {sum(map(len, played.values()))} performances were read and {len(skipped)} files "
                 f"left out{_first(skipped)}, which leaves nothing for {' and '.join(empty)}: three "
                 "performances are the least, give a source with more"
             )
@@ -130,6 +141,7 @@ def prepare(
             "official file": sha256 == SHA256,
             "licence": "MAESTRO is CC BY-NC-SA 4.0 (Hawthorne et al. 2019)",
             "split": split,
+            "stretch": factors,
             "preparation": PREPARATION,
             **facts,
             "skipped": skipped,
@@ -147,17 +159,42 @@ def prepare(
             strata=list(tokenizer.kinds),
             shift_range=tokenizer.shift_range,
             baselines={
-                name: count_baseline(splits, tokenizer.vocabulary_size, tokenizer.padding_id, **context)
+                name: count_baseline(played, tokenizer.vocabulary_size, tokenizer.padding_id, **context)
                 for name, context in BASELINES.items()
             },
             provenance=provenance,
         )
         write(folder, manifest, splits, progress)
+        if factors:
+            copies = len(splits["train"]) - len(played["train"])
+            progress(
+                f"  {copies} of train's pieces are stretched copies, by {', '.join(map(str, factors))}; baselines "
+                "count the others"
+            )
         shutil.rmtree(work, ignore_errors=True)
         for reason, count in Counter(skipped.values()).most_common(5):
             progress(f"  left out {count}: {reason}")
         progress(f"{folder}: prepared in {time.monotonic() - began:.1f} s")
         return manifest
+
+
+def _factors(stretch: Sequence[float]) -> list[float]:
+    """Factors of time, rising; refused are those out of range, 1 and one that is there twice."""
+    factors = sorted(map(float, stretch))
+    wrong = [factor for factor in factors if not FASTEST <= factor <= SLOWEST]  # not a number is neither
+    if wrong:
+        raise SeqpopeError(
+            f"performances cannot be stretched by {', '.join(map(str, wrong))}: expected factors of time from "
+            f"{FASTEST:g} to {SLOWEST:g}, such as 0.95 and 1.05"
+        )
+    if 1 in factors:
+        raise SeqpopeError(
+            "stretched by 1 a performance is as it was played, and that is there anyway: leave 1 out"
+        )
+    twice = sorted({factor for factor in factors if factors.count(factor) > 1})
+    if twice:
+        raise SeqpopeError(f"stretching by {', '.join(map(str, twice))} is asked for twice: give each factor once")
+    return factors
 
 
 def _first(skipped: dict[str, str]) -> str:
@@ -223,21 +260,30 @@ def _choose(source: Path, split: str) -> tuple[dict[str, str], dict[str, str]]:
 
 def _tokenize(
     source: Path,
-    files: list[str],
+    chosen: dict[str, str],
+    factors: list[float],
     dataset: str,
     tokenizer: Any,
     work: Path,
     sha256: str,
     processes: int | None,
 ) -> Iterator[dict[str, Any]]:
-    """Tokenize files in processes; results that an earlier start left in `work` are taken as they are."""
+    """Tokenize files in processes; results that an earlier start left in `work` are taken as they are.
+
+    First come all files as played, then by each factor those of the training split. They are read anew for each
+    (3 ms a file), so that what an interrupted start leaves serves with other factors too.
+    """
     jobs = []
-    for first in range(0, len(files), FILES_AT_ONCE):
-        part = files[first : first + FILES_AT_ONCE]
-        key = json.dumps([tokenizer.fingerprint, PREPARATION, sha256, part])
-        jobs.append(_Job(source, part, dataset, work / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"))
+    for factor in [1.0, *factors]:
+        files = sorted(file for file, split in chosen.items() if factor == 1 or split == "train")
+        for first in range(0, len(files), FILES_AT_ONCE):
+            part = files[first : first + FILES_AT_ONCE]
+            key = json.dumps([tokenizer.fingerprint, PREPARATION, sha256, factor, part])
+            result = work / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+            jobs.append(_Job(source, part, factor, dataset, result))
     waiting = [job for job in jobs if not job.result.is_file()]
-    done = len(files) - sum(len(job.files) for job in waiting)
+    total = sum(len(job.files) for job in jobs)
+    done = total - sum(len(job.files) for job in waiting)
     shown = Progress("tokenizing", "files", already=done)
     count = min(os.cpu_count() or 1, 16) if processes is None else processes
     if count > 1 and len(waiting) > 1:
@@ -248,7 +294,7 @@ def _tokenize(
                 for future in as_completed(futures):
                     future.result()
                     done += len(futures[future].files)
-                    shown(done, len(files))
+                    shown(done, total)
             except BrokenProcessPool as error:
                 lost = next(job for job in waiting if not job.result.is_file())
                 raise SeqpopeError(
@@ -262,13 +308,13 @@ def _tokenize(
         for job in waiting:
             _tokenize_files(job)
             done += len(job.files)
-            shown(done, len(files))
+            shown(done, total)
     return map(_load, jobs)
 
 
 def _load(job: _Job) -> dict[str, Any]:
     with np.load(job.result, allow_pickle=False) as saved:
-        return {"files": job.files, **{key: saved[key] for key in saved.files}}
+        return {"files": job.files, "factor": job.factor, **{key: saved[key] for key in saved.files}}
 
 
 def _tokenize_files(job: _Job) -> None:
@@ -278,7 +324,7 @@ def _tokenize_files(job: _Job) -> None:
     with open_source(job.source) as (_, read):
         for name in job.files:
             try:
-                performance = parse_midi(read(name), PurePosixPath(name).name)
+                performance = parse_midi(read(name), PurePosixPath(name).name).stretched(job.factor)
                 ids, reason = tokenizer.encode(performance), ""
                 size, length = len(performance), performance.seconds
             except (CodecError, CorpusError, TokenError) as error:
@@ -301,8 +347,11 @@ def _tokenize_files(job: _Job) -> None:
 
 def _collect(
     parts: Iterator[dict[str, Any]], chosen: dict[str, str], skipped: dict[str, str], tokenizer: Any
-) -> tuple[dict[str, Split], dict[str, Any]]:
-    """Splits of what was tokenized, and what the manifest says of it; reasons go to `skipped`."""
+) -> tuple[dict[str, Split], dict[str, Split], dict[str, Any]]:
+    """Splits of what was tokenized, the same without stretched copies, and what the manifest says of them.
+
+    Reasons go to `skipped`: once a file, however many factors there are.
+    """
     flag_of = np.full(tokenizer.vocabulary_size, SCORED, np.uint8)
     for bit, spans in enumerate(tokenizer.kinds.values()):
         for first, last in spans:
@@ -310,26 +359,57 @@ def _collect(
     documents: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
     names: dict[str, list[str]] = {name: [] for name in SPLITS}
     units: dict[str, dict[str, list[float]]] = {name: {"note": [], "second": []} for name in SPLITS}
+    copies: dict[str, dict[str, float]] = {}  # of the training split, which they end
     for part in parts:
         ends = np.cumsum(part["lengths"])
+        stretched = part["factor"] != 1
         for index, file in enumerate(part["files"]):
+            title = stretched_name(file, part["factor"]) if stretched else file
             reason = str(part["reasons"][index])
             if reason:
-                skipped[file] = reason
+                if file not in skipped:
+                    skipped[title] = reason
                 continue
             name = chosen[file]
-            documents[name].append(part["ids"][ends[index] - part["lengths"][index] : ends[index]])
-            names[name].append(file)
-            units[name]["note"].append(float(part["notes"][index]))
-            units[name]["second"].append(float(part["seconds"][index]))
+            ids = part["ids"][ends[index] - part["lengths"][index] : ends[index]]
+            counted = {"note": float(part["notes"][index]), "second": float(part["seconds"][index])}
+            documents[name].append(ids)
+            names[name].append(title)
+            for unit, count in counted.items():
+                units[name][unit].append(count)
+            if stretched:
+                sums = copies.setdefault(
+                    str(part["factor"]), {"documents": 0, "tokens": 0, "note": 0.0, "second": 0.0}
+                )
+                for key, count in {"documents": 1, "tokens": len(ids), **counted}.items():
+                    sums[key] += count
     splits = {
         name: pack(documents[name], [flag_of[ids] for ids in documents[name]], names[name], np.uint16, units[name])
         for name in SPLITS
     }
-    totals = {name: {unit: round(sum(counts), 3) for unit, counts in units[name].items()} for name in SPLITS}
-    tokens = sum(len(split.tokens) for split in splits.values())
+    played = dict(splits)
+    if copies:
+        train = splits["train"]
+        played["train"] = _beginning(train, len(train) - int(sum(sums["documents"] for sums in copies.values())))
+    totals = {
+        name: {unit: round(float(counts.sum()), 3) for unit, counts in split.units.items()}
+        for name, split in played.items()
+    }
+    tokens = sum(len(split.tokens) for split in played.values())
     notes = sum(total["note"] for total in totals.values())
-    return splits, {"totals": totals, "tokens per note": tokens / notes if notes else None}
+    facts: dict[str, Any] = {"totals": totals, "tokens per note": tokens / notes if notes else None}
+    if copies:
+        for sums in copies.values():
+            sums["second"] = round(sums["second"], 3)
+        facts["stretched copies, not in the totals"] = copies
+    return splits, played, facts
+
+
+def _beginning(split: Split, count: int) -> Split:
+    """The first `count` documents of a split."""
+    end = int(split.starts[count])
+    units = {unit: counts[:count] for unit, counts in split.units.items()}
+    return Split(split.tokens[:end], split.starts[: count + 1], split.flags[:end], split.names[:count], units)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ def prepare(
     data_folder: Path = Path("data"),
     force: bool = False,
     split: str = "",
+    stretch: str = "",
 ) -> None:
     """Turn a data set into tokens that can be trained on.
 
@@ -40,6 +41,8 @@ def prepare(
         force: Prepare again even if it is there.
         split: For maestro: official; by-piece (the paper's 90/5/5, a title in one split); by-content (90/5/5 by
             hash of the file). Empty is official where there is a catalogue.
+        stretch: For maestro: factors, such as 0.95,0.975,1.025,1.05; the training split then holds each of its
+            performances also with all times multiplied by each. Validation and test stay as played.
     """
     from importlib import import_module
 
@@ -47,7 +50,14 @@ def prepare(
     if split and split not in entry.splits:
         known = f"one of {', '.join(entry.splits)}" if entry.splits else "none to be named, it has only one"
         raise SeqpopeError(f"{dataset} has no split {split!r}: expected {known}")
-    options = {"split": split} if split else {}
+    options: dict[str, Any] = {"split": split} if split else {}
+    if stretch:
+        if not entry.stretches:
+            able = ", ".join(other.name for other in DATASETS.values() if other.stretches)
+            raise SeqpopeError(
+                f"{dataset} is not in seconds, so that nothing can be stretched: --stretch is for {able}"
+            )
+        options["stretch"] = _factors(stretch)
     import_module(entry.preparation).prepare(data_folder / dataset, source=source, force=force, **options)
 
 
@@ -172,6 +182,16 @@ def _numbers(text: str, option: str) -> list[int]:
         return [int(word) for word in _words(text)]
     except ValueError:
         raise SeqpopeError(f"{option} takes whole numbers such as 2048,4096, it is {text!r}") from None
+
+
+def _factors(text: str) -> list[float]:
+    """Numbers with commas between them, one at least."""
+    try:
+        if factors := [float(word) for word in _words(text)]:
+            return factors
+    except ValueError:
+        pass
+    raise SeqpopeError(f"--stretch takes numbers such as 0.95,1.05, it is {text!r}")
 
 
 def _runs_in(folder: Path) -> list[Path]:

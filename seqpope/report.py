@@ -183,7 +183,7 @@ def _legend(first: dict[str, Any], encodings: dict[str, Any]) -> str:
     paper = first["paper_protocol"]
     parts.append(f"{_truncated_name(first).capitalize()}: {paper['definition']}, {paper['tokens']} tokens.")
     if any(value is not None for value in first["baselines"].values()):
-        parts.append("Baselines are count tables of the training split.")
+        parts.append("Baselines are count tables of the training split, without augmented copies.")
     return " ".join(parts)
 
 

@@ -67,7 +67,7 @@ assert not heavy, heavy
     @pytest.mark.parametrize(
         ("verb", "words"),
         [
-            ("prepare", ["dataset", "--source", "--data_folder", "--force", "checksum pinned"]),
+            ("prepare", ["dataset", "--source", "--data_folder", "--force", "--stretch", "checksum pinned"]),
             ("train", ["--config", "--resume", "--model.delta_init", "--optimizer.average_decay", "--seeds"]),
             ("evaluate", ["runs", "--split", "{validation,test,train}", "--stride"]),
             ("compare", ["runs", "--out"]),

@@ -46,8 +46,9 @@ class Manifest:
     `strata` names flag bits 1, 2, ... `shift_range` is the inclusive range of ids that a transposition
     moves by one a semitone, None where the data cannot be transposed. `alignment` is the number of tokens
     a window may start at multiples of, counted from its document's start. `baselines` maps a baseline's
-    name to nats/token for each split, counted on the training split alone. `splits` (document and token
-    counts, names and units of documents) and `content` (SHA-256 over all arrays) are filled by `write_store`.
+    name to nats/token for each split, counted on the training split alone, augmented copies left out. `splits`
+    (document and token counts, names and units of documents) and `content` (SHA-256 over all arrays) are filled
+    by `write_store`.
     """
 
     domain: str

@@ -19,7 +19,8 @@ class Dataset:
     `preparation` is the module in data_prep whose `prepare(folder, source, force)` writes the token store;
     `tokenizer` is "module:Class"; `embedded` data comes with a dependency and needs no network; `preset`
     is the configuration that `seqpope train --dataset NAME` starts from; `samples` is the kind (KINDS) of what a
-    model of it draws; `splits` are those that `prepare` takes, the usual one first, where there are several.
+    model of it draws; `splits` are those that `prepare` takes, the usual one first, where there are several;
+    `stretches` says that `prepare` takes factors by which training performances are stretched in time.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Dataset:
     preset: str
     samples: str
     splits: tuple[str, ...] = ()
+    stretches: bool = False
 
     def load_tokenizer(self) -> Any:
         """Build the data set's tokenizer (imports its module)."""
@@ -75,6 +77,7 @@ DATASETS = {
             preset="maestro-20min",
             samples="piano",
             splits=("official", "by-piece", "by-content"),
+            stretches=True,
         ),
         Dataset(
             name="maestro-performance",
@@ -86,6 +89,7 @@ DATASETS = {
             preset="maestro-20min",
             samples="piano",
             splits=("official", "by-piece", "by-content"),
+            stretches=True,
         ),
         Dataset(
             name="genome",

@@ -100,6 +100,18 @@ class TestPerformance:
         assert Performance([0, 1], [9, 2], [60, 61], [1, 1]).seconds == 9
         assert Performance([], [], [], []).seconds == 0
 
+    def test_stretched(self):
+        played = Performance([0, 1, 1], [2, 0.5, 3], [60, 60, 64], [1, 2, 3], [[0.25, 4]], "x", 5)
+        slow = played.stretched(1.5)
+        assert (slow.onset.tolist(), slow.duration.tolist()) == ([0, 1.5, 1.5], [3, 0.75, 4.5])
+        assert slow.pedal.tolist() == [[0.375, 6]]
+        assert (slow.pitch.tolist(), slow.velocity.tolist()) == ([60, 60, 64], [1, 2, 3])
+        assert (slow.name, slow.skipped, slow.seconds) == ("x", 5, 6)
+        assert played.onset.tolist() == [0, 1, 1]
+        for factor in (0, -1, float("nan"), float("inf")):
+            with pytest.raises(CodecError, match="'x' cannot be stretched by"):
+                played.stretched(factor)
+
     @pytest.mark.parametrize(
         ("pedal", "sounds"),
         [

@@ -2,28 +2,31 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import zipfile
 
 import numpy as np
 import pytest
-from piano_pieces import midi_bytes, note
+from piano_pieces import midi_bytes, note, wait
 
 import data_prep.maestro
 import data_prep.maestro_performance
 from seqpope.cli import main
 from seqpope.data.shards import SCORED, TokenStore
-from seqpope.domains.music.piano.codec import parse_midi
+from seqpope.domains.music.piano.codec import Performance, parse_midi
 from seqpope.domains.music.piano.corpus import (
     CorpusError,
     Recording,
     divide,
     divide_by_piece,
     find_catalogue,
+    is_stretched,
     midi_files,
     open_source,
     read_catalogue,
+    stretched_name,
 )
-from seqpope.domains.music.piano.tokenizer import RemiTokenizer
+from seqpope.domains.music.piano.tokenizer import PerformanceTokenizer, RemiTokenizer
 from seqpope.errors import SeqpopeError
 
 COLUMNS = ["canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename", "duration"]
@@ -213,6 +216,170 @@ class TestArchive:
         assert "has no split 'random': expected one of official, by-piece, by-content" in capsys.readouterr().err
         assert main(["prepare", "jsb", "--split", "by-piece"]) != 0
         assert "jsb has no split 'by-piece'" in capsys.readouterr().err
+
+
+def slower(content: bytes, factor: float) -> Performance:
+    """What a file holds, with its times multiplied one by one."""
+    played = parse_midi(content)
+    return Performance(
+        [time * factor for time in played.onset],
+        [time * factor for time in played.duration],
+        played.pitch,
+        played.velocity,
+        [[down * factor, up * factor] for down, up in played.pedal],
+    )
+
+
+class TestStretch:
+    def test_training_performances_are_there_stretched_too(self, tmp_path, archive):
+        plain, _ = prepare(tmp_path / "plain", archive)
+        manifest, said = prepare(tmp_path / "maestro", archive, stretch=(1.05, 0.5))
+        store = TokenStore(tmp_path / "maestro")
+        train, name = store.split("train"), "maestro-v3.0.0/2018/a.midi"
+        assert train.names == [name, f"{name} [x0.5]", f"{name} [x1.05]"]
+        for index, factor in enumerate((1.0, 0.5, 1.05)):
+            played = slower(FILES["2018/a.midi"], factor)
+            assert train.document(index).tolist() == RemiTokenizer().encode(played).tolist()
+            assert train.units["second"][index] == played.seconds
+        assert train.units["note"].tolist() == [20, 20, 20]
+        assert len({train.document(index).tobytes() for index in range(3)}) == 3
+        for held_out in ("validation", "test"):
+            assert manifest.splits[held_out] == plain.splits[held_out]
+            same = TokenStore(tmp_path / "plain").split(held_out)
+            assert store.split(held_out).tokens.tolist() == same.tokens.tolist()
+        assert any("2 of train's pieces are stretched copies, by 0.5, 1.05" in line for line in said)
+
+    def test_the_manifest_counts_what_was_played_and_copies_apart(self, tmp_path, archive):
+        plain, _ = prepare(tmp_path / "plain", archive)
+        manifest, _ = prepare(tmp_path / "maestro", archive, stretch=(0.5, 2))
+        assert plain.provenance["stretch"] == []
+        assert manifest.provenance["stretch"] == [0.5, 2.0]
+        copies = manifest.provenance["stretched copies, not in the totals"]
+        tokens = np.diff(TokenStore(tmp_path / "maestro").split("train").starts).tolist()
+        seconds = parse_midi(FILES["2018/a.midi"]).seconds
+        for place, factor in enumerate((0.5, 2.0), 1):
+            assert copies[str(factor)] == {
+                "documents": 1,
+                "tokens": tokens[place],
+                "note": 20,
+                "second": pytest.approx(seconds * factor, abs=1e-3),
+            }
+        for key in ("totals", "tokens per note", "skipped"):  # a damaged file is left out once, not thrice
+            assert manifest.provenance[key] == plain.provenance[key]
+        assert manifest.baselines == plain.baselines
+        assert (
+            json.loads((tmp_path / "maestro" / "manifest.json").read_text())["provenance"] == manifest.provenance
+        )
+
+    def test_the_pedal_is_stretched(self, tmp_path):
+        """A key let go under the pedal sounds until the pedal goes up: at 1.5 s, or twice as late."""
+        (tmp_path / "midi").mkdir()
+        for number in range(20):
+            down, up = wait(0) + b"\xb0\x40\x7f", wait(960) + b"\xb0\x40\x00"
+            content = midi_bytes(note(40 + number, 480) + down + up + note(30, 480, before=480))
+            (tmp_path / "midi" / f"{number:02}.mid").write_bytes(content)
+        manifest = data_prep.maestro_performance.prepare(
+            tmp_path / "p", source=tmp_path / "midi", stretch=(2,), processes=1, progress=lambda line: None
+        )
+        train = TokenStore(tmp_path / "p").split("train")
+        ends = {}
+        for index, name in enumerate(train.names):
+            heard = PerformanceTokenizer().decode(train.document(index))
+            ends.setdefault(is_stretched(name), set()).add(tuple(heard.end.tolist()))
+        assert ends == {False: {(1.5, 2.5)}, True: {(3.0, 5.0)}}
+        assert manifest.splits["train"]["documents"] == 36
+
+    def test_a_store_is_made_again_for_other_factors_only(self, tmp_path, archive):
+        def prepared(**options):
+            manifest, said = prepare(tmp_path / "maestro", archive, **options)
+            return manifest, "is already prepared" not in "".join(said)
+
+        plain, _ = prepared()
+        first, made = prepared(stretch=(0.9, 1.1))
+        assert made
+        assert prepared(stretch=[1.1, 0.9]) == (first, False)
+        other, made = prepared(stretch=(0.9,))
+        assert made
+        assert len({plain.content, first.content, other.content}) == 3
+        again, made = prepared()
+        assert (again, made) == (plain, True)
+        # Stores from before there were stretched ones say nothing of it.
+        file = tmp_path / "maestro" / "manifest.json"
+        old = json.loads(file.read_text())
+        del old["provenance"]["stretch"]
+        file.write_text(json.dumps(old))
+        assert prepared()[1] is False
+        assert prepared(stretch=(0.9, 1.1)) == (first, True)
+
+    def test_interrupted_work_resumes_with_the_same_or_other_factors(self, tmp_path, folder, monkeypatch):
+        monkeypatch.setattr(data_prep.maestro, "FILES_AT_ONCE", 5)
+        whole = {factor: prepare(tmp_path / f"x{factor}", folder, stretch=(factor,))[0] for factor in (0.9, 1.1)}
+        real = data_prep.maestro._tokenize_files
+
+        for factor, further in ((0.9, [0.9, 0.9]), (1.1, [1.1] * 4)):
+            done: list[float] = []
+
+            def interrupt(job, done=done):
+                if len(done) == 6:
+                    raise KeyboardInterrupt
+                done.append(job.factor)
+                real(job)
+
+            monkeypatch.setattr(data_prep.maestro, "_tokenize_files", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                prepare(tmp_path / "maestro", folder, stretch=(0.9,), force=True)
+            assert done == [1.0] * 4 + [0.9] * 2
+            done.clear()
+            resumed, _ = prepare(tmp_path / "maestro", folder, stretch=(factor,), force=True)
+            assert done == further
+            assert resumed.content == whole[factor].content
+            assert resumed.provenance == whole[factor].provenance
+            assert not (tmp_path / ".maestro.parts").exists()
+
+    def test_processes_make_the_same_store(self, tmp_path, archive, monkeypatch):
+        alone, _ = prepare(tmp_path / "a", archive, stretch=(0.95,))
+        monkeypatch.setattr(data_prep.maestro, "FILES_AT_ONCE", 2)
+        together, _ = prepare(tmp_path / "b", archive, stretch=(0.95,), processes=2)
+        assert together == alone
+
+    @pytest.mark.parametrize(
+        ("factors", "message"),
+        [
+            ((0.95, 0.4), r"stretched by 0\.4: expected factors of time from 0\.5 to 2"),
+            ((2.1,), "stretched by 2.1"),
+            ((0,), "stretched by 0.0"),
+            ((-1,), "stretched by -1.0"),
+            ((float("nan"), 0.95), "stretched by nan"),
+            ((float("inf"),), "stretched by inf"),
+            ((0.95, 1), "that is there anyway: leave 1 out"),
+            ((0.95, 1.05, 0.950), "by 0.95 is asked for twice"),
+        ],
+    )
+    def test_factors_that_are_refused(self, tmp_path, archive, factors, message):
+        with pytest.raises(SeqpopeError, match=message):
+            prepare(tmp_path / "maestro", archive, stretch=factors)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["maestro.zip"]
+
+    def test_from_the_command_line(self, tmp_path, archive, capsys, monkeypatch):
+        monkeypatch.setattr("os.cpu_count", lambda: 1)
+        for dataset in ("maestro", "maestro-performance"):
+            words = ["prepare", dataset, "--source", str(archive), "--data-folder", str(tmp_path / "d")]
+            assert main([*words, "--stretch", "0.95, 1.05"]) == 0
+            assert TokenStore(tmp_path / "d" / dataset).manifest.provenance["stretch"] == [0.95, 1.05]
+        for given, message in [
+            ("fast", "--stretch takes numbers such as 0.95,1.05, it is 'fast'"),
+            (",", "--stretch takes numbers such as 0.95,1.05, it is ','"),
+            ("0.95,3", "cannot be stretched by 3.0"),
+        ]:
+            assert main([*words, "--stretch", given]) == 1
+            assert message in capsys.readouterr().err
+        assert main(["prepare", "jsb", "--stretch", "0.95"]) == 1
+        assert "--stretch is for maestro, maestro-performance" in capsys.readouterr().err
+
+    def test_names(self):
+        names = [stretched_name("2018/a [x2].mid", factor) for factor in (0.95, np.float64(0.9500000000000001), 2)]
+        assert names == [f"2018/a [x2].mid [x{factor}]" for factor in ("0.95", "0.9500000000000001", "2.0")]
+        assert [is_stretched(name) for name in (*names, "2018/a [x2].mid", "b.midi")] == [True] * 3 + [False] * 2
 
 
 class TestFolder:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from piano_pieces import random_performance
 
 from seqpope.domains.music.piano.codec import Performance
+from seqpope.domains.music.piano.corpus import stretched_name
 from seqpope.domains.music.piano.metrics import (
     COPY_NOTES,
     between,
@@ -177,6 +180,18 @@ class TestExamine:
         assert "**thief copies piece 3**" in text
         assert "piece 20** copies" not in text
         assert "Of the 2 reference excerpts 0 share as many" in text
+
+    def test_stretched_copies_of_the_training_split_are_counted_apart(self):
+        training = [replace(played(0, 100), name="a.mid"), replace(played(1, 100), name="b.mid")]
+        slow = replace(training[0].stretched(1.5), name=stretched_name("a.mid", 1.5))
+        sample = replace(between(slow, 3.0), name="thief")
+        result = examine([sample], [20.0], [*training, slow], rate=768)
+        assert (result["training_pieces"], result["training_stretched"]) == (2, 1)
+        assert "**thief copies a.mid [x1.5]**" in render(result)
+        text = render(examine([played(20)], [18.0], [*training, slow], rate=768))
+        assert "with the 2 training performances and stretched copies of them (1), in whatever key" in text
+        text = render(examine([played(20)], [18.0], training, rate=768))
+        assert "with the 2 training performances, in whatever key" in text
 
     def test_alone(self):
         text = render(examine([random_performance(0)], [60.0]))

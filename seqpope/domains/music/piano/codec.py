@@ -7,7 +7,7 @@ sees real time at 120 quarters a minute (on tempo bins without 120 decoded music
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,16 @@ class Performance:
     def seconds(self) -> float:
         """Length in seconds, from 0 to the last release of a key."""
         return float(self.end.max(initial=0.0))
+
+    def stretched(self, factor: float) -> Performance:
+        """The same notes and pedal with all times, lengths too, multiplied by `factor`: above 1 is slower.
+
+        Raises:
+            CodecError: `factor` is no finite number above 0.
+        """
+        if not 0 < factor < np.inf:
+            raise CodecError(f"performance {self.name!r} cannot be stretched by {factor}: expected more than 0")
+        return replace(self, onset=self.onset * factor, duration=self.duration * factor, pedal=self.pedal * factor)
 
     def sounding(self) -> Performance:
         """The same notes as long as they sound, without a pedal.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +20,7 @@ from seqpope.errors import SeqpopeError
 MIDI_SUFFIXES = (".mid", ".midi")
 CATALOGUE_COLUMNS = ("canonical_composer", "canonical_title", "split", "midi_filename")
 SHARES = {"train": 0.90, "validation": 0.05, "test": 0.05}  # the paper's
+STRETCHED = re.compile(r" \[x[^\]]+\]$")  # no file of MIDI_SUFFIXES ends like that
 
 
 class CorpusError(SeqpopeError):
@@ -81,6 +83,16 @@ def midi_files(names: Iterable[str]) -> list[str]:
         if PurePosixPath(name).suffix.lower() in MIDI_SUFFIXES
         and not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
     ]
+
+
+def stretched_name(name: str, factor: float) -> str:
+    """What a file's performance is called when its times are multiplied by `factor`."""
+    return f"{name} [x{float(factor)!r}]"
+
+
+def is_stretched(name: str) -> bool:
+    """Whether a document is called as `stretched_name` calls them, and not as a MIDI file."""
+    return STRETCHED.search(name) is not None
 
 
 @dataclass(frozen=True)

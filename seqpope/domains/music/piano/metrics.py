@@ -18,6 +18,7 @@ import numpy as np
 
 from seqpope.domains.music.chorales.metrics import SCALE, divergence, turned_to_scale
 from seqpope.domains.music.piano.codec import Performance
+from seqpope.domains.music.piano.corpus import is_stretched
 from seqpope.errors import SeqpopeError
 
 WIDEST = 24  # intervals beyond two octaves are counted as these
@@ -253,14 +254,16 @@ def examine(
 
     Args:
         seconds: how long the music of each sample lasts; a reference lasts until its last note ends.
-        training: performances in which copies are looked for, on a grid of `rate` steps a second.
+        training: performances in which copies are looked for, on a grid of `rate` steps a second; those whose
+            names say that they are stretched are counted apart.
 
     Returns:
         "samples" and "reference" (None without), each with "pieces", a list of: name; seconds; notes; range
         (lowest and highest pitch); values, those of `measure`, distance_(histogram), which is the Jensen-Shannon
         divergence in bits from the sum of the reference's (of a reference from the others'), and copied_notes
         and copied_notes_exact; copied and copied_exact (a `Copy` as a dict, or None). "mean", "sd", "range" and
-        "histograms" are over all pieces.
+        "histograms" are over all pieces. "training_pieces" and "training_stretched" count performances as played
+        and their stretched copies.
 
     Raises:
         SeqpopeError: there is no sample, or one has no notes.
@@ -292,10 +295,12 @@ def examine(
                     piece[key] = asdict(copy) | {"piece_name": training[copy.piece].name}
                 piece["values"][key.replace("copied", "copied_notes")] = copy.notes if copy else 0
     sums = {kind: np.sum(counts[: len(samples)], axis=0) for kind, counts in kinds.items()}
+    stretched = sum(is_stretched(played.name) for played in training)
     return {
         "samples": _summary(pieces[: len(samples)], sums),
         "reference": _summary(pieces[len(samples) :], pools) if reference else None,
-        "training_pieces": len(training),
+        "training_pieces": len(training) - stretched,
+        "training_stretched": stretched,
         "copy_notes": COPY_NOTES,
     }
 
@@ -379,6 +384,8 @@ def _copies_text(result: dict[str, Any]) -> list[str]:
                 f"{copy['start']} on are that performance's from note {copy['piece_start']} on, {key}."
             )
     count = f"the {result['training_pieces']} training performances"
+    if result["training_stretched"]:
+        count += f" and stretched copies of them ({result['training_stretched']})"
     if not sentences:
         most = max(int(piece["values"]["copied_notes"]) for piece in result["samples"]["pieces"])
         sentences = [
