@@ -14,10 +14,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -42,6 +41,7 @@ from seqpope.domains.music.piano.corpus import (
 from seqpope.domains.music.piano.tokenizer import TokenError
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_bytes
+from seqpope.processes import worker_pool
 from seqpope.progress import Progress
 
 URL = "https://storage.googleapis.com/magentadata/datasets/maestro/v3.0.0/maestro-v3.0.0-midi.zip"
@@ -136,10 +136,8 @@ def prepare(
             )
         provenance = {
             "source": URL if source is None else archive.name,
-            "official url": URL,
             "sha256": sha256,
-            "official file": sha256 == SHA256,
-            "licence": "MAESTRO is CC BY-NC-SA 4.0 (Hawthorne et al. 2019)",
+            **_origin(archive, sha256),
             "split": split,
             "stretch": factors,
             "preparation": PREPARATION,
@@ -195,6 +193,17 @@ def _factors(stretch: Sequence[float]) -> list[float]:
     if twice:
         raise SeqpopeError(f"stretching by {', '.join(map(str, twice))} is asked for twice: give each factor once")
     return factors
+
+
+def _origin(source: Path, sha256: str) -> dict[str, Any]:
+    """What is known of where the performances come from; other people's folders have their own licences."""
+    if not _has_catalogue(source):
+        return {"official file": False}
+    return {
+        "official url": URL,
+        "official file": sha256 == SHA256,
+        "licence": "MAESTRO is CC BY-NC-SA 4.0 (Hawthorne et al. 2019)",
+    }
 
 
 def _first(skipped: dict[str, str]) -> str:
@@ -287,8 +296,7 @@ def _tokenize(
     shown = Progress("tokenizing", "files", already=done)
     count = min(os.cpu_count() or 1, 16) if processes is None else processes
     if count > 1 and len(waiting) > 1:
-        # spawn: a forked copy of a process that runs torch's threads may hang
-        with ProcessPoolExecutor(min(count, len(waiting)), mp_context=get_context("spawn")) as pool:
+        with worker_pool(min(count, len(waiting))) as pool:
             futures = {pool.submit(_tokenize_files, job): job for job in waiting}
             try:
                 for future in as_completed(futures):
@@ -301,9 +309,6 @@ def _tokenize(
                     f"a process died, for lack of memory or on one of {lost.files[0]} to {lost.files[-1]}: start "
                     "again (it will go on), and if it dies again remove the file it dies on"
                 ) from error
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
     else:
         for job in waiting:
             _tokenize_files(job)
