@@ -178,7 +178,7 @@ def test_what_cannot_be_counted_is_told():
         count_bases([np.array([1, 7, 3], np.uint8)], 1)
     with pytest.raises(ValueError, match="orders 0 to"):
         count_bases([known], HIGHEST + 1)
-    with pytest.raises(ValueError, match="no validation|expected some"):
+    with pytest.raises(ValueError, match="validation bases: expected some"):
         Markov(count_bases([known], 1), [])
     with pytest.raises(ValueError, match="asked for"):
         Markov(count_bases([known], 1), [known]).nats([known], [2])

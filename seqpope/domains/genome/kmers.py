@@ -61,9 +61,9 @@ def kmer_codes(letters: np.ndarray, k: int) -> np.ndarray:
 
 
 def _type(width: int) -> type[np.unsignedinteger]:
-    return next(
-        size for size in (np.uint8, np.uint16, np.uint32, np.uint64) if 4 * np.dtype(size).itemsize >= width
-    )
+    """The smallest type that holds `width` letters."""
+    sizes = (np.uint8, np.uint16, np.uint32, np.uint64)
+    return next(size for size in sizes if 4 * np.dtype(size).itemsize >= width)
 
 
 def reverse_complements(codes: np.ndarray, k: int) -> np.ndarray:

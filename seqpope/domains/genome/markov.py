@@ -20,7 +20,7 @@ from seqpope.data.baselines import BACKOFF_WEIGHTS
 from seqpope.domains.genome.kmers import BATCH, kmer_batches, kmer_codes, two_bits
 
 HIGHEST = 13  # order; its counts take 1 GB
-CHOOSING = 2_000_000  # validation bases that weights are chosen on
+CHOOSING = 1_000_000  # validation bases that weights are chosen on
 _BLOCK = 4**10  # contexts turned into probabilities at once
 _UINT32 = 2**32 - 1
 
@@ -199,9 +199,9 @@ def _interpolated(counts: np.ndarray, below: np.ndarray, weight: float) -> np.nd
     for start in range(0, len(counts), _BLOCK):
         n = counts[start : start + _BLOCK].astype(np.float64)
         total = n[:, 0] + n[:, 1] + n[:, 2] + n[:, 3] + weight
-        first = start % len(below)
-        prior = (
-            below[first : first + len(n)] if len(below) >= len(n) else np.tile(below, (len(n) // len(below), 1))
-        )
+        if len(below) >= len(n):
+            prior = below[start % len(below) :][: len(n)]
+        else:
+            prior = np.tile(below, (len(n) // len(below), 1))
         p[start : start + _BLOCK] = (n + weight * prior) / total[:, None]
     return p
