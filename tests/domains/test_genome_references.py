@@ -1,92 +1,112 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from genomes import make_store
 
-from data_prep.genome import DOCUMENT, FEWEST, prepare
 from seqpope.checkpoint import BEST, CheckpointInfo, save_checkpoint
-from seqpope.data.shards import TokenStore
 from seqpope.domains.genome import references
 from seqpope.domains.genome.bases import letter_codes, reverse_complement
 from seqpope.domains.genome.markov import Markov, count_bases
 from seqpope.domains.genome.references import measure
-from seqpope.domains.genome.tokenizer import K, SixMerTokenizer
+from seqpope.domains.genome.tokenizer import SixMerTokenizer
 from seqpope.evaluate import evaluate_run
 from seqpope.model.config import ModelConfig
 from seqpope.model.transformer import Transformer
 from seqpope.report import compare
 
-SIZE = 2 * FEWEST * DOCUMENT * K
-SPLIT_AT = 22 * DOCUMENT * K  # of 24 documents the 23rd is left out, the last is the test
+TRAINING, HELD_OUT = 120_000, 60_000
 
 
-def codes_of(text):
-    return letter_codes(text, "NACGT")
+def drawn(bases, seed):
+    return "".join(np.random.default_rng(seed).choice(list("ACGT"), bases, p=[0.35, 0.15, 0.15, 0.35]))
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A store whose test document holds a stretch of the training sequence's other strand, in lower case."""
-    random = np.random.default_rng(0)
-    letters = list("".join(random.choice(list("ACGT"), SIZE, p=[0.35, 0.15, 0.15, 0.35])))
-    start = SIZE - 6000
-    letters[start : start + 900] = reverse_complement("".join(letters[1000:1900])).lower()
-    folder = tmp_path_factory.mktemp("genome") / "data" / "genome"
-    fasta = folder.parent.parent / "a.fa"
-    fasta.write_text(">one\n" + "".join(letters) + "\n")
-    prepare(folder, source=fasta, progress=lambda text: None)
-    return folder, "".join(letters)
+def store(tmp_path_factory):
+    """The test split holds a stretch of the training sequence's other strand, in lower case, and some N."""
+    text = list(drawn(TRAINING + 2 * HELD_OUT, 0))
+    start = TRAINING + HELD_OUT
+    text[start + 20_000 : start + 20_900] = reverse_complement("".join(text[1000:1900])).lower()
+    text[start + 30_000 : start + 30_100] = "N" * 100
+    sequences = {"one": "".join(text), "short": drawn(700, 1), "held": drawn(6_001, 2)}
+    intervals = {
+        "train": [("one", 0, TRAINING), ("short", 0, 700)],
+        "validation": [("one", TRAINING, start)],
+        "test": [("one", start, start + HELD_OUT), ("held", 0, 6_001)],
+    }
+    return make_store(tmp_path_factory.mktemp("genome") / "data" / "genome", sequences, intervals)
+
+
+@pytest.fixture(scope="module")
+def measured(store):
+    return measure(store, "test")
 
 
 def decoded(store, name):
+    """Bases of a split's tokens, a document each."""
     split, tokenizer = store.split(name), SixMerTokenizer()
-    return [codes_of(tokenizer.decode(split.document(d))) for d in range(len(split))]
+    texts = [tokenizer.decode(split.document(d)) for d in range(len(split))]
+    return [letter_codes(text, "NACGT") for text in texts]
 
 
-@pytest.fixture(scope="module")
-def measured(prepared):
-    return measure(TokenStore(prepared[0]), "test")
+def test_markov_models_are_scored_on_the_very_bases_of_the_tokens(store, measured):
+    training = [store.fetch("one", 0, TRAINING), store.fetch("short", 0, 700)]
+    assert 4**10 <= 16 * (TRAINING + 700) < 4**11  # so the highest order is lower than 12
+    model = Markov(count_bases(training, 10), decoded(store, "validation"))
+    assert list(measured.nats) == [f"Markov, order {order}" for order in (2, 6, 10)]
+    by_base = model.nats(decoded(store, "test"), [2, 6, 10])
+    assert by_base.shape[1] == 6 * len(store.split("test").tokens)
+    for name, row in zip(measured.nats, by_base, strict=True):
+        np.testing.assert_allclose(measured.nats[name], row.reshape(-1, 6).sum(1), rtol=1e-5)
 
 
-def test_markov_models_are_scored_on_the_very_bases_of_the_tokens(prepared, measured):
-    store = TokenStore(prepared[0])
-    model = Markov(count_bases(decoded(store, "train"), 9), decoded(store, "validation"))
-    test = decoded(store, "test")
-    assert 4**10 <= 16 * sum(map(len, decoded(store, "train"))) < 4**12  # so the highest order is lower than 12
-    assert list(measured.nats) == ["Markov, order 2", "Markov, order 6", "Markov, order 10"]
-    for name, row in zip(("Markov, order 2", "Markov, order 6"), model.nats(test, [2, 6]), strict=True):
-        np.testing.assert_allclose(measured.nats[name], row.reshape(-1, K).sum(1), rtol=1e-5)
-        assert len(measured.nats[name]) == len(store.split("test").tokens)
-
-
-def test_what_was_copied_is_seen_and_the_rest_is_not(prepared, measured):
-    store = TokenStore(prepared[0])
+def test_what_was_copied_is_seen_and_the_rest_is_not(store, measured):
     soft = (store.split("test").flags & 2).astype(bool)
     seen = measured.strata["seen in training"]
     assert soft.sum() == 150
-    assert (seen == soft).mean() > 0.998  # words of 32 over the borders by chance
-    assert (seen != measured.strata["not seen in training"]).all()
-    assert (measured.strata["unique"] == ~soft).all()
+    assert (seen == soft).all()
+    assert (measured.strata["not seen in training"] == ~seen).all()
     assert (measured.strata["unique, not seen in training"] == ~soft & ~seen).all()
     # The high order has read the copy's words once, on the other strand.
     deep = measured.nats["Markov, order 10"]
     assert deep[seen].mean() < deep[~seen].mean() - 0.1
-    assert "of the split" in " ".join(measured.text)
+    # 900 - 31 of the words in the three known stretches
+    words = 30_000 + 29_900 + 6_001 - 3 * 31
+    assert f"Of the {words:,} 32-mers of the split {100 * 869 / words:.1f}% occur" in " ".join(measured.text)
 
 
-def test_the_training_split_has_none(prepared):
-    assert measure(TokenStore(prepared[0]), "train") is None
+def test_words_are_found_across_documents_borders(tmp_path):
+    """A copy of 40 bases, of which neither document holds 32."""
+    whole = drawn(30_000, 3)
+    text = drawn(12_000 - 20, 4) + whole[:40] + drawn(5_000, 8)
+    intervals = {"train": [("a", 0, 30_000)], "validation": [("b", 0, 3_000)], "test": [("c", 0, len(text))]}
+    made = make_store(tmp_path / "data" / "x", {"a": whole, "b": drawn(3_000, 6), "c": text}, intervals)
+    seen = measure(made, "test").strata["seen in training"]
+    assert len(made.split("test")) == 2
+    assert np.flatnonzero(seen).tolist() == [*range(1997, 2003)]  # six six-mers and four bases at either end
 
 
-def test_it_is_measured_once(prepared, measured, monkeypatch):
+def test_without_soft_masking_there_is_no_stratum_of_the_unique(tmp_path):
+    text = drawn(9_000, 7)
+    intervals = {"train": [("a", 0, 3000)], "validation": [("a", 3000, 6000)], "test": [("a", 6000, 9000)]}
+    made = make_store(tmp_path / "data" / "x", {"a": text}, intervals)
+    assert list(measure(made, "test").strata) == ["seen in training", "not seen in training"]
+
+
+def test_the_training_split_has_none(store):
+    assert measure(store, "train") is None
+
+
+def test_it_is_measured_once(store, measured, monkeypatch):
     calls = []
     real = references._measure
     monkeypatch.setattr(references, "_measure", lambda *a: calls.append(a) or real(*a))
-    store = TokenStore(prepared[0])
     again = measure(store, "test")
     assert not calls
     assert again.text == measured.text
@@ -100,13 +120,13 @@ def test_it_is_measured_once(prepared, measured, monkeypatch):
         kept.write_bytes(damaged)
         measure(store, "test")
     assert len(calls) == 3
-    store.manifest.content = "another"
+    monkeypatch.setattr(store.manifest, "content", "another")
     measure(store, "test")
     assert len(calls) == 4
     kept.write_bytes(whole)
 
 
-def test_a_store_that_cannot_be_written_to_is_measured_all_the_same(prepared, measured, monkeypatch):
+def test_a_store_that_cannot_be_written_to_is_measured_all_the_same(store, measured, monkeypatch):
     def refused(*_):
         raise PermissionError("read-only")
 
@@ -114,11 +134,10 @@ def test_a_store_that_cannot_be_written_to_is_measured_all_the_same(prepared, me
     monkeypatch.setattr(references, "locked", refused)
     monkeypatch.setattr(references, "_read", lambda *_: None)
     monkeypatch.setattr(references, "_measure", lambda *_: measured)
-    assert measure(TokenStore(prepared[0]), "test") is measured
+    assert measure(store, "test") is measured
 
 
-def make_run(folder, data, seed=0):
-    store = TokenStore(data)
+def make_run(folder, store, seed=0):
     manifest = store.manifest
     torch.manual_seed(seed)
     shape = {"width": 8, "layers": 1, "heads": 1}
@@ -137,14 +156,14 @@ def make_run(folder, data, seed=0):
     )
     run = folder / f"pope-seed{seed}"
     save_checkpoint(run / BEST, model, info)
-    config = {"data_folder": str(data.parent), "eval_length": 100, "eval_stride": 50, "seed": seed}
+    config = {"data_folder": str(store.folder.parent), "eval_length": 100, "eval_stride": 50, "seed": seed}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     (run / "versions.json").write_text("{}")
     return run
 
 
-def test_the_report_tells_bits_a_base_strata_and_whether_markov_models_are_beaten(prepared, measured, tmp_path):
-    run = make_run(tmp_path, prepared[0])
+def test_the_report_tells_bits_a_base_strata_and_whether_markov_models_are_beaten(store, measured, tmp_path):
+    run = make_run(tmp_path, store)
     result = evaluate_run(run, device="cpu")
     tokens = result["tokens_scored"]
     assert result["units"]["base"]["count"] == 6 * tokens
@@ -152,7 +171,7 @@ def test_the_report_tells_bits_a_base_strata_and_whether_markov_models_are_beate
     deep = result["references"]["baselines"]["Markov, order 10"]
     values = measured.nats["Markov, order 10"].astype(np.float64)
     assert deep["nats_per_token"] == pytest.approx(values.mean())
-    assert deep["documents"] == pytest.approx([values.sum()])
+    assert deep["documents"] == pytest.approx([values[a:b].sum() for a, b in pairwise(store.split("test").starts)])
     seen = measured.strata["seen in training"]
     assert deep["strata"]["seen in training"]["nats_per_token"] == pytest.approx(values[seen].mean())
     assert result["baselines"]["Markov, order 10"] == deep["nats_per_token"]
@@ -178,7 +197,7 @@ def test_the_report_tells_bits_a_base_strata_and_whether_markov_models_are_beate
     ]
     # An untrained model loses against all of them, and the report says so.
     assert "**pope does not beat Markov, order" in text
-    assert "(95% bootstrap over 1 pieces" in text
+    assert "(95% bootstrap over 7 pieces" in text
     kept = json.loads((tmp_path / "report" / "report.json").read_text())
     assert "references" not in kept["results"][0]
     assert kept["references"][0]["stratum"] == "all"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqpope.domains.genome.kmers import BATCH, kmer_batches, kmer_codes, reverse_complements, two_bits
+from seqpope.domains.genome.kmers import BATCH, kmer_batches, reverse_complements
 
 K = 32
 _SMALLEST, _LARGEST = 16, 32  # bits of a hash
@@ -57,7 +57,7 @@ def find_shared(
         SequenceError: a stretch holds N.
         ValueError: k is not between 1 and 32.
     """
-    held = _Words(_distinct([_canonical(kmer_codes(two_bits(stretch), k), k) for stretch in test]), k)
+    held = _Words(_distinct([_canonical(codes, k) for codes in kmer_batches(test, k)]), k)
     found = np.zeros(len(held.words), bool)
     done = 0
 
@@ -74,9 +74,11 @@ def find_shared(
     both = _Words(held.words[found], k)
     masks, words, shared = [], 0, 0
     for stretch in test:
-        codes = kmer_codes(two_bits(stretch), k)
-        hit = np.zeros(len(codes), bool)
-        hit[both.find(codes)[0]] = True
+        hit = np.zeros(max(0, len(stretch) - k + 1), bool)
+        done = 0
+        for codes in kmer_batches([stretch], k):
+            hit[done + both.find(codes)[0]] = True
+            done += len(codes)
         words += len(hit)
         shared += int(hit.sum())
         # A base is inside a hit if one starts at it or at one of the k - 1 before it.

@@ -16,37 +16,32 @@ from typing import Any
 import numpy as np
 
 from seqpope.data.baselines import References
-from seqpope.data.shards import SCORED, Split, StoreError, TokenStore
-from seqpope.domains.base import find_tokenizer
 from seqpope.domains.genome import leakage
-from seqpope.domains.genome.bases import letter_codes
 from seqpope.domains.genome.markov import Markov, count_bases
-from seqpope.domains.genome.sequences import UNKNOWN, known_stretches
+from seqpope.domains.genome.store import GenomeStore
 from seqpope.files import locked, write_bytes
 
 VERSION = 1  # raised when what is measured changes, so that kept ones are measured again
 ORDERS = (2, 6, 12)
 MASKED, UNIQUE, SEEN, NOT_SEEN = "soft-masked", "unique", "seen in training", "not seen in training"
 UNSEEN_UNIQUE = f"{UNIQUE}, {NOT_SEEN}"
-_NO_BASE = 255
 
 
-def measure(store: TokenStore, name: str, progress: Callable[[int, int], None] | None = None) -> References | None:
+def measure(
+    store: GenomeStore, name: str, progress: Callable[[int, int], None] | None = None
+) -> References | None:
     """Markov baselines and strata of a split; None for the training split, which is all counted and all seen.
 
     Baselines: interpolated Markov models of order 2, 6 and 12 (of lower order than 12 where the training bases are
-    fewer than a sixteenth of its contexts), each document read from its start as the model does. Strata: unique
-    (where soft-masked is one), seen (more than half of a token's bases lie in a 32-mer that the training sequences
-    have on either strand), not seen, and unique and not seen.
+    fewer than a sixteenth of its contexts), each document read from its start as the model does. Strata: seen in
+    training (more than half of a token's bases lie in a 32-mer that the training sequences have on either strand),
+    not seen, and, of a genome with soft-masking, unique and not seen.
 
     It takes minutes and a gigabyte for a human genome; the result is kept in the store's folder, if that can be
     written to, and read from there the next time.
 
     Args:
         progress: called with thousands of training bases read, and what is to be read of them.
-
-    Raises:
-        StoreError: no tokenizer of DNA made the store, or a scored token stands for no base.
     """
     if name == "train":
         return None
@@ -66,98 +61,65 @@ def measure(store: TokenStore, name: str, progress: Callable[[int, int], None] |
     return made
 
 
-def _measure(store: TokenStore, name: str, progress: Callable[[int, int], None] | None) -> References:
-    manifest, split = store.manifest, store.split(name)
-    table = _letters(store)
-    documents = [table[split.document(d)] for d in range(len(split))]  # (T, bases of the longest token)
-    bases = np.concatenate([ids[ids != _NO_BASE] for ids in documents])
-    sizes = np.concatenate([(ids != _NO_BASE).sum(1) for ids in documents])
-    first = np.cumsum(sizes) - sizes
-    if ((split.flags & SCORED).astype(bool) & (sizes == 0)).any():
-        raise StoreError(
-            f"split {name!r} of {store.folder} scores tokens that stand for no base: prepare it again"
-        )
-    of_document = np.repeat(np.arange(len(documents)), [int((ids != _NO_BASE).sum()) for ids in documents])
-    # N and documents' borders cut alike.
-    borders = np.flatnonzero(np.diff(of_document)) + 1
-    stretches = [
-        (a, b)
-        for start, end in zip(np.append(0, borders), np.append(borders, len(bases)), strict=True)
-        for a, b in known_stretches(bases[start:end], start)
-    ]
-    test = [bases[a:b] for a, b in stretches]
-    total = sum(map(len, _training(store, table)))
+def _measure(store: GenomeStore, name: str, progress: Callable[[int, int], None] | None) -> References:
+    total = _size(store.known("train"))
+    passes = 0
 
     def shown(done: int) -> None:
         if progress is not None:
             progress((passes * total + done) // 1000, 2 * total // 1000)
 
-    passes = 0
-    found = leakage.find_shared(test, _training(store, table), progress=shown)
+    known = store.known(name)
+    found = leakage.find_shared([*_bases(store, known)], _bases(store, store.known("train")), progress=shown)
     passes = 1
     top = max(k for k in range(ORDERS[-1] + 1) if k <= 1 or 4**k <= 16 * total)
     orders = sorted({min(k, top) for k in ORDERS})
-    counts = count_bases(_training(store, table), orders[-1], shown)
-    held_out = store.split("validation")
-    validation = [document[a:b] for document in _documents(held_out, table) for a, b in known_stretches(document)]
-    model = Markov(counts, validation)
-    nats = np.zeros((len(orders), len(bases)))
-    inside = np.zeros(len(bases), bool)
-    if test:
-        places = np.concatenate([np.arange(a, b) for a, b in stretches])
-        nats[:, places] = model.nats(test, orders)
-        inside[places] = np.concatenate(found.masks)
-
-    def per_token(values: np.ndarray) -> np.ndarray:
-        sums = np.append(0, np.cumsum(values, dtype=np.float64))
-        return sums[first + sizes] - sums[first]
-
-    seen = 2 * per_token(inside) > sizes
+    counts = count_bases(_bases(store, store.known("train")), orders[-1], shown)
+    model = Markov(counts, [*_bases(store, store.documents("validation"))])
+    documents = store.documents(name)
+    # As the model does, a document is read from its start, without what comes before.
+    nats = model.nats([*_bases(store, documents)], orders)
+    inside = _within(documents, known, found.masks)
+    k = store.reading.k
+    tokens = nats.reshape(len(orders), -1, k).sum(-1, dtype=np.float64).astype(np.float32)
+    seen = 2 * inside.reshape(-1, k).sum(1) > k
     strata = {SEEN: seen, NOT_SEEN: ~seen}
-    if MASKED in manifest.strata:
-        unique = (split.flags & (2 << manifest.strata.index(MASKED))) == 0
-        strata = {UNIQUE: unique, **strata, UNSEEN_UNIQUE: unique & ~seen}
+    flags, told = store.split(name).flags, store.manifest.strata
+    if {MASKED, UNIQUE} <= {*told} and (flags & (2 << told.index(MASKED))).any():
+        strata[UNSEEN_UNIQUE] = (flags & (2 << told.index(UNIQUE))).astype(bool) & ~seen
     return References(
-        {f"Markov, order {k}": per_token(row).astype(np.float32) for k, row in zip(orders, nats, strict=True)},
+        {f"Markov, order {order}": row for order, row in zip(orders, tokens, strict=True)},
         strata,
         [
             f"Markov models count {total:,} training bases on both strands; orders are interpolated with weights "
-            "chosen on validation"
-            + (" (this very split)." if name == "validation" else ".")
-            + f" Of the {found.words:,} {found.k}-mers of the split {100 * found.share:.1f}% occur in the "
-            "training sequences on either strand; a token is seen in training if more than half of its bases lie "
-            "in such a one.",
+            "chosen on validation" + (", this very split." if name == "validation" else "."),
+            f"Of the {found.words:,} {found.k}-mers of the split {100 * found.share:.1f}% occur in the training "
+            "sequences on either strand; a token is seen in training if more than half of its bases lie in such a "
+            "one.",
         ],
     )
 
 
-def _letters(store: TokenStore) -> np.ndarray:
-    """The bases that each token id stands for (V, bases of the longest) uint8 codes, 255 past a token's end."""
-    tokenizer = find_tokenizer("dna", store.manifest.fingerprint)
-    if tokenizer is None:
-        raise StoreError(
-            f"{store.folder} was made by a tokenizer that is not known here "
-            f"({store.manifest.fingerprint[:12]}): prepare it again"
-        )
-    table = np.full((len(tokenizer.strings), max(map(len, tokenizer.strings))), _NO_BASE, np.uint8)
-    for token, text in enumerate(tokenizer.strings):
-        table[token, : len(text)] = letter_codes(text, "NACGT")
-    return table
+def _bases(store: GenomeStore, intervals: np.ndarray) -> Iterator[np.ndarray]:
+    """Bases of intervals (I, 3): number of the contig, start, end."""
+    names = list(store.contigs)
+    for number, start, end in intervals.tolist():
+        yield store.fetch(names[number], start, end)
 
 
-def _documents(split: Split, table: np.ndarray) -> Iterator[np.ndarray]:
-    for number in range(len(split)):
-        bases = table[split.document(number)]
-        yield bases[bases != _NO_BASE]
+def _size(intervals: np.ndarray) -> int:
+    return int((intervals[:, 2] - intervals[:, 1]).sum())
 
 
-def _training(store: TokenStore, table: np.ndarray) -> Iterator[np.ndarray]:
-    """The known stretches of the training split."""
-    for document in _documents(store.split("train"), table):
-        if (document == UNKNOWN).any():
-            yield from (document[a:b] for a, b in known_stretches(document))
-        else:
-            yield document
+def _within(documents: np.ndarray, stretches: np.ndarray, masks: list[np.ndarray]) -> np.ndarray:
+    """Masks of stretches (P, 3) cut to the documents (D, 3) inside them, end to end, (N,) bool."""
+    out = [np.zeros(0, bool)]
+    place = 0
+    for number, start, end in documents.tolist():  # both are in order
+        while not (stretches[place, 0] == number and stretches[place, 1] <= start and end <= stretches[place, 2]):
+            place += 1
+        out.append(masks[place][start - stretches[place, 1] : end - stretches[place, 1]])
+    return np.concatenate(out)
 
 
 def _packed(made: References, content: str) -> bytes:
