@@ -105,8 +105,8 @@ def test_the_training_split_has_none(store):
 
 def test_it_is_measured_once(store, measured, monkeypatch):
     calls = []
-    real = references._measure
-    monkeypatch.setattr(references, "_measure", lambda *a: calls.append(a) or real(*a))
+    real = references.measure_anew
+    monkeypatch.setattr(references, "measure_anew", lambda *a: calls.append(a) or real(*a))
     again = measure(store, "test")
     assert not calls
     assert again.text == measured.text
@@ -133,7 +133,7 @@ def test_a_store_that_cannot_be_written_to_is_measured_all_the_same(store, measu
     monkeypatch.setattr(references, "write_bytes", refused)
     monkeypatch.setattr(references, "locked", refused)
     monkeypatch.setattr(references, "_read", lambda *_: None)
-    monkeypatch.setattr(references, "_measure", lambda *_: measured)
+    monkeypatch.setattr(references, "measure_anew", lambda *_: measured)
     assert measure(store, "test") is measured
 
 

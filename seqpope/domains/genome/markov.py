@@ -124,14 +124,14 @@ class Markov:
         for j in range(self.order + 1):
             table = counts.pop(0)
             seen = codes[place >= j] & (4 ** (j + 1) - 1)
-            found = table.reshape(-1)[seen].astype(np.float64)
-            total = table.sum(1, dtype=np.float64)[seen >> 2] if j < 10 else _rows(table, seen >> 2)
-            prior = below.reshape(-1)[seen & (below.size - 1)].astype(np.float64)
+            # fp32 is three times as fast, and weights are a factor of sqrt(2) apart.
+            found, prior = (x.reshape(-1)[seen & (x.size - 1)].astype(np.float32) for x in (table, below))
+            total = _totals(table, seen >> 2)
 
             def nats(
                 w: float, found: np.ndarray = found, total: np.ndarray = total, prior: np.ndarray = prior
             ) -> float:
-                return float(-np.log((found + w * prior) / (total + w)).sum())
+                return float(-np.log((found + w * prior) / (total + w)).sum(dtype=np.float64))
 
             self.weights.append(min(BACKOFF_WEIGHTS, key=nats))
             below = _interpolated(table, below, self.weights[-1])
@@ -186,10 +186,12 @@ def _gathered(stretches: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
         yield group
 
 
-def _rows(table: np.ndarray, contexts: np.ndarray) -> np.ndarray:
-    """Counts of contexts, (N,) float64."""
+def _totals(table: np.ndarray, contexts: np.ndarray) -> np.ndarray:
+    """How often each context occurs, (N,) float32."""
+    if len(table) <= _BLOCK:
+        return table.sum(1, dtype=np.float64)[contexts].astype(np.float32)
     rows = table[contexts]
-    return rows[:, 0].astype(np.float64) + rows[:, 1] + rows[:, 2] + rows[:, 3]
+    return (rows[:, 0].astype(np.float64) + rows[:, 1] + rows[:, 2] + rows[:, 3]).astype(np.float32)
 
 
 def _interpolated(counts: np.ndarray, below: np.ndarray, weight: float) -> np.ndarray:

@@ -55,13 +55,14 @@ def measure(
             kept = _read(file, store.manifest.content)  # by a process that this one waited for
             if kept is not None:
                 return kept
-        made = _measure(store, name, progress)
+        made = measure_anew(store, name, progress)
         with contextlib.suppress(OSError):
             write_bytes(file, _packed(made, store.manifest.content))
     return made
 
 
-def _measure(store: GenomeStore, name: str, progress: Callable[[int, int], None] | None) -> References:
+def measure_anew(store: GenomeStore, name: str, progress: Callable[[int, int], None] | None = None) -> References:
+    """As `measure`, without looking for what was kept, of any split."""
     total = _size(store.known("train"))
     passes = 0
 
