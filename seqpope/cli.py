@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -141,6 +142,7 @@ def evaluate(
     if yarn or stride_share is not None or precision != "fp32":
         raise SeqpopeError("--yarn, --stride-share and --precision go with --lengths 2048,4096 or the like")
     from seqpope.evaluate import evaluate_run
+    from seqpope.results import IN_BITS
 
     for run in found:
         shown = Progress(f"{run.name}  {split}", "tokens")
@@ -152,10 +154,17 @@ def evaluate(
             for name, value in result["strata"].items()
             if value["tokens"]
         )
+        in_bits = "".join(
+            f" ({value['nats'] / math.log(2):.4f} bits/{unit} over {value['count']:.0f} {IN_BITS[unit]})"
+            for unit, value in result["units"].items()
+            if unit in IN_BITS
+        )
         print(
             f"{run}  {split}  {result['nats_per_token']:.4f} nats/token over {result['tokens_scored']} tokens"
-            f"{changed}"
+            f"{in_bits}{changed}"
         )
+        for name, value in (result["references"] or {"baselines": {}})["baselines"].items():
+            print(f"  {name}: {value['nats_per_token']:.4f} nats/token")
 
 
 def _evaluate_lengths(

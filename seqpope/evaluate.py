@@ -21,19 +21,27 @@ import yaml
 from torch import Tensor
 
 from seqpope.checkpoint import BEST, CheckpointError, CheckpointInfo, check_fingerprint, load_checkpoint
+from seqpope.data.baselines import References
 from seqpope.data.shards import SCORED, Split, TokenStore
 from seqpope.data.windows import plan_windows
+from seqpope.domains.base import find_references
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_text
 from seqpope.model.positions import find_position
 from seqpope.model.transformer import Transformer, with_yarn
 from seqpope.nll import score_split
+from seqpope.progress import Progress
 from seqpope.provenance import choose_device, provenance
-from seqpope.results import READS, RESULT
+from seqpope.results import IN_BITS, READS, RESULT
 
 
 def summarize(
-    nats: np.ndarray, split: Split, strata: list[str], units: dict[str, float], window: int
+    nats: np.ndarray,
+    split: Split,
+    strata: list[str],
+    units: dict[str, float],
+    window: int,
+    references: References | None = None,
 ) -> dict[str, Any]:
     """Sums and means of a split's token NLLs.
 
@@ -42,10 +50,12 @@ def summarize(
         strata: names of flag bits 1, 2, ...
         units: units per token; those of `split.units`, counted for each document, come beside.
         window: tokens of a document that the paper's protocol reads.
+        references: baselines measured on these tokens, and strata beside those of the flags.
 
     Returns:
         nats_per_token, tokens_scored, per unit and per stratum, the paper's protocol (the first token of a
-        document and those past the window not scored), per document, and by position in the document.
+        document and those past the window not scored), per document, and by position in the document; of each
+        reference nats_per_token, per stratum, per document, and the strata of each document.
     """
     scored = (split.flags & SCORED).astype(bool)
     if not scored.any():
@@ -53,11 +63,18 @@ def summarize(
     if np.isnan(nats[scored]).any():
         raise ValueError("a scored token has no NLL: the window plan is wrong")
     place = np.arange(len(nats)) - np.repeat(split.starts[:-1], np.diff(split.starts))
+    chosen_by = {name: scored & (split.flags & (2 << bit)).astype(bool) for bit, name in enumerate(strata)} | {
+        name: scored & mask for name, mask in (references.strata if references else {}).items()
+    }
 
-    def mean(chosen: np.ndarray) -> dict[str, Any]:
+    def mean(chosen: np.ndarray, values: np.ndarray = nats) -> dict[str, Any]:
         count = int(chosen.sum())
-        total = float(nats[chosen].sum(dtype=np.float64))
+        total = float(values[chosen].sum(dtype=np.float64))
         return {"tokens": count, "nats_per_token": total / count if count else None}
+
+    def by_document(chosen: np.ndarray, values: np.ndarray) -> list[float]:
+        sums = np.append(0, np.cumsum(np.where(chosen, values, 0), dtype=np.float64))
+        return [float(x) for x in np.diff(sums[split.starts])]
 
     total = float(nats[scored].sum(dtype=np.float64))
     count = int(scored.sum())
@@ -83,9 +100,7 @@ def summarize(
         "units": {
             name: {"nats": total / number if number else None, "count": number} for name, number in counted.items()
         },
-        "strata": {
-            name: mean(scored & (split.flags & (2 << bit)).astype(bool)) for bit, name in enumerate(strata)
-        },
+        "strata": {name: mean(chosen) for name, chosen in chosen_by.items()},
         "paper_protocol": {
             **mean(scored & (place > 0) & (place < window)),
             "definition": f"first token of each document and tokens past {window} not scored",
@@ -95,6 +110,25 @@ def summarize(
             for low, high in itertools.pairwise(edges)
         ],
         "documents": documents,
+        "references": {
+            "text": references.text,
+            # Of each document in each stratum, for intervals: what the model and what each baseline needed.
+            "tokens": {name: by_document(chosen, np.ones(len(nats))) for name, chosen in chosen_by.items()},
+            "nats": {name: by_document(chosen, nats) for name, chosen in chosen_by.items()},
+            "baselines": {
+                name: {
+                    **mean(scored, values),
+                    "documents": by_document(scored, values),
+                    "strata": {
+                        stratum: {**mean(chosen, values), "documents": by_document(chosen, values)}
+                        for stratum, chosen in chosen_by.items()
+                    },
+                }
+                for name, values in references.nats.items()
+            },
+        }
+        if references
+        else None,
     }
 
 
@@ -162,22 +196,34 @@ def evaluate_run(
         raise SeqpopeError(f"length and stride must be at least 1, they are {length} and {stride}")
     part = store.split(split)
     made = provenance(device)
+    measure = find_references(info.domain)
+    beside = Progress(f"{info.dataset} {split}  baselines", "kb") if progress is not None else None
+    references = measure(store, split, beside) if measure is not None else None
     if split == "test":
         _log_read(run, made, {"length": length, "stride": stride})
     nats = score_split(
         model, part, manifest.padding_id, length=length, stride=stride, device=device, progress=progress
     )
+    summary = summarize(nats, part, manifest.strata, manifest.units, length, references)
+    measured = (summary["references"] or {"baselines": {}})["baselines"]
     result = {
         "run": run.name,
         "position": info.position,
         "domain": info.domain,
         "dataset": info.dataset,
         "split": split,
-        **summarize(nats, part, manifest.strata, manifest.units, length),
-        "baselines": {name: values.get(split) for name, values in manifest.baselines.items()},
+        **summary,
+        "baselines": {name: values.get(split) for name, values in manifest.baselines.items()}
+        | {name: value["nats_per_token"] for name, value in measured.items()},
         "protocol": {
             "window": length,
             "stride": stride,
+            **{
+                f"{what}_in_{plural}": value * manifest.units[unit]
+                for unit, plural in IN_BITS.items()
+                if unit in manifest.units
+                for what, value in (("window", length), ("stride", stride), ("least_context", length - stride))
+            },
             "first_token": "scored, predicted from padding at the input",
             "precision": "fp32",
             "selection": "best validation step",

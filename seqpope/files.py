@@ -1,9 +1,11 @@
-"""Writing files so that no half-written one is ever seen."""
+"""Writing files so that no half-written one is ever seen, and not by two processes at once."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -27,3 +29,27 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """`write_bytes` for text, in UTF-8."""
     write_bytes(path, content.encode())
+
+
+@contextlib.contextmanager
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a lock on a file made for it; `waiting` is called if another process has it and this one must wait.
+
+    Without fcntl (Windows) there is no lock.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is not None:
+                waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import yaml
 from seqpope.figures import draw_extrapolation, draw_loss, draw_position, in_words
 from seqpope.files import write_bytes, write_text
 from seqpope.results import (
+    ALL,
+    IN_BITS,
     LENGTHS,
     READS,
     RECIPE_FREE,
@@ -58,6 +61,7 @@ def markdown(
         _means_table(first, analysis),
         _legend(first, encodings),
         *_baselines_text(first, encodings),
+        *_references_text(first, analysis),
     ]
     if first["dataset"] in PUBLISHED and first["split"] == "test":
         window = first["protocol"]["window"]
@@ -101,10 +105,22 @@ def _protocol_text(results: list[dict[str, Any]]) -> str:
     if len(reads) > 1:
         times = f"{reads[0]} to {reads[-1]} times a run"
     trained = _listed(precision_of(r) for r in results)
+    context = ""
+    for unit, plural in IN_BITS.items():
+        if unit in first["units"]:
+            count, per = first["units"][unit]["count"], first["units"][unit]["count"] / first["tokens_scored"]
+            window, stride, least = (
+                f"{tokens:,} tokens ({tokens * per:,.0f} {plural})"
+                for tokens in (protocol["window"], protocol["stride"], protocol["window"] - protocol["stride"])
+            )
+            context = (
+                f" They are {count:,.0f} {plural}; windows are {window}, the stride {stride}, so that past a "
+                f"piece's first window at least {least} are read before what is scored."
+            )
     return (
         f"Negative log-likelihood of the {first['split']} split: {first['tokens_scored']} tokens of "
         f"{len(first['documents'])} pieces, each scored once, in windows of {protocol['window']} with stride "
-        f"{protocol['stride']}. First token: {protocol.get('first_token', 'not told')}. "
+        f"{protocol['stride']}.{context} First token: {protocol.get('first_token', 'not told')}. "
         f"Padding is never a target. Scored in {protocol['precision']}, trained in {trained}. Weights: "
         f"{protocol.get('selection', 'not told')}; reads of the test split: {times}. {seeds_text}"
     )
@@ -149,25 +165,78 @@ def _truncated_name(first: dict[str, Any]) -> str:
 
 
 def _means_table(first: dict[str, Any], analysis: dict[str, Any]) -> str:
-    units, strata = list(first["units"]), _shown_strata(first)
-    head = ["encoding", "seeds", "nats/token", *[f"nats/{u}" for u in units], *strata, _truncated_name(first)]
+    # Where baselines were measured stratum by stratum, strata have a table of their own.
+    units, strata = list(first["units"]), [] if analysis["references"] else _shown_strata(first)
+    head = ["encoding", "seeds", "nats/token", *map(_unit_head, units), *strata, _truncated_name(first)]
     rows = [
         [
             position,
             str(len(e["seeds"])),
             _spread(e["nats_per_token"]),
-            *[_spread(e["units"][u], 3) for u in units],
+            *[_spread(_in_unit(e["units"][u], u), 3) for u in units],
             *[_spread(e["strata"][s]) for s in strata],
             _spread(e["paper_protocol"]) if e["paper_protocol"] else "",
         ]
         for position, e in analysis["encodings"].items()
     ]
-    units_per_token = [value["count"] / first["tokens_scored"] for value in first["units"].values()]
+    units_per_token = [
+        value["count"] / first["tokens_scored"] * (math.log(2) if unit in IN_BITS else 1)
+        for unit, value in first["units"].items()
+    ]
     for name, value in analysis["baselines"].items():
         if value is not None:
             per_unit = [f"{value / per:.3f}" for per in units_per_token]
             rows.append([name, "", f"{value:.4f}", *per_unit, *[""] * len(strata), ""])
     return _table(head, rows)
+
+
+def _unit_head(unit: str) -> str:
+    return f"{'bits' if unit in IN_BITS else 'nats'}/{unit}"
+
+
+def _in_unit(e: dict[str, Any], unit: str) -> dict[str, Any]:
+    """An estimate in nats per unit as its column has it."""
+    if unit not in IN_BITS:
+        return e
+    return {**e, **{k: e[k] / math.log(2) for k in ("mean", "sd") if e[k] is not None}}
+
+
+def _references_text(first: dict[str, Any], analysis: dict[str, Any]) -> list[str]:
+    """Every stratum beside what was measured on it, in bits where a unit is told in bits, and what follows."""
+    found = analysis["references"]
+    if not found:
+        return []
+    unit = next((u for u in first["units"] if u in IN_BITS), None)
+    per_token = first["units"][unit]["count"] / first["tokens_scored"] if unit else 1.0
+    scale, name = (1 / per_token / math.log(2), f"bits/{unit}") if unit else (1.0, "nats/token")
+    shown = [ALL, *_shown_strata(first)]
+    encodings = list(analysis["encodings"])
+    by = {(r["stratum"], r["encoding"]): r for r in found}
+    rows, claims = [], []
+    for stratum in shown:
+        one = by[stratum, encodings[0]]
+        counts = [f"{one['tokens']:,}", *([f"{one['tokens'] * per_token:,.0f}"] if unit else [])]
+        values = [
+            *(by[stratum, p]["nats_per_token"] for p in encodings),
+            *one["baselines"].values(),
+        ]
+        rows.append([stratum, *counts, *(f"{value * scale:.3f}" for value in values)])
+        for p in encodings:
+            r = by[stratum, p]
+            d = {k: v * scale for k, v in r["difference"].items()}
+            where = "on all tokens" if stratum == ALL else f"where {stratum}"
+            text = (
+                f"{p} {r['verdict']} {r['best']}, the best of them {where}: {d['mean']:+.3f} {name} "
+                f"(95% bootstrap over {r['documents']} pieces {d['low']:+.3f} to {d['high']:+.3f})"
+            )
+            claims.append(f"- {text}." if d["high"] < 0 else f"- **{text}.**")
+    head = ["tokens", *([IN_BITS[unit]] if unit else []), *encodings, *found[0]["baselines"]]
+    return [
+        "## By stratum",
+        f"In {name}, mean over seeds. " + " ".join(first["references"]["text"]),
+        _table(["stratum", *head], rows),
+        "\n".join(claims),
+    ]
 
 
 def _legend(first: dict[str, Any], encodings: dict[str, Any]) -> str:
@@ -178,7 +247,7 @@ def _legend(first: dict[str, Any], encodings: dict[str, Any]) -> str:
     if one:
         parts.append(f"One seed of {' and of '.join(one)}: nothing is known of the spread over seeds.")
     strata = [(s, first["strata"][s]["tokens"]) for s in _shown_strata(first)]
-    if strata:
+    if strata and not first.get("references"):
         parts.append("; ".join(f"{s}: the {tokens} tokens of that kind" for s, tokens in strata) + ".")
     paper = first["paper_protocol"]
     parts.append(f"{_truncated_name(first).capitalize()}: {paper['definition']}, {paper['tokens']} tokens.")
@@ -299,7 +368,8 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
     text = markdown(results, analysis, differing)
     if out is not None:
         # Where a run lay on its machine is nobody's business; its pieces' NLLs stay in its own result.json.
-        kept = [{k: v for k, v in r.items() if k not in ("documents", "by_position", "folder")} for r in results]
+        left_out = ("documents", "by_position", "references", "folder")
+        kept = [{k: v for k, v in r.items() if k not in left_out} for r in results]
         for result in kept:
             result["config"] = {k: v for k, v in result["config"].items() if k not in RECIPE_FREE}
         report = {**analysis, "recipes_differ_in": differing, "results": kept}

@@ -20,6 +20,7 @@ from seqpope.statistics import bootstrap_difference, detectable_effect, estimate
 # In these, twins, seeds of a recipe and the machines they ran on may differ.
 RECIPE_FREE = ("position", "baseline", "seed", "seeds", "name", "out", "data_folder", "device")
 
+IN_BITS = {"base": "bases"}  # units, and their plural, whose NLL is told in bits: the custom of their field
 RESULT = "result.json"
 READS = "test_reads.jsonl"
 FIELDS: dict[str, type | tuple[type, ...]] = {  # what a report needs of a result
@@ -205,7 +206,56 @@ def analyse(
         pair = (difference["a"], difference["b"])
         recipes = [name for name, values in (differing or {}).items() if not _alike([values[p] for p in pair])]
         difference["verdict"] = verdict(difference, recipes)
-    return {"encodings": encodings, "differences": differences, "baselines": first["baselines"]}
+    return {
+        "encodings": encodings,
+        "differences": differences,
+        "baselines": first["baselines"],
+        "references": [r for position, group in groups.items() for r in _against_references(position, group)],
+    }
+
+
+ALL = "all"  # in the place of a stratum
+
+
+def _against_references(position: str, group: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """An encoding's runs against the best of the measured baselines, on all tokens and in each stratum.
+
+    The best is the one that is best on the very tokens compared, which favours it. Differences are in
+    nats/token, of the mean over seeds, with a bootstrap over documents.
+    """
+    references = group[0].get("references")
+    if not references or not references["baselines"]:
+        return []
+    baselines, found = references["baselines"], []
+    for stratum in (ALL, *group[0]["strata"]):
+        if stratum == ALL:
+            tokens = [d["tokens"] for d in group[0]["documents"]]
+            nats = [[d["nats"] for d in r["documents"]] for r in group]
+            measured = baselines
+        else:
+            tokens = references["tokens"][stratum]
+            nats = [r["references"]["nats"][stratum] for r in group]
+            measured = {name: value["strata"][stratum] for name, value in baselines.items()}
+        if not sum(tokens):
+            continue
+        best = min(measured, key=lambda name: measured[name]["nats_per_token"])
+        mean, low, high = bootstrap_difference(
+            np.mean(nats, axis=0), np.array(measured[best]["documents"]), np.array(tokens), resamples=2000
+        )
+        found.append(
+            {
+                "encoding": position,
+                "stratum": stratum,
+                "tokens": int(sum(tokens)),
+                "documents": int(np.count_nonzero(tokens)),
+                "nats_per_token": float(np.sum(np.mean(nats, axis=0)) / sum(tokens)),
+                "baselines": {name: value["nats_per_token"] for name, value in measured.items()},
+                "best": best,
+                "difference": {"mean": mean, "low": low, "high": high},
+                "verdict": "beats" if high < 0 else "does not beat" if low > 0 else "cannot be told apart from",
+            }
+        )
+    return found
 
 
 def group_by_position(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -11,6 +11,7 @@ import yaml
 from stores import PADDING, VOCABULARY, make_split, make_store
 
 from seqpope.checkpoint import BEST, CheckpointError, CheckpointInfo, save_checkpoint
+from seqpope.data.baselines import References
 from seqpope.data.shards import SCORED, Split, pack, write_store
 from seqpope.errors import SeqpopeError
 from seqpope.evaluate import READS, evaluate_run, summarize
@@ -88,6 +89,28 @@ class TestSummarize:
             {"name": "empty", "tokens": 0, "nats": 0.0},
             {"name": "b", "tokens": 2, "nats": 96.0},
         ]
+
+    def test_references_count_the_same_tokens_and_add_strata(self):
+        nats = np.array([2.0, 2.0, 2.0, np.nan, 8.0, 8.0, 1.0])
+        late = np.array([False, False, True, True, True, False, True])
+        references = References({"table": nats}, {"late": late}, ["so it was measured"])
+        result = summarize(self.nats, self.split, ["changed"], {}, 3, references)
+        assert result["strata"]["late"] == {"tokens": 3, "nats_per_token": 84 / 3}
+        assert list(result["strata"]) == ["changed", "late"]
+        found = result["references"]
+        assert found["tokens"] == {"changed": [2, 0, 1], "late": [2, 0, 1]}
+        assert found["nats"] == {"changed": [18, 0, 32], "late": [20, 0, 64]}
+        assert found["text"] == ["so it was measured"]
+        assert found["baselines"]["table"] == {
+            "tokens": 6,
+            "nats_per_token": 23 / 6,
+            "documents": [14, 0, 9],
+            "strata": {
+                "changed": {"tokens": 3, "nats_per_token": 18 / 3, "documents": [10, 0, 8]},
+                "late": {"tokens": 3, "nats_per_token": 11 / 3, "documents": [10, 0, 1]},
+            },
+        }
+        assert self.result()["references"] is None
 
     def test_is_plain_json(self):
         assert json.loads(json.dumps(self.result())) == self.result()

@@ -636,3 +636,61 @@ class TestFiles:
             for colour in (COLOURS["pope"], COLOURS["rope"]):
                 near = np.abs(pixels - np.array(colors.to_rgb(colour))).max(1) < 0.02
                 assert near.sum() > 100, (name, colour)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "said"),
+    [
+        ([-0.3, -0.3, -0.3], "- pope beats deep, the best of them on all tokens: -0.216 bits/base"),
+        ([0.3, 0.3, 0.3], "- **pope does not beat deep, the best of them on all tokens: +0.216 bits/base"),
+        (
+            [-0.5, 0.25, 0.0],
+            "- **pope cannot be told apart from deep, the best of them on all tokens: +0.018 bits",
+        ),
+    ],
+)
+def test_measured_baselines_are_told_by_stratum_in_bits_with_a_verdict(tmp_path, ahead, said):
+    """Twice as many bases as tokens; the deep table is the better one in all, the plain one where late."""
+    deep = np.array([1.0, 1.2, 0.8])
+    late = np.array([10, 0, 20])
+
+    def measured(nats, where_late):
+        total = nats * TOKENS
+        return {
+            "tokens": 200,
+            "nats_per_token": float(total.sum() / 200),
+            "documents": total.tolist(),
+            "strata": {
+                "late": {"tokens": 30, "nats_per_token": where_late, "documents": (where_late * late).tolist()},
+                "empty": {"tokens": 0, "nats_per_token": None, "documents": [0.0, 0.0, 0.0]},
+            },
+        }
+
+    pieces = deep + np.array(ahead)
+    result = make_result("pope", 0, pieces.tolist())
+    result |= {
+        "units": {"base": {"nats": result["nats_per_token"] / 2, "count": 400.0}},
+        "strata": {
+            "late": {"tokens": 30, "nats_per_token": 0.5},
+            "empty": {"tokens": 0, "nats_per_token": None},
+        },
+        "references": {
+            "text": ["Measured thus."],
+            "tokens": {"late": late.tolist(), "empty": [0, 0, 0]},
+            "nats": {"late": (0.5 * late).tolist(), "empty": [0.0, 0.0, 0.0]},
+            "baselines": {"plain": measured(deep + 1, 0.25), "deep": measured(deep, 2.0)},
+        },
+    }
+    write_run(tmp_path / "x" / "pope-seed0", result)
+    text = compare([tmp_path / "x"])["markdown"]
+    assert said in text
+    assert (
+        "- **pope does not beat plain, the best of them where late: +0.180 bits/base (95% bootstrap over 2" in text
+    )
+    assert "Measured thus." in text
+    rows = {row["stratum"]: row for row in table(text, "stratum")}
+    assert list(rows) == ["all", "late"]
+    bits = result["nats_per_token"] / 2 / np.log(2)
+    assert (rows["all"]["tokens"], rows["all"]["bases"], rows["all"]["pope"]) == ("200", "400", f"{bits:.3f}")
+    assert (rows["late"]["bases"], rows["late"]["plain"], rows["late"]["deep"]) == ("60", "0.180", "1.443")
+    assert table(text, "encoding")[0]["bits/base"] == f"{bits:.3f}"

@@ -7,6 +7,7 @@ lags. Its counts are the training split's alone; the one smoothing constant is c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,6 +15,20 @@ from seqpope.data.shards import SCORED, Split
 
 # Weight of the back-off distribution, in tokens seen: a quarter to a thousand in steps of sqrt(2).
 BACKOFF_WEIGHTS = tuple(0.25 * 2 ** (k / 2) for k in range(25))
+
+
+@dataclass(frozen=True)
+class References:
+    """What a domain measures of a split's N tokens, to stand beside a model's NLL on the same tokens.
+
+    nats: of each baseline (N,) float32 nats of every token.
+    strata: of each further stratum (N,) bool.
+    text: how it was measured, in sentences for a report.
+    """
+
+    nats: dict[str, np.ndarray] = field(default_factory=dict)
+    strata: dict[str, np.ndarray] = field(default_factory=dict)
+    text: list[str] = field(default_factory=list)
 
 
 def _contexts(split: Split, period: int, lags: Sequence[int], size: int, padding_id: int) -> np.ndarray:

@@ -5,6 +5,7 @@ Nothing heavy is imported here: the command line reads this table to print its h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -118,6 +119,8 @@ DATASETS = {
     )
 }
 DOMAINS = {"music": "chorales", "genome": "genome"}  # domain -> data set when none is named
+# domain -> what measures baselines and strata of a store's split at its first evaluation, where there is such
+REFERENCES = {"genome": "seqpope.domains.genome.references:measure"}
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,15 @@ def find_kind(dataset: str, domain: str) -> Kind:
         raise SeqpopeError(
             f"nothing can be drawn from a model of {domain!r}: expected one of {', '.join(DOMAINS)}"
         )
+    return found
+
+
+def find_references(domain: str) -> Callable[..., Any] | None:
+    """What measures `References` of (store, split's name, progress) in a domain (imports its module), if any."""
+    if domain not in REFERENCES:
+        return None
+    module, _, name = REFERENCES[domain].partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
     return found
 
 

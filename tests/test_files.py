@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from seqpope.files import locked
+
+
+def test_a_second_waits_for_the_first_and_says_so(tmp_path):
+    pytest.importorskip("fcntl")
+    order, holding, told = [], threading.Event(), threading.Event()
+
+    def first():
+        with locked(tmp_path / "lock"):
+            holding.set()
+            assert told.wait(10)
+            order.append("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert holding.wait(10)
+    with locked(tmp_path / "lock", told.set):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
+    with locked(tmp_path / "lock", lambda: pytest.fail("nobody holds it any more")):
+        pass
+
+
+def test_what_fails_inside_lets_go(tmp_path):
+    with pytest.raises(RuntimeError), locked(tmp_path / "lock"):
+        raise RuntimeError
+    with locked(tmp_path / "lock", lambda: pytest.fail("it is held still")):
+        pass
