@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [
     ["seqpope.__main__"],
     ["seqpope.cli"],
-    ["seqpope.experiment", "seqpope.generate", "seqpope.examine"],
+    ["seqpope.experiment", "seqpope.generate", "seqpope.score", "seqpope.examine"],
     ["seqpope.report", "seqpope.output"],
     ["seqpope.evaluate", "seqpope.figures"],
     ["seqpope.training", "seqpope.sampling"],

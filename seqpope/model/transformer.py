@@ -96,6 +96,7 @@ class Transformer(nn.Module):
         *,
         last_only: bool = False,
         ends: Tensor | None = None,
+        head: bool = True,
     ) -> Tensor:
         """Logits of the token after each of `ids`.
 
@@ -105,9 +106,10 @@ class Transformer(nn.Module):
             last_only: return the logits after the last token alone, (B, 1, V).
             ends: (B,) how many of the ids are each sequence's own, the rest being padding; then the last token is
                 the last of those, and the cache forgets the padding.
+            head: False returns the states that `logits` takes, so that it need not be asked for all of them.
 
         Returns:
-            (B, L, V).
+            (B, L, V), or states (B, L, C).
         """
         x = self.dropout(self.embedding(ids))  # (B, L, C)
         for block in self.blocks:
@@ -119,8 +121,11 @@ class Transformer(nn.Module):
                 cache.cut(before + ends)
         if last_only:
             x = x[:, -1:] if ends is None else x[torch.arange(len(x)), ends - 1][:, None]
-        x = self.norm(x)
-        return F.linear(x, self.embedding.weight)
+        return self.logits(x) if head else x
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits (..., V) of the last block's states (..., C)."""
+        return F.linear(self.norm(states), self.embedding.weight)
 
 
 def with_yarn(model: Transformer, factor: float, original_length: int) -> Transformer:

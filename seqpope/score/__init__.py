@@ -1,0 +1,1 @@
+"""`seqpope score`: likelihoods of DNA; one module a kind of input, likelihood.py: what they share."""
