@@ -1,0 +1,403 @@
+"""Variants' scores: exact on a Markov chain, laws that hold whatever the model, what is not scored and why."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from seqpope.domains.genome.sequences import ArrayGenome, other_strand
+from seqpope.domains.genome.vcf import Record
+from seqpope.score.variants import (
+    WHY,
+    Contigs,
+    Strand,
+    delta,
+    pairs,
+    reach,
+    score_records,
+    why_not_allele,
+)
+
+ORDER = 3
+PHASES = range(6)
+BOTH = (False, True)
+
+
+class Chain:
+    """A Markov chain as a model. A base's nats depend on the ORDER bases before it in its row, fewer at its start.
+
+    With `borders` they depend on its place in its token too, as a six-mer model's do.
+    """
+
+    def __init__(self, k: int = 6, length: int = 16, borders: bool = False, seed: int = 0) -> None:
+        self.k, self.length, self.rows = k, length, 0
+        random = np.random.default_rng(seed)
+        tables = random.gamma(1.0, size=(k if borders else 1, 5**ORDER, 4))
+        self.tables = -np.log(tables / tables.sum(-1, keepdims=True))
+        self.borders = borders
+
+    def read(self, bases: np.ndarray, lead: int = 0) -> np.ndarray:
+        padded = np.concatenate((np.zeros(ORDER, int), bases))
+        past = sum(padded[i : i + len(bases)] * 5**i for i in range(ORDER))
+        place = (np.arange(len(bases)) - lead) % self.k if self.borders else 0
+        return self.tables[place, past, bases.astype(int) - 1]
+
+    def begin(self, rows):
+        self.rows += len(rows)
+        for row in rows:
+            assert row.bases.dtype == np.uint8
+            assert set(row.bases.tolist()) <= {1, 2, 3, 4}
+            assert row.lead == 0
+            assert 0 <= row.context <= len(row.bases) <= self.k * self.length
+        nats = [self.read(row.bases)[row.context :].astype(np.float32) for row in rows]
+        return SimpleNamespace(result=lambda: SimpleNamespace(nats=nats))
+
+
+def codes(text: str) -> np.ndarray:
+    return np.array(["NACGT".index(letter) for letter in text.upper()], np.uint8)
+
+
+def letters(bases: np.ndarray) -> str:
+    return "".join("NACGT"[base & 7] for base in bases)
+
+
+def random_bases(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(1, 5, count).astype(np.uint8)
+
+
+def genome_of(bases: np.ndarray | str) -> ArrayGenome:
+    return ArrayGenome({"c": codes(bases) if isinstance(bases, str) else bases})
+
+
+def record(position: int, ref: str, *alts: str, contig: str = "c") -> Record:
+    """Position from 0."""
+    text = f"{contig}\t{position + 1}\t.\t{ref}\t{','.join(alts) or '.'}\t.\t.\t."
+    return Record(1, contig, position, ".", ref, alts, text)
+
+
+def scores(genome, *records, model=None, phases=PHASES, strands=BOTH):
+    return score_records(records, Contigs(genome), model or Chain(), phases=phases, strands=strands)()
+
+
+def one(genome, variant, **options):
+    return scores(genome, variant, **options)[0][0]
+
+
+def changed(bases: np.ndarray, variant: Record) -> np.ndarray:
+    return np.concatenate(
+        (bases[: variant.position], codes(variant.alts[0]), bases[variant.position + len(variant.ref) :])
+    )
+
+
+def cases(bases: np.ndarray, places=(40, 57)):
+    """One of each kind of variant at some places: SNV, MNV, insertion, deletion, complex, long."""
+    for place in places:
+        here = [letters(bases[place : place + n]) for n in range(14)]
+        other = "ACGT"[bases[place] % 4]
+        yield record(place, here[1], other)
+        yield record(place, here[3], letters(5 - bases[place : place + 3]))
+        yield record(place, here[1], here[1] + "GATTACA")
+        yield record(place, here[9], here[1])
+        yield record(place, here[4], other + "TT")
+        yield record(place, here[2], other + "TTCGCGAA")
+        yield record(place, here[13], here[1])
+
+
+def test_on_a_chain_the_delta_is_the_whole_sequences():
+    bases = random_bases(120)
+    model = Chain()
+    for variant in cases(bases):
+        found = one(genome_of(bases), variant, strands=(False,))
+        expected = model.read(bases).sum() - model.read(changed(bases, variant)).sum()
+        assert found.delta == pytest.approx(expected, abs=1e-5)
+        assert found.sd == pytest.approx(0, abs=1e-5)  # a chain knows no tokens
+        assert found.windows == 6
+        back = one(genome_of(bases), variant, strands=(True,))
+        there = other_strand(bases), other_strand(changed(bases, variant))
+        assert back.delta == pytest.approx(model.read(there[0]).sum() - model.read(there[1]).sum(), abs=1e-5)
+
+
+def test_the_mean_and_spread_are_those_of_the_windows():
+    bases, model = random_bases(200), Chain(borders=True)
+    variant = record(100, letters(bases[100:101]), "ACGT"[bases[100] % 4])
+    parts = [
+        one(genome_of(bases), variant, model=model, phases=(phase,), strands=(strand,)).delta
+        for phase in PHASES
+        for strand in BOTH
+    ]
+    whole = one(genome_of(bases), variant, model=model)
+    assert len({round(part, 4) for part in parts}) == 12
+    assert whole.delta == pytest.approx(np.mean(parts), abs=1e-6)
+    assert whole.sd == pytest.approx(np.std(parts, ddof=1), abs=1e-6)
+    assert whole.windows == 12
+    assert math.isnan(one(genome_of(bases), variant, phases=(0,), strands=(False,)).sd)
+
+
+def test_a_phase_is_the_bases_of_a_token_before_the_variant():
+    bases, model = random_bases(200), Chain(borders=True)
+    start = 100
+    expected = []
+    for phase in PHASES:
+        alt = bases.copy()
+        alt[start] = bases[start] % 4 + 1
+        lead = (start - phase) % 6  # tokens begin at places that leave `phase` bases before the variant
+        expected.append(model.read(bases, lead).sum() - model.read(alt, lead).sum())
+    variant = record(start, letters(bases[100:101]), letters(alt[100:101]))
+    found = [
+        one(genome_of(bases), variant, model=model, phases=(phase,), strands=(False,)).delta for phase in PHASES
+    ]
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_ref_against_itself_is_nothing():
+    bases = random_bases(60)
+    for size in (1, 5):
+        here = letters(bases[20 : 20 + size])
+        found = one(genome_of(bases), record(20, here, here.lower()))
+        assert found[:2] == (0, 0)
+        assert found.why == ""
+
+
+@pytest.mark.parametrize("borders", [False, True])
+def test_exchanging_ref_and_alt_negates(borders):
+    bases, model = random_bases(130, seed=1), Chain(borders=borders)
+    for variant in cases(bases):
+        there = one(genome_of(bases), variant, model=model)
+        back = record(variant.position, variant.alts[0], variant.ref)
+        back = one(genome_of(changed(bases, variant)), back, model=model)
+        assert back.delta == pytest.approx(-there.delta, abs=1e-5)
+        assert back.corrected == pytest.approx(-there.corrected, abs=1e-5)
+        assert back.sd == pytest.approx(there.sd, abs=1e-5)
+
+
+@pytest.mark.parametrize("borders", [False, True])
+def test_the_other_strand_of_genome_and_variant_has_the_same_score(borders):
+    bases, model = random_bases(130, seed=2), Chain(borders=borders)
+    for variant in cases(bases):
+        end = variant.position + len(variant.ref)
+        turned = record(
+            len(bases) - end,
+            letters(other_strand(codes(variant.ref))),
+            letters(other_strand(codes(variant.alts[0]))),
+        )
+        there, back = (
+            one(genome_of(genome), each, model=model)
+            for genome, each in ((bases, variant), (other_strand(bases), turned))
+        )
+        assert back[:4] == pytest.approx(there[:4], abs=1e-9)
+        if borders:  # the law is not met by the strands being alike
+            assert one(genome_of(bases), variant, model=model, strands=(False,)).delta != pytest.approx(
+                there.delta, abs=1e-3
+            )
+
+
+@pytest.mark.parametrize("unit", ["A", "CA", "GAT", "CAGCAT"])
+@pytest.mark.parametrize("borders", [False, True])
+def test_an_indel_in_a_repeat_has_one_score_wherever_it_is_written(unit, borders):
+    sides = letters(random_bases(90, seed=3)) + "T", "C" + letters(random_bases(90, seed=4))
+    text = sides[0] + unit * 7 + sides[1]
+    first, last = len(sides[0]), len(sides[0]) + 7 * len(unit)
+    model = Chain(length=20, borders=borders)
+    size = len(unit)
+    for insertion in (False, True):
+        found = []
+        for place in range(first, last + 1 if insertion else last - size + 1):
+            anchor = text[place - 1]
+            inside = (unit * 2)[(place - first) % size :][:size]
+            ref, alt = (anchor, anchor + inside) if insertion else (anchor + inside, anchor)
+            found.append(one(genome_of(text), record(place - 1, ref, alt), model=model))
+            # The anchor may also be the base after it, or several bases.
+            after = text[place : place + 3] if insertion else text[place + size : place + size + 3]
+            ref, alt = (after, inside + after) if insertion else (inside + after, after)
+            found.append(one(genome_of(text), record(place, ref, alt), model=model))
+        assert len(found) > 2
+        assert len({each[:4] for each in found}) == 1, found
+
+
+def test_normal_forms():
+    strand = Strand(genome_of("TTCACACAG"), "c", False)
+    start, old, new = strand.normal(6, "CAG", "G")  # the last CA of three, written at its right end
+    assert (start, letters(old), letters(new)) == (2, "CA", "")
+    start, old, new = Strand(genome_of("TTCACACAG"), "c", True).normal(1, "TCA", "T")
+    assert (start, letters(old), letters(new)) == (1, "TG", "")  # the strand reads CTGTGTGAA
+    start, old, new = strand.normal(1, "TCAC", "TGAC")
+    assert (start, letters(old), letters(new)) == (2, "C", "G")
+
+
+def test_an_indel_moves_through_more_than_a_chunk_and_stops_at_n_and_the_contigs_start():
+    for text, least in (("A" * 3000 + "C", 0), ("N" + "A" * 1500 + "C", 1), ("G" + "A" * 1024 + "C", 1)):
+        start, old, _ = Strand(genome_of(text), "c", False).normal(len(text) - 3, "AA", "A")
+        assert (start, letters(old)) == (least, "A")
+
+
+def test_length_correction():
+    flat = Chain()
+    flat.tables[:] = math.log(4)
+    bases = random_bases(130)
+    for variant in cases(bases):
+        found = one(genome_of(bases), variant, model=flat)
+        grown = len(variant.alts[0]) - len(variant.ref)
+        assert found.delta == pytest.approx(-grown * math.log(4), abs=1e-4)
+        assert found.corrected == pytest.approx(0, abs=1e-4)
+    ref, alt = np.array([1.0, 2, 3]), np.array([1.0, 5, 3, 2, 9])
+    assert delta(ref, alt, 1) == pytest.approx((5 - 19, 5 - 19 + 2 * 26 / 8))
+
+
+@pytest.mark.parametrize("length", [8, 9, 16])
+@pytest.mark.parametrize("k", [1, 3, 6])
+def test_windows_are_where_it_is_said(k, length):
+    bases, model = random_bases(400, seed=5), Chain(k=k, length=length)
+    before, after, _ = reach(model)
+    assert before + after == k * length
+    strand = Strand(genome_of(bases), "c", False)
+    for ref, alt in (("", "ACG"), ("x", "y"), ("xx", "")):
+        place = 200
+        old = letters(bases[place : place + len(ref)])
+        new = "ACGT"[bases[place] % 4] if alt == "y" else alt
+        anchor = letters(bases[place - 1 : place])
+        change = strand.normal(place - 1, anchor + old, anchor + new)
+        found = list(pairs(strand, change, model, range(k)))
+        assert len(found) == k
+        for phase, pair in enumerate(found):
+            context = pair.ref.context + pair.before
+            assert context % k == phase
+            assert before - k < context <= before
+            end = change.start + len(change.ref) + after - max(len(old), len(new))
+            assert letters(pair.ref.bases) == letters(bases[change.start - context : end])
+            whole = np.concatenate((bases[: change.start], change.alt, bases[change.start + len(change.ref) :]))
+            assert letters(pair.alt.bases) == letters(whole[change.start - context : end + len(new) - len(old)])
+
+
+def test_at_a_contigs_first_and_last_base():
+    bases, model = random_bases(40, seed=6), Chain()
+    text = letters(bases)
+    for place in (0, 1, 38, 39):
+        other = "ACGT"[bases[place] % 4]
+        found = one(genome_of(bases), record(place, text[place], other))
+        assert found.why == ""
+        assert found.windows == 12 - max(0, 5 - place) - max(0, 5 - (39 - place))
+        exact = model.read(bases).sum() - model.read(changed(bases, record(place, text[place], other))).sum()
+        one_way = one(genome_of(bases), record(place, text[place], other), strands=(False,), phases=(0,))
+        if place % 6 == 0 or place > 30:  # else phase 0 leaves bases before it out, and a chain would see them
+            assert one_way.delta == pytest.approx(exact, abs=1e-5)
+    for variant in (
+        record(0, text[0], "GG" + text[0]),
+        record(39, text[39], text[39] + "GG"),
+        record(0, text[:3], text[2]),
+        record(36, text[36:], text[36]),
+        record(0, text, text[0]),
+        record(0, text[:2], "A"),
+    ):
+        found = one(genome_of(bases), variant, model=Chain(length=40))
+        assert found.why == ""
+        assert math.isfinite(found.delta)
+        assert math.isfinite(found.corrected)
+
+
+@pytest.mark.parametrize(
+    ("text", "ref", "alt"), [("A", "A", "C"), ("A", "A", "AC"), ("A", "A", "CA"), ("NAN", "A", "T")]
+)
+def test_a_single_known_base_is_enough(text, ref, alt):
+    found = one(genome_of(text), record(text.index("A"), ref, alt))
+    assert found.why == ""
+    assert math.isfinite(found.corrected)
+    assert found.windows >= 2
+
+
+def test_n_cuts_windows():
+    bases = random_bases(200, seed=7)
+    place = 100
+    variant = record(place, letters(bases[place : place + 1]), "ACGT"[bases[place] % 4])
+    holed = bases.copy()
+    holed[[90, 112]] = 0
+    found = one(genome_of(holed), variant)
+    assert found == one(genome_of(bases[91:112]), variant._replace(position=place - 91))
+    holed[place + 1] = 0
+    assert one(genome_of(holed), variant).why == ""
+
+
+def test_soft_masking_and_lower_case_change_nothing():
+    bases = random_bases(100)
+    variant = record(50, letters(bases[50:52]), "ACGTA")
+    soft = record(50, letters(bases[50:52]).lower(), "acgta")
+    assert one(genome_of(bases | 8), soft) == one(genome_of(bases), variant)
+
+
+@pytest.mark.parametrize(
+    ("variant", "why"),
+    [
+        (record(5, "A", "C", contig="d"), "no_contig"),
+        (record(-1, "A", "C"), "outside"),
+        (record(19, "AC", "A"), "outside"),
+        (record(2000, "A", "C"), "outside"),
+        (record(4, "C", "G"), "ref_mismatch"),
+        (record(8, "N", "G"), "ref_unknown"),
+        (record(8, "A", "G"), "ref_unknown"),
+        (record(4, "R", "G"), "ref_unknown"),
+        (record(4, "AZ", "G"), "not_dna"),
+        (record(4, "A"), "no_alt"),
+        (record(4, "A", "<DEL>"), "symbolic"),
+        (record(4, "A", "*"), "symbolic"),
+        (record(4, "A", "A[c:9["), "symbolic"),
+        (record(4, "A", "]c:9]A"), "symbolic"),
+        (record(4, "A", "AC."), "symbolic"),
+        (record(4, "A", ".A"), "symbolic"),
+        (record(4, "A", "ANC"), "alt_unknown"),
+        (record(4, "A", "y"), "alt_unknown"),
+        (record(4, "A", "C-"), "not_dna"),
+        (record(4, "A", "A" + "ACGTT" * 30), "too_long"),
+    ],
+)
+def test_what_is_not_scored_says_why(variant, why):
+    genome = genome_of("AAAAAAAANAAAAAAAAAAA")
+    model = Chain()
+    found = one(genome, variant, model=model)
+    assert found.why == why
+    assert why in WHY
+    assert math.isnan(found.delta)
+    assert math.isnan(found.corrected)
+    assert model.rows == 0
+
+
+def test_longest_allele():
+    model = Chain(length=16)
+    *_, longest = reach(model)
+    assert longest == 24
+    bases = random_bases(200)
+    genome = genome_of(bases)
+    for size in (longest, longest + 1):
+        insert = letters(random_bases(size, seed=9))
+        for variant in (
+            record(100, letters(bases[100:101]), letters(bases[100:101]) + insert),
+            record(100, letters(bases[100 : 101 + size]), letters(bases[100:101])),
+        ):
+            assert one(genome, variant, model=model).why == ("" if size == longest else "too_long")
+    # What REF and ALT share does not count.
+    assert why_not_allele("A" * 500, "A" * 499, longest) == ""
+
+
+def test_each_allele_has_its_own_score_and_the_reference_is_read_once():
+    bases = random_bases(200)
+    here = letters(bases[100:101])
+    others = [letter for letter in "ACGT" if letter != here]
+    genome, model = genome_of(bases), Chain(borders=True)
+    (together,) = scores(
+        genome, record(100, here, others[0], "<DEL>", others[1], here + "AC", others[2]), model=model
+    )
+    assert model.rows == 12 * 4 + 24
+    alone = [one(genome, record(100, here, alt), model=model) for alt in (*others[:2], here + "AC", others[2])]
+    assert [together[i] for i in (0, 2, 3, 4)] == alone
+    assert together[1].why == "symbolic"
+
+
+def test_a_score_does_not_depend_on_what_else_is_scored():
+    bases, model = random_bases(300), Chain(borders=True)
+    variants = list(cases(bases, places=(30, 31, 44, 120, 280)))
+    genome = genome_of(bases)
+    alone = [one(genome, variant, model=model) for variant in variants]
+    assert [each[0] for each in scores(genome, *variants, model=model)] == alone
+    assert [each[0] for each in scores(genome, *variants[::-1], model=model)] == alone[::-1]
+    assert len({each.delta for each in alone}) > 30
