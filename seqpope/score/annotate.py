@@ -186,6 +186,8 @@ def score_vcf(
             f"expected strands of {', '.join(STRANDS)} and phases from 0 to {likelihood.k - 1}, "
             f"got {strands!r} and {list(chosen)}"
         )
+    if not 0 <= shard[0] < shard[1]:
+        raise SeqpopeError(f"expected a shard i of n with 0 <= i < n, got {shard[0]} of {shard[1]}")
     found = survey(file, contigs)
     if found.another_assembly:
         if found.mismatches >= DOUBTED:
@@ -247,8 +249,9 @@ class Parts:
 
     def __init__(self, out: Path, size: int, key: Mapping[str, Any]) -> None:
         self.size = size
+        self.name = f".{out.name}.parts-"
         text = json.dumps({"size": size, **key}, sort_keys=True)
-        self.folder = out.parent / f".{out.name}.parts-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        self.folder = out.parent / (self.name + hashlib.sha256(text.encode()).hexdigest()[:12])
 
     def _file(self, part: int) -> Path:
         return self.folder / f"{part}.npz"
@@ -282,7 +285,10 @@ class Parts:
             return [list(itertools.islice(flat, count)) for count in kept["alleles"].tolist()]
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the parts of this output, those of other keys too, which nobody will go on with."""
+        for folder in self.folder.parent.iterdir():
+            if folder.name.startswith(self.name):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _ranks(file: VcfFile, contigs: Contigs, names: Iterable[str]) -> dict[str, tuple[int, int]]:
@@ -338,7 +344,7 @@ def _info(scores: Sequence[Score]) -> dict[str, str | None]:
 
 
 def _write_table(out: Path, rows: Iterator[tuple[Record, list[Score]]]) -> None:
-    """A row an allele, as TSV or Parquet; what is not known is empty or null."""
+    """A row an allele, as TSV or Parquet; what is not known is NA or null."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         beside = Path(folder) / out.name
@@ -351,15 +357,16 @@ def _write_table(out: Path, rows: Iterator[tuple[Record, list[Score]]]) -> None:
             with open(beside, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
                 file.write("\t".join(TABLE) + "\n")
                 for row in flat:
-                    words = ("" if isinstance(v, float) and math.isnan(v) else _word(v) for v in row)
-                    file.write("\t".join(words) + "\n")
+                    file.write("\t".join(map(_word, row)) + "\n")
         else:
             _write_parquet(beside, flat)
         os.replace(beside, out)
 
 
 def _word(value: object) -> str:
-    return format(value, ".6g") if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return "NA" if math.isnan(value) else format(value, ".10g")
 
 
 def _write_parquet(path: Path, rows: Iterator[tuple[Any, ...]]) -> None:
