@@ -36,9 +36,9 @@ class Chain:
         for row in rows:
             assert row.bases.dtype == np.uint8
             assert set(row.bases.tolist()) <= {1, 2, 3, 4}
-            assert row.lead == 0
+            assert 0 <= row.lead < self.k
             assert 0 <= row.context <= len(row.bases) <= self.k * self.length
-        nats = [self.read(row.bases)[row.context :].astype(np.float32) for row in rows]
+        nats = [self.read(row.bases, row.lead)[row.context :].astype(np.float32) for row in rows]
         return SimpleNamespace(result=lambda: SimpleNamespace(nats=nats))
 
 

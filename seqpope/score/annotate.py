@@ -32,6 +32,7 @@ from seqpope.score.variants import STRANDS, WHY, Contigs, Likelihoods, Score, re
 T = TypeVar("T")
 FORMAT = 1  # of part files, raised too when scores come to mean something else
 ENDINGS = (".vcf", ".vcf.gz", ".tsv", ".parquet")
+SHORTEST = 4  # tokens of a window: a base at least behind the longest allele
 BATCH = 32  # records whose windows are read together
 MOST_PARTS = 2000
 TOLD = 5  # line numbers that are named
@@ -45,7 +46,7 @@ FIELDS = (
         "log P(ALT) - log P(REF) of the bases from the variant on, in nats, mean of SP_N windows",
     ),
     Field("SP_DLLC", "A", "Float", "SP_DLL corrected for bases that ALT has more or fewer than REF, in nats"),
-    Field("SP_SD", "A", "Float", "Standard deviation of SP_DLL over the windows: token phases and strands"),
+    Field("SP_SD", "A", "Float", "Standard deviation of SP_DLL over windows (token phases, strands)"),
     Field("SP_N", "A", "Integer", "Windows that were averaged"),
     Field(
         "SP_WHY",
@@ -153,6 +154,7 @@ def score_vcf(
     out: Path,
     *,
     made: Mapping[str, str],
+    window: int | None = None,
     phases: Sequence[int] | None = None,
     strands: str = "both",
     shard: tuple[int, int] = (0, 1),
@@ -166,6 +168,7 @@ def score_vcf(
             allele.
         made: what the scores depend on beside this function's arguments, such as fingerprints of model and
             genome; it stands in the header, and parts that were scored with something else are not used.
+        window: tokens read at once, the model's training length if None.
         phases: bases of a token before a variant, all from 0 to k - 1 if None.
         strands: both, + or -.
         shard: (i, n): score every n-th part from the i-th on; the output is written by whoever scores the last.
@@ -186,6 +189,9 @@ def score_vcf(
             f"expected strands of {', '.join(STRANDS)} and phases from 0 to {likelihood.k - 1}, "
             f"got {strands!r} and {list(chosen)}"
         )
+    window = likelihood.length if window is None else window
+    if window < SHORTEST:
+        raise SeqpopeError(f"expected a window of at least {SHORTEST} tokens, got {window}")
     if not 0 <= shard[0] < shard[1]:
         raise SeqpopeError(f"expected a shard i of n with 0 <= i < n, got {shard[0]} of {shard[1]}")
     found = survey(file, contigs)
@@ -193,15 +199,17 @@ def score_vcf(
         if found.mismatches >= DOUBTED:
             raise SeqpopeError(f"{file.path}: {found.another_assembly}")
         tell(f"{file.path}: {found.another_assembly}")
-    before, after, longest = reach(likelihood)
+    before, after, longest = reach(likelihood.k, window)
     options = {
         **made,
-        "window": f"{before}+{after}",
-        "longest": str(longest),
+        "bases_before": str(before),
+        "bases_from_variant_on": str(after),
+        "longest_allele": str(longest),
         "phases": " ".join(map(str, chosen)),
         "strands": strands,
     }
     size = max(BATCH, math.ceil(found.records / MOST_PARTS / BATCH) * BATCH)
+    reading: Any = {"window": window, "phases": chosen, "strands": STRANDS[strands]}
     parts = Parts(out, size, {"format": FORMAT, "vcf": _sha256(file.path), **options})
     count = math.ceil(found.records / size)
     done = found.records - sum(
@@ -215,7 +223,7 @@ def score_vcf(
         for some in (*_batched(records, BATCH), None):
             asked = None
             if some is not None:
-                asked = score_records(some, contigs, likelihood, phases=chosen, strands=STRANDS[strands])
+                asked = score_records(some, contigs, likelihood, **reading)
             if waiting is not None:
                 scores += waiting()
                 if progress is not None:

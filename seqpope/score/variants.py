@@ -8,7 +8,13 @@ as the window holds beside the longer allele, so that both end at the same coord
 
 Bases before the variant are the same in both and have the same context, so they cancel. A token may begin at any
 of k places relative to the variant (six-mers: k = 6) and either strand may be read: delta is the mean over all
-these windows, and their standard deviation says how far the model agrees with itself.
+these windows.
+
+Behind an insertion or deletion tokens begin elsewhere than in the reference, unless its length is a multiple of k.
+How a few hundred bases fall into tokens is worth several nats, which have nothing to do with the variant and
+cancel only in the mean over all k phases: so such variants are always read in all of them. The standard deviation
+over windows, which says how far the model agrees with itself, is that of what is left if costs of the allele are
+compared at the same phase before the variant, and costs of what follows at the same phase behind it.
 
 A longer haplotype has more bases to pay for. The length-corrected delta takes the difference in bases at the mean
 rate of both haplotypes, m nats/base over all that is scored of them and the latter half of what is read before:
@@ -188,21 +194,28 @@ class Pair(NamedTuple):
     before: int
 
 
-def reach(likelihood: Likelihoods) -> tuple[int, int, int]:
-    """Bases of a window before the variant, from the variant on, and of the longest allele that is scored."""
-    before = likelihood.length // 2 * likelihood.k
-    after = likelihood.length * likelihood.k - before
-    return before, after, after // 2
+class Reach(NamedTuple):
+    """Bases of a window before the variant, bases from it on, and how many of an allele are scored at most."""
+
+    before: int
+    after: int
+    longest: int
 
 
-def pairs(strand: Strand, change: Change, likelihood: Likelihoods, phases: Sequence[int]) -> Iterator[Pair]:
+def reach(k: int, window: int) -> Reach:
+    """How `window` tokens of k bases are divided: half before the variant, a quarter at least behind it."""
+    before = window // 2 * k
+    after = window * k - before
+    return Reach(before, after, after // 2)
+
+
+def pairs(strand: Strand, change: Change, k: int, window: int, phases: Sequence[int]) -> Iterator[Pair]:
     """The windows of a variant on a strand, one for each phase: bases of a token that lie before the variant.
 
-    N and the contig's ends cut windows; a phase that then has no token's beginning before the variant is left out.
-    Phase 0 always has one. Where lengths differ, half of the bases before the variant are scored too.
+    N and the contig's ends cut windows. A phase whose token then has no beginning is read as a token's end.
+    Where lengths differ, half of the bases before the variant are scored too.
     """
-    k = likelihood.k
-    most, after, _ = reach(likelihood)
+    most, after, _ = reach(k, window)
     start, old, new = change
     end = start + len(old)
     left = strand.read(max(0, start - most), start)
@@ -210,27 +223,55 @@ def pairs(strand: Strand, change: Change, likelihood: Likelihoods, phases: Seque
     right = strand.read(end, min(strand.length, end + after - max(len(old), len(new))))
     right = right[: np.flatnonzero(np.append(right, UNKNOWN) == UNKNOWN)[0]]
     for phase in phases:
-        context = len(left) - (len(left) - phase) % k
-        if context < 0:
-            continue
-        before = 0 if len(old) == len(new) else (context + 1) // 2
-        read = left[len(left) - context :]
-        ref, alt = (Row(np.concatenate((read, allele, right)), 0, context - before) for allele in (old, new))
+        lead = (len(left) - phase) % k  # to the first token's beginning
+        read = left[lead if lead <= len(left) else 0 :]
+        before = 0 if len(old) == len(new) else (len(read) + 1) // 2
+        ref, alt = (
+            Row(np.concatenate((read, allele, right)), lead if lead > len(left) else 0, len(read) - before)
+            for allele in (old, new)
+        )
         yield Pair(ref, alt, before)
 
 
-def delta(ref: np.ndarray, alt: np.ndarray, before: int) -> tuple[float, float]:
-    """A window's delta and its length-corrected delta, from nats of both haplotypes' bases.
+class Costs(NamedTuple):
+    """What a haplotype costs in a window, nats: all that is scored of it, how many bases that are, the allele's
+    bases and those behind it."""
+
+    scored: float
+    bases: int
+    allele: float
+    behind: float
+
+
+def costs(nats: np.ndarray, before: int, size: int) -> Costs:
+    """Sums of the nats (n,) of bases, of which `before` and then `size` of the allele come first."""
+    parts = nats[:before], nats[before : before + size], nats[before + size :]
+    first, allele, behind = (float(part.sum(dtype=np.float64)) for part in parts)
+    return Costs(first + allele + behind, len(nats), allele, behind)
+
+
+def deltas(ref: Sequence[Costs], alt: Sequence[Costs], shift: int) -> list[tuple[float, float]]:
+    """Delta and length-corrected delta of each window of a strand, in the order of phases.
 
     Args:
-        ref: (n,) nats of the bases scored; `before` of them lie before the variant.
-        alt: likewise; the first `before` are the same.
+        shift: behind the allele tokens begin in ALT's window i + shift where they do in the reference's window i.
+            Other than 0 only if there are all phases.
     """
-    total = float(ref[before:].sum(dtype=np.float64) - alt[before:].sum(dtype=np.float64))
-    if len(ref) == len(alt):
-        return total, total
-    rate = float(ref.sum(dtype=np.float64) + alt.sum(dtype=np.float64)) / (len(ref) + len(alt))
-    return total, total + (len(alt) - len(ref)) * rate
+    found = []
+    for i, (old, new) in enumerate(zip(ref, alt, strict=True)):
+        total = old.allele - new.allele + old.behind - alt[(i + shift) % len(alt)].behind
+        grown = new.bases - old.bases
+        rate = (old.scored + new.scored) / (old.bases + new.bases) if grown else 0.0
+        found.append((total, total + grown * rate))
+    return found
+
+
+class Planned(NamedTuple):
+    """An allele's windows on a strand: numbers of rows and bases scored before the variant, by phase."""
+
+    windows: list[tuple[int, int, int]]
+    old: int
+    new: int
 
 
 def score_records(
@@ -238,6 +279,7 @@ def score_records(
     contigs: Contigs,
     likelihood: Likelihoods,
     *,
+    window: int,
     phases: Sequence[int],
     strands: Sequence[bool],
 ) -> Callable[[], list[list[Score]]]:
@@ -247,33 +289,34 @@ def score_records(
     one length share the reference's.
 
     Args:
-        phases: of 0 to k - 1.
+        window: tokens that are read at once, at most.
+        phases: of 0 to k - 1; all for alleles behind which tokens begin elsewhere.
         strands: which are read, False forward and True reverse.
     """
-    *_, longest = reach(likelihood)
-    numbers: dict[tuple[bytes, int], int] = {}
+    k, longest = likelihood.k, reach(likelihood.k, window).longest
+    numbers: dict[tuple[bytes, int, int], int] = {}
     rows: list[Row] = []
 
     def number(row: Row) -> int:
-        found = numbers.setdefault((row.bases.tobytes(), row.context), len(rows))
+        found = numbers.setdefault((row.bases.tobytes(), row.lead, row.context), len(rows))
         if found == len(rows):
             rows.append(row)
         return found
 
-    def windows(record: Record, alt: str) -> list[tuple[int, int, int]]:
-        contig, found = contigs.find(record.contig) or "", []
-        for reverse in strands:
-            strand = Strand(contigs.genome, contig, reverse)
-            change = strand.normal(record.position, record.ref, alt)
-            for pair in pairs(strand, change, likelihood, phases):
-                found.append((number(pair.ref), number(pair.alt), pair.before))
-        return found
-
-    def plan(record: Record, alt: str, why: str) -> Score | list[tuple[int, int, int]]:
+    def plan(record: Record, alt: str, why: str) -> Score | list[Planned]:
         why = why or (why_not_allele(record.ref, alt, longest) if alt else "no_alt")
         if why:
             return refused(why)
-        return UNCHANGED if alt.upper() == record.ref.upper() else windows(record, alt)
+        if alt.upper() == record.ref.upper():
+            return UNCHANGED
+        found = []
+        for reverse in strands:
+            strand = Strand(contigs.genome, contigs.find(record.contig) or "", reverse)
+            change = strand.normal(record.position, record.ref, alt)
+            old, new = len(change.ref), len(change.alt)
+            read = pairs(strand, change, k, window, range(k) if (old - new) % k else phases)
+            found.append(Planned([(number(p.ref), number(p.alt), p.before) for p in read], old, new))
+        return found
 
     plans = []
     for record in records:
@@ -284,10 +327,15 @@ def score_records(
     def result() -> list[list[Score]]:
         nats = asked.result().nats if asked is not None else []
 
-        def scored(planned: Score | list[tuple[int, int, int]]) -> Score:
+        def scored(planned: Score | list[Planned]) -> Score:
             if isinstance(planned, Score):
                 return planned
-            return _averaged([delta(nats[ref], nats[alt], before) for ref, alt, before in planned])
+            found = []
+            for windows, old, new in planned:
+                ref = [costs(nats[row], before, old) for row, _, before in windows]
+                alt = [costs(nats[row], before, new) for _, row, before in windows]
+                found += deltas(ref, alt, (old - new) % k)
+            return _averaged(found)
 
         return [[scored(planned) for planned in each] for each in plans]
 

@@ -23,6 +23,7 @@ from seqpope.score.variants import Contigs, score_records
 CONTIGS = {"chr1": random_bases(300, seed=1), "chr2": random_bases(200, seed=2)}
 COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
 HEADER = '##fileformat=VCFv4.2\n##INFO=<ID=DP,Number=1,Type=Integer,Description="Depth">\n'
+ALL = {"window": 16, "phases": range(6), "strands": (False, True)}
 MADE = {"model": "a" * 12}
 
 
@@ -91,9 +92,7 @@ def test_fields(tmp_path):
         assert file.header.contigs["2"].length == 200
     assert 'model="aaaaaaaaaaaa"' in line
     assert 'phases="0 1 2 3 4 5"' in line
-    expected = score_records(
-        VcfFile(tmp_path / "in.vcf"), Contigs(GENOME), Chain(borders=True), phases=range(6), strands=(False, True)
-    )()
+    expected = score_records(VcfFile(tmp_path / "in.vcf"), Contigs(GENOME), Chain(borders=True), **ALL)()
     assert [(r.chrom, r.pos) for r in records] == [
         tuple(int(x) if x.isdigit() and i else x for i, x in enumerate(line.split("\t")[:2])) for line in LINES
     ]
@@ -277,6 +276,7 @@ def test_another_assembly_is_told(tmp_path):
         ({"phases": ()}, "phases from 0 to 5"),
         ({"strands": "x"}, "strands of both"),
         ({"shard": (3, 3)}, "shard"),
+        ({"window": 3}, "window of at least 4"),
     ],
 )
 def test_what_cannot_be_asked_for(tmp_path, options, told):
@@ -316,4 +316,4 @@ def test_bcftools_reads_it(tmp_path):
     told = bcftools("query", "-f", "%POS %SP_N %SP_WHY\n", "out.vcf.gz").splitlines()
     assert told[1] == "60 12,.,12 .,symbolic,."
     split = bcftools("norm", "-m", "-any", "out.vcf.gz")
-    assert sum("SP_N=12" in line for line in split.splitlines() if line[0] != "#") == 4
+    assert sum("SP_N=12" in line for line in split.splitlines() if line[0] != "#") == 6
