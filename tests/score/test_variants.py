@@ -392,7 +392,7 @@ def test_a_score_does_not_depend_on_what_else_is_scored():
 
 @pytest.mark.parametrize("k", [1, 6])
 def test_a_transformers_scores_keep_the_laws(k):
-    model = Likelihood(*shared_model(k))
+    model = Likelihood(*shared_model(k, length=96 // k))
     text = letters(random_bases(50, seed=3)) + "T" + "GAT" * 4 + "C" + letters(random_bases(40, seed=4))
     bases, options = codes(text), {"model": model, "phases": range(k)}
     for place, ref, alt in ((0, text[0], None), (2, text[2], None), (50, "TGAT", "T"), (95, text[95], "ACGTA")):
