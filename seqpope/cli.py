@@ -500,6 +500,83 @@ def examine(samples: list[Path], data: Path | None = None, out: Path | None = No
     print(examine_files(samples, data, out))
 
 
+def score(
+    fasta: Path,
+    out: Path,
+    domain: Literal["genome"] = "genome",
+    checkpoint: Path | None = None,
+    bed: Path | None = None,
+    region: str | None = None,
+    all: bool = False,
+    strand: Literal["both", "+", "-"] = "both",
+    phases: int | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    value: Literal["nats", "bits", "spread"] = "nats",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    batch_tokens: int = 16384,
+    compile: bool = False,
+    device: Device = "auto",
+    devices: int = 1,
+) -> None:
+    """Score DNA base by base: how likely a model finds regions of a genome, or every base of them.
+
+    Args:
+        fasta: The genome: a FASTA file, or the folder that `prepare genome` has made.
+        out: What to write. A row a region: .tsv, .tsv.gz, .parquet. A value a base: .bedgraph, .bedgraph.gz, .bw,
+            .bigWig. A JSON file beside it says how it was made. Stopped midway, the same command goes on.
+        domain: What is scored.
+        checkpoint: A .safetensors file, a run's folder or an experiment's, of a model of DNA.
+        bed: Regions to score, plain or gzipped; the table's rows are in its order.
+        region: One region, from 1 and with its last base, such as chr7:5,500,000-5,600,000; or a contig.
+        all: All that is known of the genome; in a table a row for every 100 kb.
+        strand: Strands that are read; bases and regions are means over them.
+        phases: In how many of the six phases of the token boundaries each strand is read; all if not given.
+        window: Tokens read at once; as in training if not given.
+        stride: Tokens scored of each window, the others being context; half of the window if not given.
+        value: Of a base: nats, bits, or the standard deviation of nats over strands and phases.
+        precision: Of the forward pass.
+        batch_tokens: About how many tokens are read at once; less takes less memory.
+        compile: Compile the model first, which takes a minute; worth it for long work on a GPU.
+        device: Where to compute.
+        devices: How many GPUs, or processes on a CPU, share the work.
+    """
+    if checkpoint is None:
+        raise SeqpopeError(
+            "no genome model is shipped: give one by --checkpoint RUN, such as a run of "
+            "`seqpope prepare genome --source FASTA` and `seqpope train --domain genome`"
+        )
+    from seqpope.score.work import Request, score_regions
+
+    result = score_regions(
+        Request(
+            checkpoint,
+            fasta,
+            out,
+            bed=bed,
+            region=region,
+            everything=all,
+            strand=strand,
+            phases=phases,
+            window=window,
+            stride=stride,
+            value=value,
+            device=device,
+            devices=devices,
+            precision=precision,
+            batch_tokens=batch_tokens,
+            compile=compile,
+        )
+    )
+    if result is not None:
+        bits, beyond = result["bits_per_base"], result["mass_outside_words"]
+        print(
+            f"{out}  {result['regions']} regions, {result['scored_bases']} bases scored, {result['n_bases']} N"
+            + ("" if bits is None else f", {bits:.4f} bits/base")
+            + ("" if beyond is None else f", {beyond:.2g} of the probability outside words")
+        )
+
+
 VERBS: dict[str, Callable[..., None]] = {
     "prepare": prepare,
     "train": train,
@@ -508,6 +585,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "harmonize": harmonize,
     "examine": examine,
+    "score": score,
 }
 
 

@@ -63,6 +63,21 @@ class _Plan:
     first: int
 
 
+def tokenizer_of(info: CheckpointInfo) -> Any:
+    """The tokenizer that a model of DNA was trained with.
+
+    Raises:
+        SeqpopeError: the model is none of DNA.
+    """
+    tokenizer = find_tokenizer("dna", info.fingerprint)
+    if tokenizer is None:
+        raise SeqpopeError(
+            f"the model was trained on {info.dataset} ({info.domain}), whose tokens {info.fingerprint[:12]} are "
+            "no DNA: give a checkpoint of --domain genome"
+        )
+    return tokenizer
+
+
 class Likelihood:
     """A model of DNA that says what each base costs.
 
@@ -95,12 +110,7 @@ class Likelihood:
         Raises:
             SeqpopeError: the model is none of DNA, or a number is out of range.
         """
-        tokenizer = find_tokenizer("dna", info.fingerprint)
-        if tokenizer is None:
-            raise SeqpopeError(
-                f"the model was trained on {info.dataset} ({info.domain}), whose tokens "
-                f"{info.fingerprint[:12]} are no DNA: give a checkpoint of --domain genome"
-            )
+        tokenizer = tokenizer_of(info)
         if precision not in ("fp32", "bf16") or batch_tokens < 1:
             raise SeqpopeError(
                 "expected a precision of fp32 or bf16 and batch_tokens of at least 1, they are "
