@@ -1,32 +1,38 @@
 """The variants of a VCF scored, and written to it again or to a table: `seqpope score --vcf`.
 
-A VCF is gone over three times: to check it whole before anything is computed, to score it in parts, and to write
-it. Each part's scores are kept in a file beside the output until that is written, so that an interrupted start
-goes on; and several processes may each score some of the parts.
+A VCF is gone over three times: to check it whole before anything is computed, to score it in units, and to write
+it. Units are kept and shared out as those of regions are (`work`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
 import json
 import math
 import os
-import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+import seqpope
+from seqpope.checkpoint import find_checkpoint, load_checkpoint, read_info
 from seqpope.domains.genome.sequences import Genome
 from seqpope.domains.genome.vcf import Field, Record, VcfFile, made_header, with_info, write_vcf
 from seqpope.errors import SeqpopeError
-from seqpope.files import write_bytes
+from seqpope.files import write_bytes, write_text
+from seqpope.progress import Progress
+from seqpope.provenance import choose_device, provenance
+from seqpope.score.genome import identity, open_genome
+from seqpope.score.likelihood import Likelihood, tokenizer_of
 from seqpope.score.variants import STRANDS, WHY, Contigs, Likelihoods, Score, reach, score_records
 
 T = TypeVar("T")
@@ -34,7 +40,7 @@ FORMAT = 1  # of part files, raised too when scores come to mean something else
 ENDINGS = (".vcf", ".vcf.gz", ".tsv", ".parquet")
 SHORTEST = 4  # tokens of a window: a base at least behind the longest allele
 BATCH = 32  # records whose windows are read together
-MOST_PARTS = 2000
+MOST_UNITS = 2000
 TOLD = 5  # line numbers that are named
 DOUBTED = 10  # mismatches of REF, if they are most records, that make it useless to go on
 
@@ -99,7 +105,6 @@ class Summary:
     scored: int = 0
     why: Counter[str] = field(default_factory=Counter)
     lines: dict[str, list[int]] = field(default_factory=dict)
-    written: bool = True
 
     def add(self, record: Record, scores: Sequence[Score]) -> None:
         self.records += 1
@@ -147,156 +152,282 @@ def survey(file: VcfFile, contigs: Contigs) -> Survey:
     return found
 
 
-def score_vcf(
-    vcf: Path,
-    genome: Genome,
-    likelihood: Likelihoods,
-    out: Path,
-    *,
-    made: Mapping[str, str],
-    window: int | None = None,
-    phases: Sequence[int] | None = None,
-    strands: str = "both",
-    shard: tuple[int, int] = (0, 1),
-    progress: Callable[[int, int], None] | None = None,
-    tell: Callable[[str], None] = print,
-) -> Summary:
-    """Score a VCF's variants and write them to `out`, sorted by contig and position.
+class Annotation:
+    """The scoring of a VCF in units of consecutive records, whose scores are kept in files until all are there.
 
-    Args:
-        out: .vcf or .vcf.gz (bgzipped, with its index): the VCF with fields in INFO. .tsv or .parquet: a row an
-            allele.
-        made: what the scores depend on beside this function's arguments, such as fingerprints of model and
-            genome; it stands in the header, and parts that were scored with something else are not used.
-        window: tokens read at once, the model's training length if None.
-        phases: bases of a token before a variant, all from 0 to k - 1 if None.
-        strands: both, + or -.
-        shard: (i, n): score every n-th part from the i-th on; the output is written by whoever scores the last.
-        progress: called with variants done and variants in all.
+    Attributes:
+        found: what is in the VCF.
+        units: how many there are.
+        parts: the folder of their files. A file's name has all in it that scores depend on, so that what was
+            scored otherwise is not taken.
+    """
+
+    def __init__(
+        self,
+        vcf: Path,
+        genome: Genome,
+        out: Path,
+        *,
+        k: int,
+        window: int,
+        phases: int | None = None,
+        strand: str = "both",
+        made: Mapping[str, str],
+        tell: Callable[[str], None] = print,
+    ) -> None:
+        """
+        Args:
+            out: .vcf or .vcf.gz (bgzipped, with its index): the VCF with fields in INFO. .tsv or .parquet: a row
+                an allele.
+            k: bases of a token.
+            window: tokens read at once.
+            phases: how many places of token boundaries before a variant, spread evenly over the k; k if None.
+            strand: both, + or -.
+            made: what scores depend on beside this, such as fingerprints of model and genome; it stands in the
+                header.
+
+        Raises:
+            SeqpopeError: the VCF cannot be used or is another assembly's, or an option is out of range.
+        """
+        self.out, self.file, self.contigs = Path(out), VcfFile(vcf), Contigs(genome)
+        self.ending = next((e for e in ENDINGS if self.out.name.lower().endswith(e)), "")
+        if not self.ending or self.out.is_dir():
+            raise SeqpopeError(f"{out}: expected the name of a file that ends in {', '.join(ENDINGS)}")
+        phases = k if phases is None else phases
+        if strand not in STRANDS or not 1 <= phases <= k or window < SHORTEST:
+            raise SeqpopeError(
+                f"expected a strand of {', '.join(STRANDS)}, 1 to {k} phases and a window of at least {SHORTEST} "
+                f"tokens, got {strand!r}, {phases} and {window}"
+            )
+        self.found = survey(self.file, self.contigs)
+        if self.found.another_assembly:
+            if self.found.mismatches >= DOUBTED:
+                raise SeqpopeError(f"{vcf}: {self.found.another_assembly}")
+            tell(f"{vcf}: {self.found.another_assembly}")
+        chosen = [i * k // phases for i in range(phases)]
+        self._reading: Any = {"window": window, "phases": chosen, "strands": STRANDS[strand]}
+        before, after, longest = reach(k, window)
+        self.options = {
+            **made,
+            "bases_before": str(before),
+            "bases_from_variant_on": str(after),
+            "longest_allele": str(longest),
+            "phases": " ".join(map(str, chosen)),
+            "strand": strand,
+        }
+        self.size = max(BATCH, math.ceil(self.found.records / MOST_UNITS / BATCH) * BATCH)  # records of a unit
+        self.units = math.ceil(self.found.records / self.size)
+        said = json.dumps([FORMAT, self.size, _sha256(self.file.path), self.options])
+        self._key = hashlib.sha256(said.encode()).hexdigest()[:16]
+        self.parts = self.out.parent / f".{self.out.name}.parts"
+
+    def part(self, unit: int) -> Path:
+        """Where a unit's scores go."""
+        return self.parts / f"unit-{unit:06}-{self._key}.npz"
+
+    def missing(self) -> list[int]:
+        """Units that are still to be scored."""
+        return [unit for unit in range(self.units) if not self.part(unit).is_file()]
+
+    def records(self, units: Sequence[int]) -> int:
+        """How many records units have."""
+        return sum(min(self.size, self.found.records - unit * self.size) for unit in units)
+
+    def compute(
+        self, units: Sequence[int], likelihood: Likelihoods, progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Score units and keep what comes out; `progress` is called with the records done."""
+        wanted, done = set(units), 0
+        for unit, records in enumerate(_batched(self.file, self.size)):
+            if unit not in wanted:
+                continue
+            scores: list[list[Score]] = []
+            waiting = None  # while a GPU reads some windows the next ones are made
+            for some in (*_batched(records, BATCH), None):
+                asked = None
+                if some is not None:
+                    asked = score_records(some, self.contigs, likelihood, **self._reading)
+                if waiting is not None:
+                    scores += waiting()
+                    if progress is not None:
+                        progress(done + len(scores))
+                waiting = asked
+            write_bytes(self.part(unit), _packed(scores))
+            done += len(scores)
+
+    def write(self) -> Summary:
+        """Write the output from all units' scores."""
+        summary = Summary()
+        rows = self._rows(summary)
+        if self.ending.startswith(".vcf"):
+            options = ",".join(f'{key}="{value}"' for key, value in self.options.items())
+            header = made_header(self.file, FIELDS, self.found.contigs, [f"##seqpope=<ID=score,{options}>"])
+            longest = max((length or 0 for length in self.found.contigs.values()), default=0)
+            lines = (with_info(record.text, _info(scores)) for record, scores in rows)
+            write_vcf(self.out, header, lines, longest)
+        else:
+            _write_table(self.out, rows)
+        return summary
+
+    def _rows(self, summary: Summary) -> Iterator[tuple[Record, list[Score]]]:
+        """Each record with its alleles' scores, sorted by contig and position; a file in order is not held."""
+
+        def read() -> Iterator[tuple[Record, list[Score]]]:
+            kept: Iterator[list[Score]] = iter(())
+            for number, record in enumerate(self.file):
+                if number % self.size == 0:
+                    kept = iter(_unpacked(self.part(number // self.size)))
+                scores = next(kept)
+                summary.add(record, scores)
+                yield record, scores
+
+        if self.found.in_order:
+            return read()
+        ranks = _ranks(self.file, self.contigs, self.found.contigs)
+        return iter(sorted(read(), key=lambda each: (ranks[each[0].contig], each[0].position)))
+
+    def clear(self) -> None:
+        """Remove all parts, those of other options included."""
+        for path in (*self.parts.glob("unit-*.npz"), self.parts / "lock"):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.parts.rmdir()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be scored and how; see `work.Request` and `Annotation`."""
+
+    checkpoint: Path
+    fasta: Path
+    out: Path
+    vcf: Path
+    strand: Literal["both", "+", "-"] = "both"
+    phases: int | None = None
+    window: int | None = None
+    device: str = "auto"
+    devices: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    batch_tokens: int = 16384
+    compile: bool = False
+
+
+class Job(Annotation):
+    """A request with all that it means, for `work.run`.
 
     Raises:
-        SeqpopeError: the VCF cannot be used, is another assembly's, or `out` cannot be written.
-    """
-    out, file, contigs = Path(out), VcfFile(vcf), Contigs(genome)
-    ending = next((ending for ending in ENDINGS[::-1] if out.name.lower().endswith(ending)), None)
-    if ending is None:
-        raise SeqpopeError(f"{out}: expected a file that ends in {', '.join(ENDINGS)}")
-    if out.exists() and out.resolve() == file.path.resolve():
-        raise SeqpopeError(f"{out} is what is read: give another name to write to")
-    chosen = range(likelihood.k) if phases is None else sorted(set(phases))
-    if strands not in STRANDS or not chosen or not set(chosen) <= set(range(likelihood.k)):
-        raise SeqpopeError(
-            f"expected strands of {', '.join(STRANDS)} and phases from 0 to {likelihood.k - 1}, "
-            f"got {strands!r} and {list(chosen)}"
-        )
-    window = likelihood.length if window is None else window
-    if window < SHORTEST:
-        raise SeqpopeError(f"expected a window of at least {SHORTEST} tokens, got {window}")
-    if not 0 <= shard[0] < shard[1]:
-        raise SeqpopeError(f"expected a shard i of n with 0 <= i < n, got {shard[0]} of {shard[1]}")
-    found = survey(file, contigs)
-    if found.another_assembly:
-        if found.mismatches >= DOUBTED:
-            raise SeqpopeError(f"{file.path}: {found.another_assembly}")
-        tell(f"{file.path}: {found.another_assembly}")
-    before, after, longest = reach(likelihood.k, window)
-    options = {
-        **made,
-        "bases_before": str(before),
-        "bases_from_variant_on": str(after),
-        "longest_allele": str(longest),
-        "phases": " ".join(map(str, chosen)),
-        "strands": strands,
-    }
-    size = max(BATCH, math.ceil(found.records / MOST_PARTS / BATCH) * BATCH)
-    reading: Any = {"window": window, "phases": chosen, "strands": STRANDS[strands]}
-    parts = Parts(out, size, {"format": FORMAT, "vcf": _sha256(file.path), **options})
-    count = math.ceil(found.records / size)
-    done = found.records - sum(
-        min(size, found.records - part * size) for part in range(count) if not parts.has(part)
-    )
-    for part, records in enumerate(_batched(file, size)):
-        if part % shard[1] != shard[0] or parts.has(part):
-            continue
-        scores: list[list[Score]] = []
-        waiting = None  # while a GPU reads some windows the next ones are made
-        for some in (*_batched(records, BATCH), None):
-            asked = None
-            if some is not None:
-                asked = score_records(some, contigs, likelihood, **reading)
-            if waiting is not None:
-                scores += waiting()
-                if progress is not None:
-                    progress(done + len(scores), found.records)
-            waiting = asked
-        parts.write(part, scores)
-        done += len(scores)
-    summary = Summary()
-    if not all(parts.has(part) for part in range(count)):
-        summary.written = False
-        return summary
-    rows = _in_order(file, parts, found, contigs, summary)
-    if ending.startswith(".vcf"):
-        line = ",".join(f'{key}="{value}"' for key, value in options.items())
-        header = made_header(file, FIELDS, found.contigs, [f"##seqpope=<ID=score,{line}>"])
-        longest = max((length or 0 for length in found.contigs.values()), default=0)
-        write_vcf(out, header, (with_info(record.text, _info(scores)) for record, scores in rows), longest)
-    else:
-        _write_table(out, rows)
-    parts.remove()
-    return summary
-
-
-class Parts:
-    """Scores of consecutive records, a file a part, in a hidden folder beside the output.
-
-    Args:
-        size: records in a part.
-        key: all that scores depend on; parts of another key are other parts.
+        SeqpopeError: something of the request is not there or does not fit.
     """
 
-    def __init__(self, out: Path, size: int, key: Mapping[str, Any]) -> None:
-        self.size = size
-        self.name = f".{out.name}.parts-"
-        text = json.dumps({"size": size, **key}, sort_keys=True)
-        self.folder = out.parent / (self.name + hashlib.sha256(text.encode()).hexdigest()[:12])
-
-    def _file(self, part: int) -> Path:
-        return self.folder / f"{part}.npz"
-
-    def has(self, part: int) -> bool:
-        return self._file(part).is_file()
-
-    def write(self, part: int, scores: Sequence[Sequence[Score]]) -> None:
-        """Keep the scores of a part's records."""
-        flat = [score for each in scores for score in each]
-        content = io.BytesIO()
-        np.savez(
-            content,
-            alleles=[len(each) for each in scores],
-            numbers=np.array([score[:4] for score in flat], np.float64).reshape(-1, 4),
-            why=np.array([score.why for score in flat], "U16"),
+    def __init__(self, request: Request) -> None:
+        for path in (request.fasta, request.vcf, request.checkpoint):
+            if request.out.resolve() == path.resolve():
+                raise SeqpopeError(f"{path} is what is read: writing there would destroy it, choose another --out")
+        self.request = request
+        self.checkpoint = find_checkpoint(request.checkpoint)
+        self.info = read_info(self.checkpoint)
+        self.weights = _sha256(self.checkpoint)
+        genome = open_genome(request.fasta)
+        self.identity = identity(genome)
+        super().__init__(
+            request.vcf,
+            genome,
+            request.out,
+            k=int(tokenizer_of(self.info).units["base"]),
+            window=self.info.length if request.window is None else request.window,
+            phases=request.phases,
+            strand=request.strand,
+            made={
+                "version": seqpope.__version__,
+                "model": self.weights[:16],
+                "tokens": self.info.fingerprint[:16],
+                "genome": self.identity[:16],
+                "precision": request.precision,
+            },
+            tell=_say,
         )
-        write_bytes(self._file(part), content.getvalue())
 
-    def read(self, part: int) -> list[list[Score]]:
-        """The scores of a part's records."""
-        with np.load(self._file(part)) as kept:
-            flat = iter(
-                [
-                    Score(delta, corrected, sd, int(windows), why)
-                    for (delta, corrected, sd, windows), why in zip(
-                        kept["numbers"].tolist(), kept["why"].tolist(), strict=True
-                    )
-                ]
+    def score(self, units: Sequence[int], device: str, *, shares: int = 1, quiet: bool = False) -> None:
+        """Score units and keep their scores.
+
+        Args:
+            shares: processes that score as many at the same time, for the progress that is shown.
+        """
+        if not units:
+            return
+        model, info = load_checkpoint(self.checkpoint, device)
+        request, total = self.request, self.found.records
+        likelihood = Likelihood(
+            model,
+            info,
+            device=device,
+            precision=request.precision,
+            batch_tokens=request.batch_tokens,
+            compile=request.compile,
+        )
+        likelihood.bulk = self._reading["window"]
+        already = max(0, total - shares * self.records(units))
+        if already and not quiet:
+            _say(f"{self.out.name}: going on, {already} of {total} variants are there")
+        shown = Progress(self.out.name, "variants", already=already)
+        try:
+            self.compute(
+                units,
+                likelihood,
+                None if quiet else lambda done: shown(min(total, already + shares * done), total),
             )
-            return [list(itertools.islice(flat, count)) for count in kept["alleles"].tolist()]
+        except KeyboardInterrupt:
+            if not quiet:
+                _say(f"{self.out.name}: stopped; the same command goes on from here")
+            raise
 
-    def remove(self) -> None:
-        """Remove the parts of this output, those of other keys too, which nobody will go on with."""
-        for folder in self.folder.parent.iterdir():
-            if folder.name.startswith(self.name):
-                shutil.rmtree(folder, ignore_errors=True)
+    def merge(self) -> dict[str, Any]:
+        """Write the output from all units' scores, and the sidecar; what is in it."""
+        summary, request = self.write(), self.request
+        _say(f"{self.file.path}: {summary}")
+        result = {
+            "model": {
+                "checkpoint": str(self.checkpoint),
+                "sha256": self.weights,
+                "position": self.info.position,
+                "trained": self.info.trained,
+                "training_window": self.info.length,
+            },
+            "genome": {"path": str(request.fasta), "identity": self.identity},
+            "asked": {"vcf": str(request.vcf)},
+            "settings": {**self.options, "batch_tokens": request.batch_tokens, "compile": request.compile},
+            "records": summary.records,
+            "alleles_scored": summary.scored,
+            "alleles_not_scored": {
+                why: {"count": count, "lines": summary.lines[why]} for why, count in summary.why.items()
+            },
+            **provenance(choose_device(request.device)),
+        }
+        write_text(self.out.with_name(self.out.name + ".json"), json.dumps(result, indent=1) + "\n")
+        return result
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _packed(scores: Sequence[Sequence[Score]]) -> bytes:
+    flat = [score for each in scores for score in each]
+    content = io.BytesIO()
+    np.savez(
+        content,
+        alleles=[len(each) for each in scores],
+        numbers=np.array([score[:4] for score in flat], np.float64).reshape(-1, 4),
+        why=np.array([score.why for score in flat], "U16"),
+    )
+    return content.getvalue()
+
+
+def _unpacked(path: Path) -> list[list[Score]]:
+    with np.load(path) as kept:
+        numbers, why, alleles = (kept[name].tolist() for name in ("numbers", "why", "alleles"))
+    flat = (Score(a, b, sd, int(n), reason) for (a, b, sd, n), reason in zip(numbers, why, strict=True))
+    return [list(itertools.islice(flat, count)) for count in alleles]
 
 
 def _ranks(file: VcfFile, contigs: Contigs, names: Iterable[str]) -> dict[str, tuple[int, int]]:
@@ -309,26 +440,6 @@ def _ranks(file: VcfFile, contigs: Contigs, names: Iterable[str]) -> dict[str, t
         rank = len(header) + (len(genome) if contig is None else genome[contig])
         ranks[name] = header.get(name, rank), place
     return ranks
-
-
-def _in_order(
-    file: VcfFile, parts: Parts, found: Survey, contigs: Contigs, summary: Summary
-) -> Iterator[tuple[Record, list[Score]]]:
-    """Each record with its alleles' scores, sorted by contig and position; a file in that order is not held."""
-
-    def read() -> Iterator[tuple[Record, list[Score]]]:
-        kept: Iterator[list[Score]] = iter(())
-        for number, record in enumerate(file):
-            if number % parts.size == 0:
-                kept = iter(parts.read(number // parts.size))
-            scores = next(kept)
-            summary.add(record, scores)
-            yield record, scores
-
-    if found.in_order:
-        return read()
-    ranks = _ranks(file, contigs, found.contigs)
-    return iter(sorted(read(), key=lambda each: (ranks[each[0].contig], each[0].position)))
 
 
 def _info(scores: Sequence[Score]) -> dict[str, str | None]:

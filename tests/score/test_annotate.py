@@ -16,7 +16,7 @@ from seqpope.domains.genome.bases import SequenceError
 from seqpope.domains.genome.sequences import ArrayGenome
 from seqpope.domains.genome.vcf import VcfError, VcfFile
 from seqpope.errors import SeqpopeError
-from seqpope.score.annotate import TABLE, score_vcf
+from seqpope.score.annotate import TABLE, Annotation
 from seqpope.score.likelihood import Likelihood
 from seqpope.score.variants import Contigs, score_records
 
@@ -68,8 +68,17 @@ def write(path, lines=LINES, header=HEADER, columns=COLUMNS):
     return path
 
 
-def run(vcf, out, model=None, **options):
-    return score_vcf(vcf, GENOME, model or Chain(borders=True), out, made=MADE, **{"tell": pytest.fail, **options})
+def run(vcf, out, model=None, progress=None, rank=0, world=1, **options):
+    """A process's share of the units, those of all but the first left to others; the last to come writes."""
+    model = model or Chain(borders=True)
+    options = {"k": model.k, "window": model.length, "made": MADE, "tell": pytest.fail, **options}
+    job = Annotation(vcf, GENOME, out, **options)
+    job.compute(job.missing() if world == 1 else range(rank, job.units, world), model, progress)
+    if job.missing():
+        return None
+    summary = job.write()
+    job.clear()
+    return summary
 
 
 def infos(path):
@@ -167,10 +176,10 @@ def test_parts_shards_and_lone_records_give_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr("seqpope.score.annotate.BATCH", 2)
     run(write(tmp_path / "in.vcf"), tmp_path / "whole.vcf")
     usual = infos(tmp_path / "whole.vcf")
-    for shard in (2, 0, 1):
-        summary = run(write(tmp_path / "in.vcf"), tmp_path / "out.vcf", shard=(shard, 3))
-        assert summary.written == (shard == 1)
-        assert (tmp_path / "out.vcf").exists() == (shard == 1)
+    for rank in (2, 0, 1):
+        summary = run(write(tmp_path / "in.vcf"), tmp_path / "out.vcf", rank=rank, world=3)
+        assert (summary is None) == (rank != 1)
+        assert (tmp_path / "out.vcf").exists() == (rank == 1)
     assert infos(tmp_path / "out.vcf") == usual
     alone = {}
     for line in LINES:
@@ -209,14 +218,14 @@ def test_an_interrupted_start_is_gone_on_with(tmp_path, monkeypatch):
     assert not (tmp_path / "out.vcf").exists()
     monkeypatch.setattr(model, "begin", begin)
     read, model.rows, seen = model.rows, 0, []
-    run(vcf, tmp_path / "out.vcf", model, progress=lambda *each: seen.append(each))
+    run(vcf, tmp_path / "out.vcf", model, progress=seen.append)
     assert 0 < model.rows < all_rows
     assert model.rows + read >= all_rows
-    assert seen[0][0] > 2
-    assert seen[-1] == (9, 9)
+    assert 0 < seen[0] <= 2
+    assert seen[-1] < 9
     assert (tmp_path / "out.vcf").read_text() == (tmp_path / "whole.vcf").read_text()
     # What was scored with other options or by another model is not taken.
-    for options in ({"strands": "+"}, {"phases": (0, 3)}):
+    for options in ({"strand": "+"}, {"phases": 2}, {"window": 12}, {"made": {"model": "b"}}):
         monkeypatch.setattr(model, "begin", stops)
         model.rows = 0
         with pytest.raises(KeyboardInterrupt):
@@ -271,11 +280,9 @@ def test_another_assembly_is_told(tmp_path):
     ("options", "told"),
     [
         ({"out": "out.bed"}, "ends in .vcf, .vcf.gz"),
-        ({"out": "in.vcf"}, "is what is read"),
-        ({"phases": (6,)}, "phases from 0 to 5"),
-        ({"phases": ()}, "phases from 0 to 5"),
-        ({"strands": "x"}, "strands of both"),
-        ({"shard": (3, 3)}, "shard"),
+        ({"phases": 7}, "1 to 6 phases"),
+        ({"phases": 0}, "1 to 6 phases"),
+        ({"strand": "x"}, "strand of both"),
         ({"window": 3}, "window of at least 4"),
     ],
 )
