@@ -14,11 +14,12 @@ import hashlib
 import io
 import json
 import multiprocessing
+import os
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +53,7 @@ class Request:
         phases, window, stride: the model's k, its training window and half of the window if None.
         value: of a base in a track: nats, bits, or the spread over strands and phases in nats.
         devices: processes on this machine, each with a device of its own.
+        chunk: bases of a contig between two borders of units.
     """
 
     checkpoint: Path
@@ -70,6 +72,7 @@ class Request:
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_tokens: int = 16384
     compile: bool = False
+    chunk: int = CHUNK
 
 
 class Job:
@@ -110,7 +113,7 @@ class Job:
             self.regions = parse_region(request.region, self.genome)
         else:
             self.regions = whole_genome(self.genome)
-        self.units = list(plan_units(self.regions, self.contigs, self.reading.reach))
+        self.units = list(plan_units(self.regions, self.contigs, self.reading.reach, request.chunk))
         self.bases = [sum(int(np.diff(span.wanted).sum()) for span in unit) for unit in self.units]
         self.options = {
             "strand": request.strand,
@@ -134,7 +137,7 @@ class Job:
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
-        said = [FORMAT, CHUNK, self.weights, self.identity, self.is_table, self.options]
+        said = [FORMAT, self.request.chunk, self.weights, self.identity, self.is_table, self.options]
         digest.update(json.dumps(said).encode())
         for column in (self.regions.contig, self.regions.start, self.regions.end):
             digest.update(np.ascontiguousarray(column))
@@ -252,17 +255,17 @@ class Job:
             self.parts.rmdir()
 
 
-def plan_units(regions: Regions, contigs: Sequence[str], reach: int) -> Iterator[list[Span]]:
-    """What is wanted, every base once: in the genome's order, about CHUNK bases to read a unit.
+def plan_units(regions: Regions, contigs: Sequence[str], reach: int, chunk: int) -> Iterator[list[Span]]:
+    """What is wanted, every base once: in the genome's order, about `chunk` bases to read a unit.
 
-    Contigs are cut where a position is a multiple of CHUNK and where more than `reach` bases are not wanted.
+    Contigs are cut where a position is a multiple of `chunk` and where more than `reach` bases are not wanted.
     """
     unit: list[Span] = []
     cost = 0
     for number, contig in enumerate(contigs):
-        for span in _spans(contig, _union(regions, number), reach):
+        for span in _spans(contig, _union(regions, number, chunk), reach, chunk):
             more = span.end - span.start + reach
-            if unit and cost + more > CHUNK + reach:
+            if unit and cost + more > chunk + reach:
                 yield unit
                 unit, cost = [], 0
             unit.append(span)
@@ -271,7 +274,7 @@ def plan_units(regions: Regions, contigs: Sequence[str], reach: int) -> Iterator
         yield unit
 
 
-def _union(regions: Regions, number: int) -> np.ndarray:
+def _union(regions: Regions, number: int, chunk: int) -> np.ndarray:
     """A contig's wanted bases as (W, 2) intervals, rising, apart and inside a chunk each."""
     _, starts, _, furthest = _by_start(regions, number)
     if not len(starts):
@@ -280,7 +283,7 @@ def _union(regions: Regions, number: int) -> np.ndarray:
     last = np.append(np.flatnonzero(new)[1:] - 1, len(starts) - 1)
     parts = []
     for start, end in zip(starts[new].tolist(), furthest[last].tolist(), strict=True):
-        cuts = [start, *range(start - start % CHUNK + CHUNK, end, CHUNK), end]
+        cuts = [start, *range(start - start % chunk + chunk, end, chunk), end]
         parts.append(np.stack((cuts[:-1], cuts[1:]), 1))
     return np.concatenate(parts)
 
@@ -293,11 +296,11 @@ def _by_start(regions: Regions, number: int) -> tuple[np.ndarray, np.ndarray, np
     return order, regions.start[order], ends, np.maximum.accumulate(ends) if len(ends) else ends
 
 
-def _spans(contig: str, wanted: np.ndarray, reach: int) -> Iterator[Span]:
+def _spans(contig: str, wanted: np.ndarray, reach: int, chunk: int) -> Iterator[Span]:
     if not len(wanted):
         return
     apart = wanted[1:, 0] - wanted[:-1, 1] > reach
-    apart |= wanted[1:, 0] // CHUNK != wanted[:-1, 0] // CHUNK
+    apart |= wanted[1:, 0] // chunk != wanted[:-1, 0] // chunk
     for part in np.split(wanted, np.flatnonzero(apart) + 1):
         yield Span(contig, part)
 
@@ -361,10 +364,10 @@ def score_regions(request: Request) -> dict[str, Any] | None:
     if world > 1:
         fabric.launch()
         with _locked(job) if fabric.global_rank == 0 else contextlib.nullcontext():
-            return _share(fabric, request, job)
+            return _share(fabric, asdict(request), job)
     try:
         with _locked(job):
-            return fabric.launch(_share, request)
+            return fabric.launch(_share, asdict(request))  # which takes no frozen dataclass
     except KeyboardInterrupt:
         for child in multiprocessing.active_children():  # those that fabric has started
             child.terminate()
@@ -379,6 +382,8 @@ def _finish(job: Job) -> dict[str, Any]:
 
 def _external_world() -> int:
     """Processes that a cluster's launcher has started for this command, 1 if none has."""
+    if not {"RANK", "SLURM_NTASKS"} & os.environ.keys():
+        return 1  # importing lightning takes seconds
     from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
     for environment in (TorchElasticEnvironment, SLURMEnvironment):
@@ -391,7 +396,7 @@ def _fabric(request: Request, world: int) -> Any:
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
 
-    if world % request.devices:
+    if world > 1 and world % request.devices:
         raise SeqpopeError(
             f"{world} processes were started, which is no multiple of --devices {request.devices}: give the "
             "number of processes on a machine"
@@ -416,9 +421,9 @@ def _fabric(request: Request, world: int) -> Any:
     )
 
 
-def _share(fabric: Any, request: Request, job: Job | None = None) -> dict[str, Any] | None:
-    """One process's share of the units; the first one merges."""
-    job = job or Job(request)
+def _share(fabric: Any, asked: dict[str, Any], job: Job | None = None) -> dict[str, Any] | None:
+    """One process's share of the units of a request; the first one merges."""
+    job = job or Job(Request(**asked))
     todo = fabric.broadcast(job.missing() if fabric.global_rank == 0 else None)
     rank, world = fabric.global_rank, fabric.world_size
     _score(job, todo[rank::world], str(fabric.device), shares=world, quiet=rank > 0)
