@@ -520,13 +520,13 @@ def score(
     device: Device = "auto",
     devices: int = 1,
 ) -> None:
-    """Score DNA: how likely a model finds regions of a genome, every base of them, or what variants change of that.
+    """Score DNA: how likely a model finds regions of a genome or each base, and what variants change of that.
 
     Args:
         fasta: The genome: a FASTA file, or the folder that `prepare genome` has made.
         out: What to write. A row a region: .tsv, .tsv.gz, .parquet. A value a base: .bedgraph, .bedgraph.gz, .bw,
-            .bigWig. Variants: .vcf.gz (with its index), .vcf, .tsv, .parquet. A JSON file beside it says how it was
-            made. Stopped midway, the same command goes on.
+            .bigWig. Variants: .vcf.gz (with its index), .vcf, .tsv, .parquet. A JSON file beside it says how it
+            was made. Stopped midway, the same command goes on.
         domain: What is scored.
         checkpoint: A .safetensors file, a run's folder or an experiment's, of a model of DNA.
         bed: Regions to score, plain or gzipped; the table's rows are in its order.

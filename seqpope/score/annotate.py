@@ -34,6 +34,7 @@ from seqpope.provenance import choose_device, provenance
 from seqpope.score.genome import identity, open_genome
 from seqpope.score.likelihood import Likelihood, tokenizer_of
 from seqpope.score.variants import STRANDS, WHY, Contigs, Likelihoods, Score, reach, score_records
+from seqpope.score.work import run
 
 T = TypeVar("T")
 FORMAT = 1  # of part files, raised too when scores come to mean something else
@@ -312,6 +313,15 @@ class Request:
     compile: bool = False
 
 
+def score_variants(request: Request) -> dict[str, Any] | None:
+    """Score a VCF's variants and write them; what the sidecar says, None in a process that is not the first.
+
+    Raises:
+        SeqpopeError: the request cannot be met.
+    """
+    return run(Job(request))
+
+
 class Job(Annotation):
     """A request with all that it means, for `work.run`.
 
@@ -323,6 +333,11 @@ class Job(Annotation):
         for path in (request.fasta, request.vcf, request.checkpoint):
             if request.out.resolve() == path.resolve():
                 raise SeqpopeError(f"{path} is what is read: writing there would destroy it, choose another --out")
+        if request.devices < 1 or request.batch_tokens < 1:
+            raise SeqpopeError(
+                "expected devices and batch_tokens of at least 1, they are "
+                f"{request.devices} and {request.batch_tokens}"
+            )
         self.request = request
         self.checkpoint = find_checkpoint(request.checkpoint)
         self.info = read_info(self.checkpoint)

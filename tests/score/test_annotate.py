@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,13 +14,16 @@ import pytest
 from chains import Chain, letters
 from genomes import random_bases, shared_model
 
+from seqpope.checkpoint import save_checkpoint
+from seqpope.cli import main
 from seqpope.domains.genome.bases import SequenceError
-from seqpope.domains.genome.sequences import ArrayGenome
+from seqpope.domains.genome.sequences import ArrayGenome, as_text
 from seqpope.domains.genome.vcf import VcfError, VcfFile
 from seqpope.errors import SeqpopeError
-from seqpope.score.annotate import TABLE, Annotation
+from seqpope.score.annotate import TABLE, Annotation, Job, Request, score_variants
 from seqpope.score.likelihood import Likelihood
 from seqpope.score.variants import Contigs, score_records
+from seqpope.score.work import _share
 
 CONTIGS = {"chr1": random_bases(300, seed=1), "chr2": random_bases(200, seed=2)}
 COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
@@ -324,3 +329,73 @@ def test_bcftools_reads_it(tmp_path):
     assert told[1] == "60 12,.,12 .,symbolic,."
     split = bcftools("norm", "-m", "-any", "out.vcf.gz")
     assert sum("SP_N=12" in line for line in split.splitlines() if line[0] != "#") == 6
+
+
+@pytest.fixture
+def here(tmp_path):
+    save_checkpoint(tmp_path / "m.safetensors", *shared_model())
+    (tmp_path / "g.fa").write_text("".join(f">{name}\n{as_text(bases)}\n" for name, bases in CONTIGS.items()))
+    write(tmp_path / "in.vcf", [line for line in LINES if line.startswith("chr")])
+    return tmp_path
+
+
+def command(here, *more, out="out.vcf.gz"):
+    files = ("--fasta", here / "g.fa", "--vcf", here / "in.vcf", "--out", here / out)
+    return main([str(word) for word in ("score", "--checkpoint", here / "m.safetensors", *files, *more)])
+
+
+def test_the_command(here, capsys):
+    assert command(here, "--batch-tokens", "512") == 0
+    told = capsys.readouterr()
+    assert "7 records, 4 alleles scored, 6 not" in told.out
+    assert "ref_mismatch: 1" in told.err
+    with pysam.VariantFile(str(here / "out.vcf.gz")) as file:
+        assert sum("SP_DLL" in record.info for record in file) == 3
+    sidecar = json.loads((here / "out.vcf.gz.json").read_text())
+    assert sidecar["alleles_not_scored"]["ref_mismatch"] == {"count": 1, "lines": [7]}
+    assert sorted(path.name for path in here.iterdir()) == [
+        *("g.fa", "in.vcf", "m.safetensors", "out.vcf.gz", "out.vcf.gz.json", "out.vcf.gz.tbi")
+    ]
+
+
+def test_processes_share_the_units(here, monkeypatch):
+    """What each of two does, one after the other: that they are started and wait is tested where regions are."""
+    monkeypatch.setattr("seqpope.score.annotate.BATCH", 2)
+    asked = {
+        "checkpoint": here / "m.safetensors",
+        "fasta": here / "g.fa",
+        "vcf": here / "in.vcf",
+        "batch_tokens": 512,
+    }
+    results = []
+    for rank in (1, 0):
+        fabric = SimpleNamespace(
+            global_rank=rank, world_size=2, device="cpu", broadcast=lambda _: range(4), barrier=lambda: None
+        )
+        results.append(_share(fabric, Job, Request, {**asked, "out": here / "two.vcf"}))
+    assert results[0] is None
+    assert results[1]["records"] == 7
+    score_variants(Request(**asked, out=here / "one.vcf"))
+    assert infos(here / "two.vcf") == infos(here / "one.vcf")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--bed", "x.bed"), "have no --bed"),
+        (("--all",), "have no --all"),
+        (("--value", "bits", "--stride", "3"), "have no --stride, --value"),
+        (("--window", "2"), "a window of at least 4"),
+        (("--devices", "0"), "devices"),
+    ],
+)
+def test_what_goes_with_variants(here, capsys, words, told):
+    assert command(here, *words) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_an_input_is_not_written_over(here, capsys):
+    before = (here / "in.vcf").read_bytes()
+    assert command(here, out="in.vcf") == 1
+    assert "would destroy it" in capsys.readouterr().err
+    assert (here / "in.vcf").read_bytes() == before
