@@ -205,6 +205,11 @@ class Annotation:
             if self.found.mismatches >= DOUBTED:
                 raise SeqpopeError(f"{vcf}: {self.found.another_assembly}")
             tell(f"{vcf}: {self.found.another_assembly}")
+        if self.found.records and not any(self.found.contigs.values()):
+            tell(
+                f"{vcf}: the genome has none of its contigs ({', '.join(list(self.found.contigs)[:TOLD])}), it "
+                f"has {', '.join(list(genome.contigs)[:TOLD])}: nothing will be scored"
+            )
         chosen = [i * k // phases for i in range(phases)]
         self._reading: Any = {"window": window, "phases": chosen, "strands": STRANDS[strand]}
         before, after, longest = reach(k, window)

@@ -307,6 +307,13 @@ def test_malformed_lines_stop_it_before_anything_is_scored(tmp_path):
         run(write(tmp_path / "in.fa", header=">"), tmp_path / "out.vcf", model)
 
 
+def test_contigs_of_another_genome_are_told(tmp_path):
+    told = []
+    run(write(tmp_path / "in.vcf", LINES[-1:]), tmp_path / "out.vcf", tell=told.append)
+    assert len(told) == 1
+    assert "none of its contigs (chrUn), it has chr1, chr2" in told[0]
+
+
 def test_positions_before_the_first_base(tmp_path):
     """Position 0, a telomere, is valid VCF."""
     run(write(tmp_path / "in.vcf", ["chr1\t0\t.\tN\t<DEL>\t.\t.\t.", *LINES]), tmp_path / "out.vcf.gz")
