@@ -100,7 +100,8 @@ def read_bed(path: Path, genome: Genome) -> Regions:
             f"{path} has {bad.count} lines that are no intervals ({'; '.join(bad.lines[:SHOWN])}): expected "
             "contig, start from 0 and end, start at most end, with tabs between; mend or remove them"
         )
-    regions = Regions(*np.array(rows, np.int64).reshape(-1, 3).T, names, strands, skipped)
+    contigs, starts, ends = np.array(rows, np.int64).reshape(-1, 3).T
+    regions = Regions(contigs, starts, ends, names, strands, skipped)
     if not rows:
         raise SeqpopeError(
             f"{path} leaves no region to score{': ' + told_skipped(regions) if told_skipped(regions) else ''}; "
@@ -165,8 +166,8 @@ def parse_region(text: str, genome: Genome) -> Regions:
             f"{text} is not inside {name}, which has bases 1 to {genome.contigs[name]}: expected two of them, the "
             "first one first"
         )
-    place = (np.array([x]) for x in (names.index(name), first - 1, last))
-    return Regions(*place, [""], [""])
+    contig, start, end = np.array([[names.index(name)], [first - 1], [last]])
+    return Regions(contig, start, end, [""], [""])
 
 
 def whole_genome(genome: Genome) -> Regions:
@@ -178,5 +179,5 @@ def whole_genome(genome: Genome) -> Regions:
             parts.append(np.array([(number, a, b) for a, b in itertools.pairwise(cuts)]))
     if not parts:
         raise SeqpopeError("the genome has no known base to score: it is all N")
-    columns = np.concatenate(parts).T
-    return Regions(*columns, [""] * columns.shape[1], [""] * columns.shape[1])
+    contig, start, end = np.concatenate(parts).T
+    return Regions(contig, start, end, [""] * len(contig), [""] * len(contig))

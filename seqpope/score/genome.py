@@ -1,38 +1,27 @@
-"""The genome that a path means."""
+"""The genome that a path means, and what tells it from others."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from pathlib import Path
+import json
 
-import numpy as np
+from seqpope.domains.genome.indexed import FastaGenome
+from seqpope.domains.genome.sequences import Genome
+from seqpope.domains.genome.store import GenomeStore, open_genome
 
-from seqpope.domains.genome.bases import letter_codes
-from seqpope.domains.genome.codec import read_fasta
-from seqpope.domains.genome.sequences import SOFT_MASKED, ArrayGenome, Genome
-
-
-def open_genome(path: Path) -> Genome:
-    """A FASTA file's sequences.
-
-    Raises:
-        SeqpopeError: it cannot be read as FASTA of DNA.
-    """
-    sequences = {}
-    for record in read_fasta(path):
-        letters = np.frombuffer(record.sequence.encode("ascii"), np.uint8)
-        masked = np.where(letters >= ord("a"), SOFT_MASKED, 0).astype(np.uint8)
-        codes = letter_codes(letters, "NACGT", Counter())
-        sequences[record.name] = codes | np.where(codes > 0, masked, 0).astype(np.uint8)
-    return ArrayGenome(sequences)
+__all__ = ["identity", "open_genome"]
 
 
 def identity(genome: Genome) -> str:
-    """SHA-256 over names and bases."""
-    digest = hashlib.sha256()
-    for name, length in genome.contigs.items():
-        digest.update(f"{name}\t{length}\n".encode())
-        for start in range(0, length, 1 << 24):
-            digest.update(genome.fetch(name, start, min(length, start + (1 << 24))) & 7)
+    """SHA-256 over contigs and what stands for their bases: a store's digest; a file's size and time of change,
+    since reading gigabytes takes longer than scoring a region; else the bases."""
+    digest = hashlib.sha256(json.dumps([*genome.contigs.items()]).encode())
+    if isinstance(genome, GenomeStore):
+        digest.update(genome.manifest.content.encode())
+    elif isinstance(genome, FastaGenome):
+        status = genome.path.stat()
+        digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+    else:
+        for name, length in genome.contigs.items():
+            digest.update(genome.fetch(name, 0, length).tobytes())
     return digest.hexdigest()

@@ -215,9 +215,9 @@ class RegionSums:
     @classmethod
     def zeros(cls, regions: int, passes: int) -> RegionSums:
         """Of nothing yet."""
-        whole = (np.zeros(regions, np.int64) for _ in range(2))
+        scored, unknown = np.zeros((2, regions), np.int64)
         least = np.full(regions, NO_CONTEXT, np.int64)
-        return cls(np.zeros((regions, passes)), *whole, np.zeros(regions), least)
+        return cls(np.zeros((regions, passes)), scored, unknown, np.zeros(regions), least)
 
     def add(self, regions: np.ndarray, more: RegionSums) -> None:
         """Add sums of pieces to (M,) regions by number, of which one may come more than once."""

@@ -140,7 +140,7 @@ class Job:
         said = [FORMAT, self.request.chunk, self.weights, self.identity, self.is_table, self.options]
         digest.update(json.dumps(said).encode())
         for column in (self.regions.contig, self.regions.start, self.regions.end):
-            digest.update(np.ascontiguousarray(column))
+            digest.update(column.tobytes())
         return digest.hexdigest()
 
     def part(self, unit: int) -> Path:
@@ -491,7 +491,7 @@ def _score(job: Job, units: Sequence[int], device: str, *, shares: int = 1, quie
         nonlocal inside
         inside += bases
         if not quiet:
-            shown(begun + shares * inside // passes, total)
+            shown(min(total, begun + shares * inside // passes), total)
 
     def finish() -> None:
         unit, spans, pending = waiting.popleft()
@@ -517,5 +517,5 @@ def _score(job: Job, units: Sequence[int], device: str, *, shares: int = 1, quie
         raise
     if not quiet:
         seconds = max(1e-9, time.monotonic() - began)
-        bases = shares * sum(job.bases[unit] for unit in units)
+        bases = min(total - already, shares * sum(job.bases[unit] for unit in units))
         print(f"{request.out.name}: {bases / seconds:.0f} bases/s, each {passes} times", file=sys.stderr)
