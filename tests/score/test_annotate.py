@@ -361,7 +361,7 @@ def test_the_command(here, capsys):
     sidecar = json.loads((here / "out.vcf.gz.json").read_text())
     assert sidecar["alleles_not_scored"]["ref_mismatch"] == {"count": 1, "lines": [7]}
     assert sorted(path.name for path in here.iterdir()) == [
-        *("g.fa", "in.vcf", "m.safetensors", "out.vcf.gz", "out.vcf.gz.json", "out.vcf.gz.tbi")
+        *("g.fa", "g.fa.fai", "in.vcf", "m.safetensors", "out.vcf.gz", "out.vcf.gz.json", "out.vcf.gz.tbi")
     ]
 
 
