@@ -552,6 +552,7 @@ def score(
     bed: Path | None = None,
     region: str | None = None,
     all: bool = False,
+    vcf: Path | None = None,
     strand: Literal["both", "+", "-"] = "both",
     phases: int | None = None,
     window: int | None = None,
@@ -563,17 +564,19 @@ def score(
     device: Device = "auto",
     devices: int = 1,
 ) -> None:
-    """Score DNA base by base: how likely a model finds regions of a genome, or every base of them.
+    """Score DNA: how likely a model finds regions of a genome or each base, and what variants change of that.
 
     Args:
         fasta: The genome: a FASTA file, or the folder that `prepare genome` has made.
         out: What to write. A row a region: .tsv, .tsv.gz, .parquet. A value a base: .bedgraph, .bedgraph.gz, .bw,
-            .bigWig. A JSON file beside it says how it was made. Stopped midway, the same command goes on.
+            .bigWig. Variants: .vcf.gz (with its index), .vcf, .tsv, .parquet. A JSON file beside it says how it
+            was made. Stopped midway, the same command goes on.
         domain: What is scored.
         checkpoint: A .safetensors file, a run's folder or an experiment's, of a model of DNA.
         bed: Regions to score, plain or gzipped; the table's rows are in its order.
         region: One region, from 1 and with its last base, such as chr7:5,500,000-5,600,000; or a contig.
         all: All that is known of the genome; in a table a row for every 100 kb.
+        vcf: Variants to score, plain or gzipped VCF: the change of log-likelihood from REF to each ALT.
         strand: Strands that are read; bases and regions are means over them.
         phases: In how many of the six phases of the token boundaries each strand is read; all if not given.
         window: Tokens read at once; as in training if not given.
@@ -590,6 +593,17 @@ def score(
             "no genome model is shipped: give one by --checkpoint RUN, such as a run of "
             "`seqpope prepare genome --source FASTA` and `seqpope train --domain genome`"
         )
+    if vcf is not None:
+        given = {"--bed": bed, "--region": region, "--all": all or None, "--stride": stride}
+        given["--value"] = None if value == "nats" else value
+        if foreign := [name for name, what in given.items() if what is not None]:
+            raise SeqpopeError(f"--vcf scores variants, which have no {', '.join(foreign)}: leave that out")
+        _score_variants(
+            {"checkpoint": checkpoint, "fasta": fasta, "out": out, "vcf": vcf, "strand": strand, "phases": phases}
+            | {"window": window, "device": device, "devices": devices, "precision": precision}
+            | {"batch_tokens": batch_tokens, "compile": compile}
+        )
+        return
     from seqpope.score.work import Request, score_regions
 
     result = score_regions(
@@ -631,6 +645,17 @@ VERBS: dict[str, Callable[..., None]] = {
     "examine": examine,
     "score": score,
 }
+
+
+def _score_variants(asked: dict[str, Any]) -> None:
+    from seqpope.score.annotate import Request, score_variants
+
+    result = score_variants(Request(**asked))
+    if result is not None:
+        left = sum(some["count"] for some in result["alleles_not_scored"].values())
+        print(
+            f"{asked['out']}  {result['records']} records, {result['alleles_scored']} alleles scored, {left} not"
+        )
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -150,6 +150,10 @@ class Job:
     def missing(self) -> list[int]:
         """Units that are still to be scored."""
         return [unit for unit in range(len(self.units)) if not self.part(unit).is_file()]
+
+    def score(self, units: Sequence[int], device: str, *, shares: int = 1, quiet: bool = False) -> None:
+        """Score units and save their numbers; see `_score`."""
+        _score(self, units, device, shares=shares, quiet=quiet)
 
     def save(self, unit: int, spans: Sequence[SpanScores], outside: float, tokens: int) -> None:
         """Write a scored unit's numbers."""
@@ -318,7 +322,7 @@ def _pieces(unit: list[Span], numbers: dict[str, np.ndarray]) -> Iterator[Piece]
 
 
 @contextlib.contextmanager
-def _locked(job: Job) -> Iterator[None]:
+def _locked(job: Work) -> Iterator[None]:
     """Hold the lock of a job's parts, which are then nobody else's.
 
     Raises:
@@ -339,10 +343,7 @@ def _locked(job: Job) -> Iterator[None]:
 
 
 def score_regions(request: Request) -> dict[str, Any] | None:
-    """Score what is asked for and write it; what the sidecar says, None in a process that is not the first.
-
-    With several devices, processes are started by Lightning Fabric; where a launcher has started them already
-    (torchrun, SLURM), each takes its share.
+    """Score regions and write them; see `run`.
 
     Raises:
         SeqpopeError: the request cannot be met.
@@ -355,26 +356,53 @@ def score_regions(request: Request) -> dict[str, Any] | None:
             f"the window of {job.reading.window} tokens is beyond the {job.info.length} of the model's training",
             file=sys.stderr,
         )
-    world = _external_world()
+    return run(job)
+
+
+class Work(Protocol):
+    """What is done in units: a `Job`, which its class makes of a request, or the like."""
+
+    request: Any
+    parts: Path
+
+    def missing(self) -> list[int]: ...
+
+    def score(self, units: Sequence[int], device: str, *, shares: int = 1, quiet: bool = False) -> None: ...
+
+    def merge(self) -> dict[str, Any]: ...
+
+    def clear(self) -> None: ...
+
+
+def run(job: Work) -> dict[str, Any] | None:
+    """Do what a job has to do; what `merge` returns, None in a process that is not the first.
+
+    With several devices, processes are started by Lightning Fabric; where a launcher has started them already
+    (torchrun, SLURM), each takes its share.
+
+    Raises:
+        SeqpopeError: another process is at it, or there are not as many devices.
+    """
+    request, world = job.request, _external_world()
     if request.devices == 1 and world == 1:
         with _locked(job):
-            _score(job, job.missing(), choose_device(request.device))
+            job.score(job.missing(), choose_device(request.device))
             return _finish(job)
     fabric = _fabric(request, world)
     if world > 1:
         fabric.launch()
         with _locked(job) if fabric.global_rank == 0 else contextlib.nullcontext():
-            return _share(fabric, asdict(request), job)
+            return _share(fabric, type(job), type(request), asdict(request), job)
     try:
-        with _locked(job):
-            return fabric.launch(_share, asdict(request))  # which takes no frozen dataclass
+        with _locked(job):  # launching takes no frozen dataclass
+            return fabric.launch(_share, type(job), type(request), asdict(request))
     except KeyboardInterrupt:
         for child in multiprocessing.active_children():  # those that fabric has started
             child.terminate()
         raise
 
 
-def _finish(job: Job) -> dict[str, Any]:
+def _finish(job: Work) -> dict[str, Any]:
     result = job.merge()
     job.clear()
     return result
@@ -392,7 +420,7 @@ def _external_world() -> int:
     return 1
 
 
-def _fabric(request: Request, world: int) -> Any:
+def _fabric(request: Any, world: int) -> Any:
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
 
@@ -421,12 +449,14 @@ def _fabric(request: Request, world: int) -> Any:
     )
 
 
-def _share(fabric: Any, asked: dict[str, Any], job: Job | None = None) -> dict[str, Any] | None:
-    """One process's share of the units of a request; the first one merges."""
-    job = job or Job(Request(**asked))
+def _share(
+    fabric: Any, kind: Any, request: Any, asked: dict[str, Any], job: Work | None = None
+) -> dict[str, Any] | None:
+    """One process's share of the units of a request, as fields of its class; the first one merges."""
+    job = job or kind(request(**asked))
     todo = fabric.broadcast(job.missing() if fabric.global_rank == 0 else None)
     rank, world = fabric.global_rank, fabric.world_size
-    _score(job, todo[rank::world], str(fabric.device), shares=world, quiet=rank > 0)
+    job.score(todo[rank::world], str(fabric.device), shares=world, quiet=rank > 0)
     fabric.barrier()
     return _finish(job) if rank == 0 else None
 
