@@ -44,7 +44,7 @@ GAP = {np.dtype("<i2"): -(1 << 15), np.dtype("<i4"): -(1 << 31)}
 # Told apart in either scheme, and by eyes that tell red and green poorly (after Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LIKELIER, LESS_LIKELY, NOT_SCORED = "#0072b2", "#d55e00", "#888888"
-_ASKED = ("model", "protocol", "settings", "description", "strand", "stride", "context", "unit", "date")
+_SAID = ("description", "model", "protocol", "settings", "date")  # of a score's header or the JSON beside it
 
 
 class Score(NamedTuple):
@@ -91,7 +91,8 @@ def write_page(
     for number, path in enumerate(scores):
         values, header = read_scores(path, genome, place, report)
         name = names[number] if names else header.pop("name", "") or _stem(path)
-        read.append(Score(name, values / math.log(2) if bits else values, header | _sidecar(path)))
+        said = {key: header[key] for key in _SAID if key in header} | _sidecar(path)
+        read.append(Score(name, values / math.log(2) if bits else values, said))
     if len({score.name for score in read}) < len(read):
         told = ", ".join(score.name for score in read)
         raise TrackError(f"scores of one name ({told}) cannot be told apart: give --names")
@@ -283,21 +284,27 @@ def _stem(path: Path) -> str:
 
 def _sidecar(path: Path) -> dict[str, str]:
     """What the JSON beside a score says of its making, if there is one."""
-    for file in (Path(f"{path}.json"), path.with_name(f"{_stem(path)}.json")):
-        try:
-            said = json.loads(file.read_bytes())
-        except (OSError, ValueError):
-            continue
-        if isinstance(said, dict):
-            return {key: _in_words(said[key]) for key in _ASKED if said.get(key) not in (None, "", {}, [])}
-    return {}
+    try:
+        said = json.loads(Path(f"{path}.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(said, dict):
+        return {}
+    return {key: words for key in _SAID if (words := _in_words(said.get(key)))}
 
 
 def _in_words(value: Any) -> str:
+    """A value of JSON in a line; of paths the last two parts, for pages travel, of checksums enough to compare."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_in_words(v)}" for key, v in value.items() if v not in (None, "", {}, []))
+        return ", ".join(f"{key} {words}" for key, v in value.items() if (words := _in_words(v)))
     if isinstance(value, list):
-        return ", ".join(_in_words(v) for v in value)
+        return ", ".join(filter(None, map(_in_words, value)))
+    if value is None:
+        return ""
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{40,}", value):
+        return value[:12]
+    if isinstance(value, str) and "/" in value:
+        return "/".join(Path(value).parts[-2:])
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -329,7 +336,10 @@ def _legend(place: Place, scores: Sequence[Score], variants: bool, threshold: fl
     ]
     if len(scores) == 2:
         first, second = (html.escape(score.name) for score in scores)
-        notes.append(f"The difference is {first} less {second}, where both have a value.")
+        notes.append(
+            f"The difference is {first} less {second}, in the colour of the one that is higher, where both have "
+            "a value."
+        )
     if threshold is not None:
         notes.append(f"Marked under the scores: unbroken runs of bases above {threshold:g} {unit}.")
     if variants:

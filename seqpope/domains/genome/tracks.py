@@ -77,9 +77,12 @@ def parse_place(text: str, genome: Genome) -> Place:
     """
     parts = re.fullmatch(r"(.+):([\d,]+)-([\d,]+)", text.strip())
     if parts is None:
-        if re.search(r":[\d,]*-?[\d,]*$", text.strip()):
-            raise TrackError(f"{text!r} is no region: expected one like chr17:43,044,295-43,050,000")
-        contig = genome.resolve(text.strip())
+        try:
+            contig = genome.resolve(text.strip())
+        except SequenceError as error:
+            raise TrackError(
+                f"{text!r} is no region: expected one like chr17:43,044,295-43,050,000 or a contig's name; {error}"
+            ) from None
         return Place(contig, 0, genome.contigs[contig])
     contig = genome.resolve(parts[1])
     first, last = (int(number.replace(",", "") or 0) for number in parts.groups()[1:])
