@@ -120,8 +120,13 @@ def _told(letter: str, position: int) -> str:
             f"{where} stands for several bases: expected A, C, G, T or N; pass a Counter as `replaced` to have "
             "such letters become N, counted"
         )
+    return f"{where} {no_dna(letter)}"
+
+
+def no_dna(letter: str) -> str:
+    """What is said of a letter that no IUPAC code is, and what to do."""
     advice = {"U": "this is RNA, write T for U", "-": "take gaps out", ">": "read FASTA as FASTA"}
     if letter.upper() in "EFILPQXZ":
         advice[letter.upper()] = "this may be a protein"
     more = advice.get(letter.upper(), "take it out")
-    return f"{where} is no DNA: expected A, C, G, T, N or another IUPAC code; {more}"
+    return f"is no DNA: expected A, C, G, T, N or another IUPAC code; {more}"

@@ -6,7 +6,7 @@ has lower case (soft-masked, mostly repeats). The strand that is not written run
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -52,6 +52,14 @@ def known_stretches(bases: np.ndarray, offset: int = 0) -> np.ndarray:
     """The maximal runs of known bases, (S, 2) int64 starts and ends, `offset` added."""
     unknown = np.concatenate(([True], (bases & 7) == UNKNOWN, [True]))
     return np.flatnonzero(unknown[1:] != unknown[:-1]).reshape(-1, 2) + offset
+
+
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Intervals (S, 2) int64 in order, of which those that touch become one."""
+    edges = np.concatenate([np.zeros((0, 2), np.int64), *parts])
+    new = np.ones(len(edges) + 1, bool)
+    new[1:-1] = edges[1:, 0] != edges[:-1, 1]
+    return np.column_stack((edges[new[:-1], 0], edges[new[1:], 1]))
 
 
 def other_strand(bases: np.ndarray) -> np.ndarray:
