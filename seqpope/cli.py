@@ -530,7 +530,7 @@ def track(
 
     Args:
         scores: One value a base in nats, as bedGraph (plain or gzipped, sorted) or bigWig; several are compared.
-        fasta: The genome: a FASTA file, plain or bgzipped.
+        fasta: The genome: a FASTA file, plain or bgzipped, or a prepared genome's folder.
         region: Such as chr17:43,044,295-43,064,295, first and last base from 1; at most 2,000,000 bases.
         out: The page to write.
         names: What to call each score, such as PoPE,RoPE; by its header or file if not given.
@@ -539,13 +539,13 @@ def track(
         threshold: Mark runs of bases above it, of the unit shown.
         unit: Show nats or bits.
     """
-    from seqpope.domains.genome.tracks import FastaGenome
+    from seqpope.domains.genome.store import open_genome
     from seqpope.track import write_page
 
     told = write_page(
         out,
         scores,
-        FastaGenome(fasta),
+        open_genome(fasta),
         region,
         names=_words(names),
         bed=[Path(word) for word in _words(bed)],

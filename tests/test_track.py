@@ -236,7 +236,6 @@ class TestErrors:
 
 
 def test_the_verb(files, codes, capsys):
-    pytest.importorskip("pysam")
     fasta = files / "genome.fa"
     fasta.write_text(f">chr1\n{as_text(codes)}\n")
     out = files / "verb" / "page.html"

@@ -10,7 +10,6 @@ import pytest
 from seqpope.domains.genome.bases import SequenceError
 from seqpope.domains.genome.sequences import ArrayGenome
 from seqpope.domains.genome.tracks import (
-    FastaGenome,
     Place,
     TrackError,
     parse_place,
@@ -246,20 +245,3 @@ def test_runs_above_cover_just_what_is_above(size, threshold):
         covered[start:end] += 1
     np.testing.assert_array_equal(covered, values > threshold)
     assert (runs[1:, 0] > runs[:-1, 1]).all()  # else they would be one
-
-
-def test_fasta_as_a_genome(tmp_path):
-    pytest.importorskip("pysam")
-    path = tmp_path / "a.fa"
-    path.write_text(">chr1\nACGTN\nacgtn\nR\n>2\nTT\n")
-    genome = FastaGenome(path)
-    assert genome.contigs == {"chr1": 11, "2": 2}
-    assert genome.fetch("chr1", 0, 11).tolist() == [1, 2, 3, 4, 0, 9, 10, 11, 12, 8, 0]
-    assert genome.fetch("chr1", 3, 3).size == 0
-    assert genome.stretches("chr1").tolist() == [[0, 4], [5, 9]]
-    assert (genome.resolve("1"), genome.resolve("chr2")) == ("chr1", "2")
-    for start, end in ((-1, 2), (5, 4), (0, 12)):
-        with pytest.raises(SequenceError, match="not inside"):
-            genome.fetch("chr1", start, end)
-    with pytest.raises(TrackError, match="no file"):
-        FastaGenome(tmp_path / "none.fa")

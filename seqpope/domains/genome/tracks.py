@@ -10,14 +10,14 @@ import io
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
 
 from seqpope.domains.genome.bases import SequenceError
-from seqpope.domains.genome.sequences import SOFT_MASKED, Genome, known_stretches
+from seqpope.domains.genome.sequences import Genome
 
 Report = Callable[[int, int], None]
 DELTA = "SP_DLL"  # the field of INFO in which a scored VCF has one number an alternative allele
@@ -381,43 +381,3 @@ def runs_above(values: np.ndarray, threshold: float) -> np.ndarray:
     """The maximal runs of values above a threshold (nan is not), (R, 2) starts and ends from 0."""
     above = np.concatenate(([False], values > threshold, [False]))
     return np.flatnonzero(above[1:] != above[:-1]).reshape(-1, 2)
-
-
-class FastaGenome:
-    """A FASTA file, plain or bgzipped, read where it is asked for; an index is made beside it if there is none."""
-
-    def __init__(self, path: Path) -> None:
-        import pysam
-
-        if not Path(path).is_file():
-            raise TrackError(f"{path} is no file: expected a FASTA file of the genome")
-        try:
-            self._file = pysam.FastaFile(str(path))
-        except (OSError, ValueError) as error:
-            raise TrackError(
-                f"{path} cannot be read as FASTA ({error}): expected it plain or packed with bgzip, in a folder "
-                "where its index may be written"
-            ) from error
-        self.contigs: Mapping[str, int] = dict(zip(self._file.references, self._file.lengths, strict=True))
-        self._codes = np.zeros(256, np.uint8)
-        for number, letter in enumerate("ACGT", 1):
-            self._codes[ord(letter)] = number
-            self._codes[ord(letter.lower())] = number + SOFT_MASKED
-        self._codes[ord("n")] = SOFT_MASKED
-
-    def resolve(self, name: str) -> str:
-        for known in (name, f"chr{name}", name.removeprefix("chr")):
-            if known in self.contigs:
-                return known
-        raise SequenceError(f"there is no contig {name!r}: there are {', '.join(list(self.contigs)[:5])} ...")
-
-    def fetch(self, contig: str, start: int, end: int) -> np.ndarray:
-        length = self.contigs[self.resolve(contig)]
-        if not 0 <= start <= end <= length:
-            raise SequenceError(f"{contig}:{start}-{end} is not inside the contig's {length} bases")
-        if start == end:
-            return np.empty(0, np.uint8)
-        return self._codes[np.frombuffer(self._file.fetch(contig, start, end).encode(), np.uint8)]
-
-    def stretches(self, contig: str, start: int = 0, end: int | None = None) -> np.ndarray:
-        return known_stretches(self.fetch(contig, start, self.contigs[contig] if end is None else end), start)
