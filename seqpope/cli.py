@@ -635,6 +635,48 @@ def score(
         )
 
 
+def track(
+    scores: list[Path],
+    fasta: Path,
+    region: str,
+    out: Path,
+    names: str = "",
+    bed: str = "",
+    vcf: Path | None = None,
+    threshold: float | None = None,
+    unit: Literal["nats", "bits"] = "nats",
+) -> None:
+    """Write scores of a region, its sequence and features as one HTML page that opens without a network.
+
+    Args:
+        scores: One value a base in nats, as bedGraph (plain or gzipped, sorted) or bigWig; several are compared.
+        fasta: The genome: a FASTA file, plain or bgzipped, or a prepared genome's folder.
+        region: Such as chr17:43,044,295-43,064,295, first and last base from 1; at most 2,000,000 bases.
+        out: The page to write.
+        names: What to call each score, such as PoPE,RoPE; by its header or file if not given.
+        bed: BED files, such as genes.bed,repeats.bed.gz, a track each.
+        vcf: A VCF with SP_DLL in INFO; its variants are coloured by that.
+        threshold: Mark runs of bases above it, of the unit shown.
+        unit: Show nats or bits.
+    """
+    from seqpope.domains.genome.store import open_genome
+    from seqpope.track import write_page
+
+    told = write_page(
+        out,
+        scores,
+        open_genome(fasta),
+        region,
+        names=_words(names),
+        bed=[Path(word) for word in _words(bed)],
+        vcf=vcf,
+        threshold=threshold,
+        bits=unit == "bits",
+        report=Progress("reading", "MB"),
+    )
+    print(f"{out}  {told}")
+
+
 VERBS: dict[str, Callable[..., None]] = {
     "prepare": prepare,
     "train": train,
@@ -644,6 +686,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "harmonize": harmonize,
     "examine": examine,
     "score": score,
+    "track": track,
 }
 
 
@@ -684,11 +727,13 @@ def build_parser() -> Any:
             verb.add_class_arguments(TrainConfig, as_positional=False)
         else:
             listed = name in ("evaluate", "compare")
-            skipped: set[str | int] = {"runs", "melody", "samples"}
+            skipped: set[str | int] = {"runs", "melody", "samples", "scores"}
             if name == "examine":
                 verb.add_argument(
                     "samples", nargs="+", type=Path, help="Scores or FASTA files, or folders of them."
                 )
+            if name == "track":
+                verb.add_argument("scores", nargs="+", type=Path, help="Scores as bedGraph or bigWig.")
             if name == "harmonize":
                 verb.add_argument("melody", type=Path, help="The melody: MIDI or MusicXML.")
             if listed:  # one word each, where jsonargparse would want a list in brackets

@@ -20,7 +20,7 @@ FLOORS = [
     ["seqpope.__main__"],
     ["seqpope.cli"],
     ["seqpope.experiment", "seqpope.generate", "seqpope.score", "seqpope.examine"],
-    ["seqpope.report", "seqpope.output"],
+    ["seqpope.report", "seqpope.output", "seqpope.track"],
     ["seqpope.evaluate", "seqpope.figures"],
     ["seqpope.training", "seqpope.sampling"],
     ["seqpope.checkpoint"],
