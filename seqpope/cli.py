@@ -112,7 +112,8 @@ def evaluate(
         length: Tokens in a window; as in training's validation if not given.
         stride: Tokens that each window after a piece's first one scores.
         lengths: Windows of several lengths instead, such as 2048,4096,16384, to see what lies beyond the
-            training's: NLL by length and by position, to lengths-SPLIT.json beside the run.
+            training's: NLL by length and by position, to lengths-SPLIT-2048-4096-16384.json or the like beside
+            the run; what differs from windows side by side in fp32 is in the name too.
         stride_share: With --lengths, the stride as a share of each length, such as 0.5; windows side by side if
             neither it nor --stride is given.
         yarn: With --lengths, score RoPE runs a second time through YaRN, without fine-tuning.
@@ -233,14 +234,17 @@ def compare(runs: list[Path], out: Path | None = None, lengths: str = "") -> Non
     Args:
         runs: Folders of runs or of experiments, all on the same data and protocol.
         out: Folder to write report.md, report.json and the figures to; only print if not given. If all runs
-            have lengths-test.json, lengths.md, lengths.json and lengths.png are written too.
-        lengths: Compare what `evaluate --lengths` wrote instead: the name of its files, such as lengths-test.
+            were read in the same --lengths of the test split, and in no others, lengths.md, lengths.json and
+            lengths.png are written too.
+        lengths: Compare what `evaluate --lengths` wrote instead: the name of its files or the beginning, such as
+            lengths-test; where that means several they are listed. What YaRN added to it is taken where there
+            is some.
     """
     from seqpope.report import compare as run
     from seqpope.report import compare_lengths
 
     if lengths:
-        print(compare_lengths(runs, out, lengths.removesuffix(".json") + ".json")["markdown"])
+        print(compare_lengths(runs, out, lengths)["markdown"])
     else:
         print(run(runs, out)["markdown"])
 

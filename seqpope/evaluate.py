@@ -8,6 +8,7 @@ first token is treated, precision, seed, step, data and tokenizer fingerprints, 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -408,8 +409,8 @@ def evaluate_lengths(
     """Score a run's best weights in windows of several lengths, within and beyond the training's, and write it.
 
     A split is read once for each length; `summarize_lengths` says what is counted. The result is written whole
-    at the end, to lengths-<split>.json beside the run's own result, with the stride in the name if windows
-    overlap. A read of the test split is logged. On a GPU no path of RoPE, YaRN, NoPE and PoPE writes out L x L.
+    at the end, beside the run's own result (`lengths_file` names it: another protocol, another file). A read of
+    the test split is logged. On a GPU no path of RoPE, YaRN, NoPE and PoPE writes out L x L.
 
     Args:
         run: folder of one run.
@@ -503,12 +504,39 @@ def evaluate_lengths(
         "config": config,
         **made,
     }
-    write_text(run / lengths_file(split, stride, stride_share), json.dumps(result, indent=1) + "\n")
+    name = lengths_file(
+        split, lengths, stride=stride, stride_share=stride_share, precision=precision, yarn=len(nats) > 1
+    )
+    write_text(run / name, json.dumps(result, indent=1) + "\n")
     return result
 
 
-def lengths_file(split: str, stride: int | None = None, stride_share: float = 1.0) -> str:
-    """Name of the file that `evaluate_lengths` writes."""
+NAMED_LENGTHS = 8  # more would make names that no one reads, and in the end none that a disk takes
+
+
+def lengths_file(
+    split: str,
+    lengths: Sequence[int],
+    *,
+    stride: int | None = None,
+    stride_share: float = 1.0,
+    precision: str = "fp32",
+    yarn: bool = False,
+) -> str:
+    """Name of the file that `evaluate_lengths` writes, such as lengths-test-2048-4096-bf16-yarn.json.
+
+    Windows side by side and fp32 are not named. `yarn` comes last: such a file holds all that the one without it
+    does, and what is before it says which files may be compared (`results.load_lengths`).
+    """
+    read = sorted(set(lengths))
+    numbers = [str(length) for length in read]
+    if len(read) > NAMED_LENGTHS:
+        numbers = [numbers[0], "to", numbers[-1], hashlib.sha256(repr(read).encode()).hexdigest()[:8]]
+    parts = ["lengths", split, *numbers]
     if stride is not None:
-        return f"lengths-{split}-stride{stride}.json"
-    return f"lengths-{split}.json" if stride_share == 1 else f"lengths-{split}-share{stride_share:g}.json"
+        parts.append(f"stride{stride}")
+    elif stride_share != 1:
+        parts.append(f"share{stride_share:g}")
+    if precision != "fp32":
+        parts.append(precision)
+    return "-".join([*parts, "yarn"] if yarn else parts) + ".json"

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from seqpope.errors import SeqpopeError
 from seqpope.figures import draw_extrapolation, draw_loss, draw_position, in_words
 from seqpope.files import write_bytes, write_text
 from seqpope.results import (
@@ -21,6 +22,7 @@ from seqpope.results import (
     analyse,
     analyse_lengths,
     check_comparable,
+    find_lengths,
     group_by_position,
     load_lengths,
     load_results,
@@ -382,11 +384,13 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
         else:  # one of an earlier report would be of other runs
             (out / "loss.png").unlink(missing_ok=True)
         folders = [Path(r["folder"]) for r in results]
-        if all((folder / LENGTHS).is_file() for folder in folders):
-            compare_lengths(folders, out)
-        else:
+        try:
+            find_lengths(folders)
+        except SeqpopeError:  # none that all runs have, or several to choose from
             for name in ("lengths.md", "lengths.json", "lengths.png"):
                 (out / name).unlink(missing_ok=True)
+        else:
+            compare_lengths(folders, out)
     return {**analysis, "markdown": text}
 
 
@@ -395,13 +399,13 @@ def compare_lengths(paths: Sequence[Path], out: Path | None = None, name: str = 
 
     Args:
         paths: folders of runs or of experiments.
-        name: of the files that `seqpope evaluate --lengths` wrote.
+        name: of the files that `seqpope evaluate --lengths` wrote, or its beginning (`results.find_lengths`).
 
     Returns:
         Estimates by encoding and length with the Markdown text under "markdown".
 
     Raises:
-        SeqpopeError: a folder holds no such file, or they cannot be compared.
+        SeqpopeError: a folder holds no such file, several are meant, or they cannot be compared.
     """
     results = load_lengths(paths, name)
     analysis = analyse_lengths(results)

@@ -327,7 +327,8 @@ def verdict(difference: dict[str, Any], recipes: Sequence[str] = ()) -> str:
     return f"{better_by}; the intervals over seeds and over pieces exclude 0."
 
 
-LENGTHS = "lengths-test.json"
+LENGTHS = "lengths-test"  # files of this name are of the test split
+_YARN = "-yarn"
 _LENGTHS_FIELDS: dict[str, type | tuple[type, ...]] = {  # what a report needs of a run read in several lengths
     **dict.fromkeys(("position", "dataset", "split", "fingerprint", "content", "device", "date"), str),
     **dict.fromkeys(("targets", "scores", "protocol", "trained", "config"), dict),
@@ -336,27 +337,64 @@ _LENGTHS_FIELDS: dict[str, type | tuple[type, ...]] = {  # what a report needs o
 }
 
 
+def find_lengths(paths: Sequence[Path], name: str = LENGTHS) -> list[Path]:
+    """The files of one protocol that `seqpope evaluate --lengths` wrote of runs, one a run.
+
+    Args:
+        paths: folders of runs, or of experiments, of which all runs are taken that hold such a file.
+        name: of the files, or its beginning up to a hyphen where one protocol alone begins so in all runs. A file
+            with YaRN is taken before the same one without it.
+
+    Raises:
+        SeqpopeError: a folder holds none, the runs have no protocol in common, or several.
+    """
+    name = name.removesuffix(".json").removesuffix(_YARN)
+    runs: dict[Path, dict[str, Path]] = {}  # a run named twice, by whatever path, is one run
+    for path in map(Path, paths):
+        below = sorted({file.parent for file in path.glob("*/lengths-*.json")})
+        own = [path] if _lengths_in(path, name) else below
+        found = {run.resolve(): files for run in own if (files := _lengths_in(run, name))}
+        if not found:
+            there = sorted({protocol for run in (path, *below) for protocol in _lengths_in(run, "lengths")})
+            raise SeqpopeError(
+                f"{path} holds no {name}.json and no {name}-*.json"
+                + (f", but {', '.join(there)}: name one of these" if there else "")
+                + f"{', or' if there else ':'} make it with `seqpope evaluate {path} --lengths 2048,4096,...`"
+            )
+        runs |= found
+    every = sorted({protocol for files in runs.values() for protocol in files})
+    shared = [protocol for protocol in every if all(protocol in files for files in runs.values())]
+    if not shared:
+        raise SeqpopeError(
+            f"the runs were not read alike, no one of {', '.join(every)} is in all of them: score them with the "
+            "same `seqpope evaluate --lengths`"
+        )
+    if len(shared) > 1:
+        raise SeqpopeError(f"{name} is the beginning of {' and '.join(shared)}: name one of them")
+    return [files[shared[0]] for files in runs.values()]
+
+
+def _lengths_in(run: Path, name: str) -> dict[str, Path]:
+    """A run's files that a name means, by protocol: that is their own name without what YaRN adds to it."""
+    files: dict[str, Path] = {}
+    for file in sorted(run.glob("lengths-*.json"), key=lambda file: file.stem):  # one with YaRN behind its like
+        protocol = file.stem.removesuffix(_YARN)
+        if protocol == name or protocol.startswith(f"{name}-"):
+            files[protocol] = file
+    return {name: files[name]} if name in files else files
+
+
 def load_lengths(paths: Sequence[Path], name: str = LENGTHS) -> list[dict[str, Any]]:
     """Read what `seqpope evaluate --lengths` wrote of runs, each with its folder under "folder", in order.
 
     Args:
-        paths: folders of runs, or of experiments, of which all runs are taken that hold such a file.
-        name: of the files.
+        paths, name: as for `find_lengths`.
 
     Raises:
-        SeqpopeError: a folder holds none, one cannot be read, they differ in data or protocol, or a seed of an
+        SeqpopeError: `find_lengths` does, a file cannot be read, they differ in data or protocol, or a seed of an
             encoding comes twice.
     """
-    files: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        found = [path / name] if (path / name).is_file() else sorted(path.glob(f"*/{name}"))
-        if not found:
-            raise SeqpopeError(
-                f"{path} holds no {name}: make it with `seqpope evaluate {path} --lengths 2048,4096,...`"
-            )
-        for file in found:
-            files.setdefault(file.resolve(), file)
-    results = [_load_lengths(file) for file in files.values()]
+    results = [_load_lengths(file) for file in find_lengths(paths, name)]
     results.sort(key=lambda r: (r["position"], seed_of(r), str(Path(r["folder"]).resolve())))
     first = results[0]
     for result in results[1:]:

@@ -207,8 +207,8 @@ class TestRealModels:
             run, [8, 14, 8], device="cpu", yarn=True, progress=lambda *call: calls.append(call)
         )
         assert results(run) == []
-        assert sorted(path.name for path in run.glob("lengths*")) == ["lengths-test.json"]
-        assert json.loads((run / "lengths-test.json").read_text()) == result
+        assert [path.name for path in run.glob("lengths*")] == ["lengths-test-8-14-yarn.json"]
+        assert json.loads((run / "lengths-test-8-14-yarn.json").read_text()) == result
         [read] = reads(run)
         assert (read["lengths"], read["strides"], read["precision"]) == ([8, 14], [8, 14], "fp32")
         assert (result["split"], result["trained_length"], result["dataset"]) == ("test", 16, "tiny")
@@ -219,16 +219,44 @@ class TestRealModels:
         evaluate_lengths(run, [8], split="validation", device="cpu", stride=2)
         assert len(reads(run)) == 1
         assert sorted(path.name for path in run.glob("lengths*")) == [
-            "lengths-test.json",
-            "lengths-validation-share0.5.json",
-            "lengths-validation-stride2.json",
+            "lengths-test-8-14-yarn.json",
+            "lengths-validation-8-share0.5.json",
+            "lengths-validation-8-stride2.json",
         ]
-        assert lengths_file("test", None, 0.25) == "lengths-test-share0.25.json"
+
+    @pytest.mark.parametrize(
+        ("lengths", "options", "name"),
+        [
+            ([8, 4, 8], {}, "lengths-train-4-8"),
+            ([8], {"precision": "bf16"}, "lengths-train-8-bf16"),
+            ([8], {"yarn": True}, "lengths-train-8-yarn"),
+            ([16, 8], {"yarn": True, "precision": "bf16", "stride_share": 0.25},
+             "lengths-train-8-16-share0.25-bf16-yarn"),
+        ],
+    )  # fmt: skip
+    def test_another_protocol_leaves_the_file_of_the_first(self, tmp_path, lengths, options, name):
+        run, _, _ = make_run(tmp_path, "rope")
+        first = evaluated(run, [8])
+        second = evaluated(run, lengths, **options)
+        assert sorted(path.stem for path in run.glob("lengths*")) == sorted(["lengths-train-8", name])
+        assert json.loads((run / "lengths-train-8.json").read_text()) == first
+        assert json.loads((run / f"{name}.json").read_text()) == second
+
+    def test_yarn_is_in_the_name_only_where_it_is_in_the_file(self, tmp_path):
+        run, _, _ = make_run(tmp_path, "pope")
+        evaluated(run, [8], yarn=True)
+        assert [path.name for path in run.glob("lengths*")] == ["lengths-train-8.json"]
+
+    def test_names_of_many_lengths_stay_short_and_differ(self):
+        names = {lengths_file("test", range(first, 2000, 3), yarn=True) for first in (1, 2, 3)}
+        assert len(names) == 3
+        assert max(map(len, names)) < 50
+        assert lengths_file("test", range(3, 2000, 3)).startswith("lengths-test-3-to-1998-")
 
     def test_interrupted_work_leaves_the_earlier_file(self, tmp_path, monkeypatch):
         run, _, _ = make_run(tmp_path, "rope")
-        evaluated(run, [8])
-        before = (run / "lengths-train.json").read_bytes()
+        evaluated(run, [8, 16])
+        before = (run / "lengths-train-8-16.json").read_bytes()
 
         def stop(name, length, done, total):
             if length == 16:
@@ -236,8 +264,8 @@ class TestRealModels:
 
         with pytest.raises(KeyboardInterrupt):
             evaluated(run, [8, 16], progress=stop)
-        assert (run / "lengths-train.json").read_bytes() == before
-        assert [path.name for path in run.glob("*lengths*")] == ["lengths-train.json"]
+        assert (run / "lengths-train-8-16.json").read_bytes() == before
+        assert [path.name for path in run.glob("*lengths*")] == ["lengths-train-8-16.json"]
 
     def test_a_model_trained_with_yarn_is_scored_with_its_own_factor(self, tmp_path):
         run, model, store = make_run(
@@ -325,13 +353,15 @@ class TestCommand:
         assert cli.main(["evaluate", str(rope.parent), *words, *data]) == 0
         lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
         assert lines == [[e, n] for e in ("pope", "rope", "rope+yarn") for n in ("8", "32")]
-        for run in (rope, pope):
-            result = json.loads((run / "lengths-train-share0.5.json").read_text())
+        for run, name in ((rope, "lengths-train-8-32-share0.5-yarn"), (pope, "lengths-train-8-32-share0.5")):
+            result = json.loads((run / f"{name}.json").read_text())
             assert result["protocol"]["strides"] == [4, 16]
         out = tmp_path / "out"
-        words = ["--lengths", "lengths-train-share0.5", "--out", str(out)]
+        words = ["--lengths", "lengths-train", "--out", str(out)]
         assert cli.main(["compare", str(rope.parent), *words]) == 0
-        assert "| RoPE with YaRN | 1 " in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "| RoPE with YaRN | 1 " in said
+        assert "| PoPE           | 1 " in said
         assert (out / "lengths.png").is_file()
 
     @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from stores import make_split
 from test_report import make_result, write_run
 
 from seqpope.errors import SeqpopeError
-from seqpope.evaluate import plan_lengths, summarize_lengths
+from seqpope.evaluate import lengths_file, plan_lengths, summarize_lengths
 from seqpope.figures import draw_extrapolation, in_words
 from seqpope.report import compare, compare_lengths
-from seqpope.results import LENGTHS, analyse_lengths, group_by_label, load_lengths
+from seqpope.results import analyse_lengths, find_lengths, group_by_label, load_lengths
 
 SPLIT = make_split([70, 64, 20], unscored=0)
 PLANS = plan_lengths(SPLIT, {16: 16, 64: 64})
@@ -38,7 +38,10 @@ def make_lengths(position, seed, slope=0.0, **changes):
     return result
 
 
-def write_lengths(run, result, name=LENGTHS):
+NAME = lengths_file("test", [16, 64])
+
+
+def write_lengths(run, result, name=NAME):
     run.mkdir(parents=True, exist_ok=True)
     (run / name).write_text(json.dumps(result))
     return run
@@ -107,7 +110,7 @@ class TestNumbers:
         assert "Scored in fp32" in text
         assert "The 128 tokens of 2 pieces that whole windows of 64 score" in text
         for run in experiment.iterdir():
-            result = json.loads((run / LENGTHS).read_text())
+            result = json.loads((run / NAME).read_text())
             result["protocol"]["strides"] = [8, 32]
             write_lengths(run, result)
         assert "with strides of 8, 32" in compare_lengths([experiment])["markdown"]
@@ -154,15 +157,46 @@ class TestFiles:
             runs.append(write_lengths(run, make_lengths(position, 0)))
         compare(runs, out)
         assert len(list(out.glob("lengths.*"))) == 3
-        (runs[0] / LENGTHS).unlink()
+        (runs[0] / NAME).unlink()
         compare(runs, out)
         assert (out / "report.md").exists()
         assert list(out.glob("lengths.*")) == []
 
+    def test_compare_does_not_choose_among_several(self, tmp_path):
+        run = write_run(tmp_path / "x" / "pope", make_result("pope", 0, [1.0, 1.2, 1.4]))
+        write_lengths(run, make_lengths("pope", 0))
+        compare([run], tmp_path / "out")
+        write_lengths(run, make_lengths("pope", 0), "lengths-test-8.json")
+        compare([run], tmp_path / "out")
+        assert list((tmp_path / "out").glob("lengths.*")) == []
+
     def test_other_files_by_name(self, experiment, tmp_path):
-        run = write_lengths(tmp_path / "y", make_lengths("pope", 5), "lengths-test-share0.5.json")
-        analysis = compare_lengths([run], name="lengths-test-share0.5.json")
+        run = write_lengths(tmp_path / "y", make_lengths("pope", 5), "lengths-test-16-64-share0.5.json")
+        analysis = compare_lengths([run], name="lengths-test-16-64-share0.5.json")
         assert analysis["encodings"]["pope"]["seeds"] == [5]
+
+    @pytest.mark.parametrize(
+        ("name", "chosen"),
+        [
+            ("lengths-test", ["a-16-64", "b-16-64-yarn"]),  # all that both have
+            ("lengths", ["a-16-64", "b-16-64-yarn"]),
+            ("lengths-test-16-64", ["a-16-64", "b-16-64-yarn"]),
+            ("lengths-test-16-64.json", ["a-16-64", "b-16-64-yarn"]),
+            ("lengths-test-16-64-yarn", ["a-16-64", "b-16-64-yarn"]),  # PoPE has no YaRN
+            ("lengths-test-16", ["a-16-64", "b-16-64-yarn"]),
+            ("lengths-test-8", ["b-8"]),  # the whole name of one is not the beginning of another
+            ("lengths-test-8-32", ["b-8-32"]),
+        ],
+    )
+    def test_a_beginning_will_do(self, tmp_path, name, chosen):
+        for run, parts in (("a", ["16-64", "16-64-bf16"]), ("b", ["16-64", "16-64-yarn", "8", "8-32"])):
+            for part in parts:
+                write_lengths(tmp_path / run, make_lengths("pope", 0), f"lengths-test-{part}.json")
+        found = [
+            f"{file.parent.name}-{file.stem.removeprefix('lengths-test-')}"
+            for file in find_lengths([tmp_path], name)
+        ]
+        assert found == chosen
 
     def test_the_figure_shows_what_it_is_given(self, experiment, monkeypatch):
         """A line of each encoding's mean, one of each seed, and where training ended."""
@@ -189,8 +223,32 @@ class TestFiles:
 class TestRefused:
     def test_no_file(self, tmp_path):
         (tmp_path / "run").mkdir()
-        with pytest.raises(SeqpopeError, match=r"holds no lengths-test.json: make it with `seqpope evaluate"):
+        message = r"holds no lengths-test.json and no lengths-test-\*.json: make it with `seqpope evaluate"
+        with pytest.raises(SeqpopeError, match=message):
             load_lengths([tmp_path / "run"])
+
+    def test_another_name_than_those_there_are(self, tmp_path):
+        for name in ("lengths-test-8.json", "lengths-train-16-yarn.json"):
+            write_lengths(tmp_path / "x" / "run", make_lengths("rope", 0), name)
+        message = (
+            "holds no lengths-test-4.json and .*, but lengths-test-8, lengths-train-16: name one of these, or"
+        )
+        for path in (tmp_path / "x", tmp_path / "x" / "run"):
+            with pytest.raises(SeqpopeError, match=message):
+                load_lengths([path], "lengths-test-4")
+
+    def test_a_beginning_of_several(self, tmp_path):
+        for name in ("lengths-test-8.json", "lengths-test-8-16-bf16.json"):
+            write_lengths(tmp_path / "run", make_lengths("rope", 0), name)
+        message = "lengths-test is the beginning of lengths-test-8 and lengths-test-8-16-bf16: name one of them"
+        with pytest.raises(SeqpopeError, match=message):
+            load_lengths([tmp_path / "run"])
+
+    def test_runs_that_were_read_in_other_lengths(self, tmp_path):
+        for run, name in (("a", "lengths-test-8.json"), ("b", "lengths-test-16.json")):
+            write_lengths(tmp_path / run, make_lengths("rope", 0), name)
+        with pytest.raises(SeqpopeError, match="no one of lengths-test-16, lengths-test-8 is in all of them"):
+            load_lengths([tmp_path])
 
     @pytest.mark.parametrize(
         ("changes", "field"),
@@ -212,6 +270,6 @@ class TestRefused:
 
     @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"position": "pope"}'])
     def test_what_is_no_result(self, tmp_path, content):
-        (tmp_path / LENGTHS).write_text(content)
+        (tmp_path / NAME).write_text(content)
         with pytest.raises(SeqpopeError, match="is not what `seqpope evaluate --lengths` writes"):
             load_lengths([tmp_path])
