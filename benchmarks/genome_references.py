@@ -51,7 +51,7 @@ def main() -> None:
             **{name: float(nats[mask].mean(dtype=np.float64)) for name, nats in found.nats.items()},
         }
         for stratum, mask in strata.items()
-        if mask.any()
+        if stratum == "all" or (mask.any() and not mask.all())
     }
     sizes = {
         name: int((known[:, 2] - known[:, 1]).sum()) for name in store.intervals for known in [store.known(name)]

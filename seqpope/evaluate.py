@@ -197,14 +197,14 @@ def evaluate_run(
         raise SeqpopeError(f"length and stride must be at least 1, they are {length} and {stride}")
     part = store.split(split)
     made = provenance(device)
-    measure = find_references(info.domain)
-    beside = Progress(f"{info.dataset} {split}  baselines", "kb") if progress is not None else None
-    references = measure(store, split, beside) if measure is not None else None
     if split == "test":
         _log_read(run, made, {"length": length, "stride": stride})
     nats = score_split(
         model, part, manifest.padding_id, length=length, stride=stride, device=device, progress=progress
     )
+    measure = find_references(info.domain)
+    beside = Progress(f"{info.dataset} {split}  baselines", "kb") if progress is not None else None
+    references = measure(store, split, beside) if measure is not None else None
     summary = summarize(nats, part, manifest.strata, manifest.units, length, references)
     measured = (summary["references"] or {"baselines": {}})["baselines"]
     result = {

@@ -107,22 +107,22 @@ def _protocol_text(results: list[dict[str, Any]]) -> str:
     if len(reads) > 1:
         times = f"{reads[0]} to {reads[-1]} times a run"
     trained = _listed(precision_of(r) for r in results)
+    unit = next((u for u in first["units"] if u in IN_BITS), None)
+
+    def told(count: int, words: str = "") -> str:
+        if unit is None:
+            return f"{count}{words}"
+        per = first["units"][unit]["count"] / first["tokens_scored"]
+        return f"{count}{words} ({count * per:,.0f} {IN_BITS[unit]})"
+
     context = ""
-    for unit, plural in IN_BITS.items():
-        if unit in first["units"]:
-            count, per = first["units"][unit]["count"], first["units"][unit]["count"] / first["tokens_scored"]
-            window, stride, least = (
-                f"{tokens:,} tokens ({tokens * per:,.0f} {plural})"
-                for tokens in (protocol["window"], protocol["stride"], protocol["window"] - protocol["stride"])
-            )
-            context = (
-                f" They are {count:,.0f} {plural}; windows are {window}, the stride {stride}, so that past a "
-                f"piece's first window at least {least} are read before what is scored."
-            )
+    if unit is not None:
+        least = told(protocol["window"] - protocol["stride"], " tokens")
+        context = f" Past a piece's first window each token has at least {least} before it."
     return (
-        f"Negative log-likelihood of the {first['split']} split: {first['tokens_scored']} tokens of "
-        f"{len(first['documents'])} pieces, each scored once, in windows of {protocol['window']} with stride "
-        f"{protocol['stride']}.{context} First token: {protocol.get('first_token', 'not told')}. "
+        f"Negative log-likelihood of the {first['split']} split: {told(first['tokens_scored'], ' tokens')} "
+        f"of {len(first['documents'])} pieces, each scored once, in windows of {told(protocol['window'])} with "
+        f"stride {told(protocol['stride'])}.{context} First token: {protocol.get('first_token', 'not told')}. "
         f"Padding is never a target. Scored in {protocol['precision']}, trained in {trained}. Weights: "
         f"{protocol.get('selection', 'not told')}; reads of the test split: {times}. {seeds_text}"
     )
@@ -214,29 +214,34 @@ def _references_text(first: dict[str, Any], analysis: dict[str, Any]) -> list[st
     shown = [ALL, *_shown_strata(first)]
     encodings = list(analysis["encodings"])
     by = {(r["stratum"], r["encoding"]): r for r in found}
-    rows, claims = [], []
+    rows = []
     for stratum in shown:
-        one = by[stratum, encodings[0]]
-        counts = [f"{one['tokens']:,}", *([f"{one['tokens'] * per_token:,.0f}"] if unit else [])]
-        values = [
-            *(by[stratum, p]["nats_per_token"] for p in encodings),
-            *one["baselines"].values(),
-        ]
-        rows.append([stratum, *counts, *(f"{value * scale:.3f}" for value in values)])
-        for p in encodings:
-            r = by[stratum, p]
-            d = {k: v * scale for k, v in r["difference"].items()}
-            where = "on all tokens" if stratum == ALL else f"where {stratum}"
-            text = (
-                f"{p} {r['verdict']} {r['best']}, the best of them {where}: {d['mean']:+.3f} {name} "
-                f"(95% bootstrap over {r['documents']} pieces {d['low']:+.3f} to {d['high']:+.3f})"
-            )
-            claims.append(f"- {text}." if d["high"] < 0 else f"- **{text}.**")
+        each = [by[stratum, p] for p in encodings]
+        cells = [stratum, f"{each[0]['tokens']:,}"]
+        if unit:
+            cells.append(f"{each[0]['tokens'] * per_token:,.0f}")
+        cells += [f"{r['nats_per_token'] * scale:.3f}" for r in each]
+        cells += [f"{value * scale:.3f}" for value in each[0]["baselines"].values()]
+        for r in each:
+            mean, low, high = (r["difference"][part] * scale for part in ("mean", "low", "high"))
+            cells.append(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})")
+        rows.append(cells)
     head = ["tokens", *([IN_BITS[unit]] if unit else []), *encodings, *found[0]["baselines"]]
+    claims = []
+    for p in encodings:
+        r = by[ALL, p]
+        mean, low, high = (r["difference"][part] * scale for part in ("mean", "low", "high"))
+        mark = "" if r["verdict"] == "beats" else "**"
+        claims.append(
+            f"- {mark}{p} {r['verdict']} {r['best']}, the best of them on all tokens: {mean:+.3f} {name} (95% "
+            f"bootstrap over {r['documents']} pieces {low:+.3f} to {high:+.3f}).{mark}"
+        )
     return [
         "## By stratum",
-        f"In {name}, mean over seeds. " + " ".join(first["references"]["text"]),
-        _table(["stratum", *head], rows),
+        f"In {name}, mean over seeds. Last the difference from the best of the measured baselines in that "
+        "stratum, with a 95% bootstrap over pieces; below 0 the model is better. "
+        + " ".join(first["references"]["text"]),
+        _table(["stratum", *head, *(f"{p} - best" for p in encodings)], rows),
         "\n".join(claims),
     ]
 

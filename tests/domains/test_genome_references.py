@@ -182,8 +182,11 @@ def test_the_report_tells_bits_a_base_strata_and_whether_markov_models_are_beate
     assert "bits/base" in text
     assert "nats/base" not in text
     assert f"| {bits:.3f} " in text
-    assert f"They are {6 * tokens:,} bases" in text
-    assert "at least 50 tokens (300 bases) are read" in text
+    assert f"{tokens} tokens ({6 * tokens:,} bases) of 7 pieces" in text
+    assert (
+        "in windows of 100 (600 bases) with stride 50 (300 bases). Past a piece's first window each token has at "
+        in text
+    )
     section = text[text.index("## By stratum") : text.index("## Paired")]
     rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("|")]
     assert rows[:2] == ["stratum", "-" * len("unique, not seen in training")]
