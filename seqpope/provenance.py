@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import platform
 import subprocess
@@ -32,10 +33,12 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
     }
 
 
+@functools.cache
 def commit() -> str | None:
     """The commit of the checkout this package runs from, with "+changes" where files differ.
 
-    Without a repository (a copy on a GPU machine) it is what SEQPOPE_COMMIT says, or None.
+    Git is asked once a process, which goes on with the code that it has loaded. Without a repository (a copy on a
+    GPU machine) it is what SEQPOPE_COMMIT says, or None.
     """
     folder = Path(__file__).resolve().parent.parent
     elsewhere = os.environ.get("SEQPOPE_COMMIT")

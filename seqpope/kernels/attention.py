@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seqpope.kernels import cartesian, reference
 from seqpope.kernels.launch import DECODE_ROWS, card
-from seqpope.kernels.rotation import RotationTables, two_level_tables
+from seqpope.kernels.rotation import Freqs, RotationTables, Spectrum, two_level_tables
 from seqpope.kernels.scope import Scope
 
 Backend = Literal["auto", "triton", "cartesian", "reference"]
@@ -33,7 +33,7 @@ def pope_attention(
     delta: Tensor,
     *,
     base: float = 10000.0,
-    freqs: Tensor | None = None,
+    freqs: Freqs | None = None,
     causal: bool = True,
     query_offset: int | Tensor = 0,
     key_lengths: Tensor | None = None,
@@ -54,7 +54,8 @@ def pope_attention(
         v: (B, Hkv, Lk, D) values.
         delta: (H, D) phase biases in radians.
         base: frequencies are base^(-c / D), c = 0..D-1.
-        freqs: (D,) frequencies in radians a position, in place of those of `base`; no gradient flows to them.
+        freqs: (D,) frequencies in radians a position, in place of those of `base`; no gradient flows to them. A
+            Spectrum's tables are kept, those of a tensor are made anew at each call.
         causal: a query sees no key behind its own position.
         query_offset: position of the first query; (B,) for one each sequence, as in batched decoding.
         key_lengths: (B,) how many of the keys are each sequence's own; what lies behind them may be anything. A
@@ -99,7 +100,7 @@ def pope_attention_packed(
     delta: Tensor,
     *,
     base: float = 10000.0,
-    freqs: Tensor | None = None,
+    freqs: Freqs | None = None,
     causal: bool = True,
     softmax_scale: float | None = None,
     dropout_p: float = 0.0,
@@ -139,7 +140,7 @@ def rope_attention(
     v: Tensor,
     *,
     base: float = 10000.0,
-    freqs: Tensor | None = None,
+    freqs: Freqs | None = None,
     causal: bool = True,
     query_offset: int | Tensor = 0,
     key_lengths: Tensor | None = None,
@@ -205,7 +206,7 @@ def _check_numbers(base: float, scale: float | None) -> None:
 
 
 def _check(
-    q: Tensor, k: Tensor, v: Tensor, scope: Scope, dropout_p: float, freqs: Tensor | None, count: int
+    q: Tensor, k: Tensor, v: Tensor, scope: Scope, dropout_p: float, freqs: Freqs | None, count: int
 ) -> None:
     if (
         q.dim() != 4
@@ -226,15 +227,15 @@ def _check(
         raise ValueError(f"there is nothing to attend: q {tuple(q.shape)}, k {tuple(k.shape)}")
     if not 0 <= dropout_p < 1:
         raise ValueError(f"dropout_p must be in [0, 1), it is {dropout_p}")
-    if freqs is not None and freqs.shape != (count,):
-        raise ValueError(
-            f"freqs must be ({count},) for a head dimension of {q.shape[3]}, it is {tuple(freqs.shape)}"
-        )
+    if freqs is not None:
+        shape = (freqs.count,) if isinstance(freqs, Spectrum) else tuple(freqs.shape)
+        if shape != (count,):
+            raise ValueError(f"freqs must be ({count},) for a head dimension of {q.shape[3]}, it is {shape}")
     scope.check(q.shape[0], q.shape[2], k.shape[2])
 
 
 def _check_pope(
-    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, scope: Scope, dropout_p: float, freqs: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, scope: Scope, dropout_p: float, freqs: Freqs | None
 ) -> None:
     _check(q, k, v, scope, dropout_p, freqs, q.shape[-1])
     if delta.shape != (q.shape[1], q.shape[3]):
@@ -265,7 +266,7 @@ def _seed_tensor(dropout_p: float, seed: int | Tensor | None, device: torch.devi
 
 
 def _reference(
-    scores: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, base: float, freqs: Tensor | None,
+    scores: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, base: float, freqs: Freqs | None,
     scope: Scope, scale: float, dropout_p: float, dropout_seed: int | Tensor | None,
 ) -> Tensor:  # fmt: skip
     group = q.shape[1] // k.shape[1]
@@ -316,7 +317,7 @@ def _choose(backend: Backend, q: Tensor, k: Tensor, v: Tensor) -> Backend:
 
 
 def _triton(
-    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, base: float, freqs: Tensor | None, scope: Scope, scale: float,
+    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, base: float, freqs: Freqs | None, scope: Scope, scale: float,
     dropout_p: float, dropout_seed: int | Tensor | None, qkv: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     from seqpope.kernels import operators
@@ -351,7 +352,7 @@ def _is_decoding(
 
 
 def _decode(
-    q: Tensor, k: Tensor, v: Tensor, delta: Tensor | None, count: int, base: float, freqs: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, delta: Tensor | None, count: int, base: float, freqs: Freqs | None,
     scope: Scope, scale: float,
 ) -> Tensor:  # fmt: skip
     from seqpope.kernels import operators
@@ -361,7 +362,7 @@ def _decode(
 
 
 def _standing(
-    q: Tensor, k: Tensor, count: int, base: float, freqs: Tensor | None, scope: Scope
+    q: Tensor, k: Tensor, count: int, base: float, freqs: Freqs | None, scope: Scope
 ) -> tuple[Tensor | None, Tensor | None, int, RotationTables]:
     """Where sequences' queries begin and their keys end, if they differ; else where the queries begin; tables."""
     queries, keys = q.shape[2], k.shape[2]

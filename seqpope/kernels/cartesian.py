@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqpope.kernels.rotation import rotation_tables
+from seqpope.kernels.rotation import Freqs, rotation_tables
 from seqpope.kernels.scope import Scope
 
 
 def pope_attention(
-    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, *, base: float, freqs: Tensor | None, scope: Scope,
+    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, *, base: float, freqs: Freqs | None, scope: Scope,
     softmax_scale: float, dropout_p: float,
 ) -> Tensor:  # fmt: skip
     """PoPE as a dot product of twice the width (arXiv 2509.10534, section 3)."""
@@ -34,7 +34,7 @@ def pope_attention(
 
 
 def _decode(
-    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, base: float, freqs: Tensor | None, scope: Scope, scale: float
+    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, base: float, freqs: Freqs | None, scope: Scope, scale: float
 ) -> Tensor:
     """One query: keys stay D wide, each frequency and position has one weight for them."""
     (batch, heads, _, dim), (key_heads, keys) = q.shape, k.shape[1:3]
@@ -63,7 +63,7 @@ def _decode(
 
 
 def rope_attention(
-    q: Tensor, k: Tensor, v: Tensor, *, base: float, freqs: Tensor | None, scope: Scope, softmax_scale: float,
+    q: Tensor, k: Tensor, v: Tensor, *, base: float, freqs: Freqs | None, scope: Scope, softmax_scale: float,
     dropout_p: float,
 ) -> Tensor:  # fmt: skip
     """RoPE, pairs (c, c + D/2) turned by their position's angle (arXiv 2104.09864)."""
@@ -73,9 +73,7 @@ def rope_attention(
     return _attend(q_turned, k_turned, v, scope, softmax_scale, dropout_p)
 
 
-def _tables(
-    start: int | Tensor, x: Tensor, count: int, base: float, freqs: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _tables(start: int | Tensor, x: Tensor, count: int, base: float, freqs: Freqs | None) -> tuple[Tensor, Tensor]:
     cosine, sine = rotation_tables(start, x.shape[-2], count, base, x.device, freqs)
     if cosine.dim() == 3:
         return cosine[:, None], sine[:, None]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqpope.kernels.rotation import frequencies
+from seqpope.kernels.rotation import Freqs, theta_of
 
 
 def pope_scores(
@@ -20,7 +20,7 @@ def pope_scores(
     delta: Tensor,
     *,
     base: float = 10000.0,
-    freqs: Tensor | None = None,
+    freqs: Freqs | None = None,
     query_offset: int | Tensor = 0,
 ) -> Tensor:
     """PoPE's attention scores before scaling (arXiv 2509.10534, eq. 6).
@@ -39,7 +39,7 @@ def pope_scores(
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     distance = _distances(q, k, query_offset)  # (1 or B, Lq, Lk)
-    theta = (frequencies(q.shape[-1], base) if freqs is None else freqs.detach().double()).to(q.device)
+    theta = theta_of(q.shape[-1], base, freqs, q.device)
     angle = distance[..., None] * theta % (2 * math.pi)  # (1 or B, Lq, Lk, D)
     phase = torch.cos(angle.to(dtype)[:, None] + delta.to(dtype)[:, None, None, :])  # (1 or B, H, Lq, Lk, D)
     mu_q, mu_k = F.softplus(q.to(dtype)), F.softplus(k.to(dtype))
@@ -47,7 +47,7 @@ def pope_scores(
 
 
 def rope_scores(
-    q: Tensor, k: Tensor, *, base: float = 10000.0, freqs: Tensor | None = None, query_offset: int | Tensor = 0
+    q: Tensor, k: Tensor, *, base: float = 10000.0, freqs: Freqs | None = None, query_offset: int | Tensor = 0
 ) -> Tensor:
     """RoPE's attention scores before scaling (arXiv 2104.09864, eq. 16), pairs (c, c + D/2) as complex numbers.
 
@@ -56,7 +56,7 @@ def rope_scores(
     dtype = torch.promote_types(q.dtype, torch.float32)
     complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
     half = q.shape[-1] // 2
-    theta = (frequencies(half, base) if freqs is None else freqs.detach().double()).to(q.device)
+    theta = theta_of(half, base, freqs, q.device)
     angle = -_distances(q, k, query_offset)[..., None] * theta  # (1 or B, Lq, Lk, D/2)
     turn = torch.polar(torch.ones_like(angle), angle).to(complex_dtype)
     q_pairs = torch.complex(q[..., :half].to(dtype), q[..., half:].to(dtype))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -26,14 +27,35 @@ def frequencies(count: int, base: float, device: torch.device | None = None) -> 
     return torch.pow(base, -torch.arange(count, dtype=torch.float64, device=device) / count)
 
 
+@dataclass(frozen=True)
+class Spectrum:
+    """Frequencies that a formula gives: `count` of them. Of equal ones the tables are made once and kept."""
+
+    count: int
+
+    def on(self, device: torch.device) -> Tensor:
+        """(count,) fp64, radians a position, made on the device: a graph being captured waits for no host."""
+        raise NotImplementedError(f"{type(self).__name__} must define on")
+
+
+Freqs = Tensor | Spectrum
+
+
+def theta_of(count: int, base: float, freqs: Freqs | None, device: torch.device) -> Tensor:
+    """The frequencies that are meant: those given, or else those of `base`; (count,) fp64, no gradient."""
+    if freqs is None:
+        return frequencies(count, base, device)
+    return freqs.on(device) if isinstance(freqs, Spectrum) else freqs.detach().to(device).double()
+
+
 def rotation_tables(
-    start: int | Tensor, length: int, count: int, base: float, device: torch.device, freqs: Tensor | None = None
+    start: int | Tensor, length: int, count: int, base: float, device: torch.device, freqs: Freqs | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines of position x frequency for positions start..start+length-1.
 
     Args:
         start: first position, or one for each sequence, (B,).
-        freqs: (count,) radians a position, in place of those that `base` gives.
+        freqs: (count,) radians a position, in place of those that `base` gives; a Spectrum's tables are kept.
 
     Returns:
         Two (length, count) fp32, or two (B, length, count) if there are B starts.
@@ -42,13 +64,14 @@ def rotation_tables(
         return _tables(start[:, None] + torch.arange(length, device=device), count, base, freqs)
     end = start + length
     if torch.compiler.is_compiling():
-        return opaque_tables(start, length, count, base, device, None if freqs is None else freqs.detach())
+        given = None if freqs is None else theta_of(count, base, freqs, device)
+        return opaque_tables(start, length, count, base, device, given)
     # Far positions are rare: compute what is asked for and keep nothing.
-    if freqs is not None or end > 1 << 17:
+    if isinstance(freqs, Tensor) or end > 1 << 17:
         return _tables(torch.arange(start, end, device=device), count, base, freqs)
     kept = max(256, 1 << (end - 1).bit_length())
     cosine, sine = _FULL.get(
-        (kept, count, base, device), lambda: _tables(torch.arange(kept, device=device), count, base, None)
+        (kept, count, base, device, freqs), lambda: _tables(torch.arange(kept, device=device), count, base, freqs)
     )
     return cosine[start:end], sine[start:end]
 
@@ -83,13 +106,14 @@ class RotationTables(NamedTuple):
 
 
 def two_level_tables(
-    length: int, count: int, base: float, device: torch.device, freqs: Tensor | None = None
+    length: int, count: int, base: float, device: torch.device, freqs: Freqs | None = None
 ) -> RotationTables:
     """Tables that reach positions 0..length-1, arguments as for `rotation_tables`."""
-    if freqs is not None or torch.compiler.is_compiling() or length > KEPT_POSITIONS:
+    if isinstance(freqs, Tensor) or torch.compiler.is_compiling() or length > KEPT_POSITIONS:
         return _two_levels((length + STEP - 1) // STEP, count, base, device, freqs)
     rows = 1 << ((length - 1) // STEP).bit_length()
-    return _TWO_LEVEL.get((rows, count, base, device), lambda: _two_levels(rows, count, base, device, None))
+    key = (rows, count, base, device, freqs)
+    return _TWO_LEVEL.get(key, lambda: _two_levels(rows, count, base, device, freqs))
 
 
 class _Shelf:
@@ -132,18 +156,13 @@ _FULL = _Shelf(16)
 _TWO_LEVEL = _Shelf(64)
 
 
-def _two_levels(rows: int, count: int, base: float, device: torch.device, freqs: Tensor | None) -> RotationTables:
+def _two_levels(rows: int, count: int, base: float, device: torch.device, freqs: Freqs | None) -> RotationTables:
     coarse = _tables(STEP * torch.arange(rows, device=device), count, base, freqs)
     fine = _tables(torch.arange(STEP, device=device), count, base, freqs)
     return RotationTables(torch.cat(coarse, -1), torch.cat(fine, -1))
 
 
-def _tables(positions: Tensor, count: int, base: float, freqs: Tensor | None) -> tuple[Tensor, Tensor]:
-    # On the device: a graph being captured cannot wait for a copy from the host.
-    theta = (
-        frequencies(count, base, positions.device)
-        if freqs is None
-        else freqs.detach().to(positions.device).double()
-    )
+def _tables(positions: Tensor, count: int, base: float, freqs: Freqs | None) -> tuple[Tensor, Tensor]:
+    theta = theta_of(count, base, freqs, positions.device)
     angles = positions.double()[..., None] * theta % (2 * math.pi)
     return angles.cos().float(), angles.sin().float()

@@ -7,6 +7,7 @@ the attention's output. What it learns of positions are its parameters.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from seqpope.errors import SeqpopeError
 from seqpope.kernels import (
+    Spectrum,
     alibi_attention,
     alibi_slopes,
     frequencies,
@@ -83,7 +85,9 @@ def _check_pairs(config: ModelConfig) -> None:
 YARN_ALPHA, YARN_BETA = 1.0, 32.0  # rotations over the original length (arXiv 2309.00071, section 3.2)
 
 
-def yarn_frequencies(count: int, base: float, factor: float, original_length: int) -> Tensor:
+def yarn_frequencies(
+    count: int, base: float, factor: float, original_length: int, device: torch.device | None = None
+) -> Tensor:
     """RoPE's frequencies by NTK-by-parts interpolation (arXiv 2309.00071, section 3.2).
 
     A frequency that turns r = original_length x theta / (2 pi) times over the original length is kept if
@@ -100,7 +104,7 @@ def yarn_frequencies(count: int, base: float, factor: float, original_length: in
     Returns:
         (count,) fp64, radians a position, falling.
     """
-    theta = frequencies(count, base)
+    theta = frequencies(count, base, device)
     rotations = original_length * theta / (2 * math.pi)
     kept = ((rotations - YARN_ALPHA) / (YARN_BETA - YARN_ALPHA)).clamp(0, 1)
     return (1 - kept) * theta / factor + kept * theta
@@ -111,6 +115,18 @@ def yarn_temperature(factor: float) -> float:
     return 0.1 * math.log(factor) + 1
 
 
+@dataclass(frozen=True)
+class YarnSpectrum(Spectrum):
+    """What `yarn_frequencies` gives."""
+
+    base: float
+    factor: float
+    original_length: int
+
+    def on(self, device: torch.device) -> Tensor:
+        return yarn_frequencies(self.count, self.base, self.factor, self.original_length, device)
+
+
 class YaRN(PositionEncoding):
     """RoPE for sequences beyond those it was trained on (arXiv 2309.00071), by frequencies and temperature.
 
@@ -118,14 +134,11 @@ class YaRN(PositionEncoding):
     model.yarn_original_length set.
     """
 
-    freqs: Tensor
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         _check_pairs(config)
         count, factor = config.head_dim // 2, config.yarn_factor
-        freqs = yarn_frequencies(count, config.base, factor, config.yarn_original_length)
-        self.register_buffer("freqs", freqs, persistent=False)
+        self.freqs = YarnSpectrum(count, config.base, factor, config.yarn_original_length)
         self.softmax_scale = yarn_temperature(factor) ** 2 / math.sqrt(config.head_dim)
 
     def attend(
@@ -142,18 +155,24 @@ class YaRN(PositionEncoding):
         )
 
 
+@dataclass(frozen=True)
+class NoSpectrum(Spectrum):
+    """Every frequency 0."""
+
+    def on(self, device: torch.device) -> Tensor:
+        return torch.zeros(self.count, dtype=torch.float64, device=device)
+
+
 class NoPE(PositionEncoding):
     """No positions (arXiv 2305.19466): only the causal mask tells order, so one layer alone sees none.
 
     Computed as RoPE with every frequency 0, which turns nothing, and so on the same kernels.
     """
 
-    freqs: Tensor
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         _check_pairs(config)
-        self.register_buffer("freqs", torch.zeros(config.head_dim // 2, dtype=torch.float64), persistent=False)
+        self.freqs = NoSpectrum(config.head_dim // 2)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int | Tensor = 0, dropout_p: float = 0.0

@@ -1,16 +1,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from decimal import Decimal, localcontext
 
 import pytest
 import torch
 
 from seqpope.kernels import rope_attention, rotation
-from seqpope.kernels.rotation import STEP, frequencies, rotation_tables, two_level_tables
+from seqpope.kernels.rotation import STEP, Spectrum, frequencies, rotation_tables, two_level_tables
 
 CPU = torch.device("cpu")
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
+
+
+@dataclass(frozen=True)
+class Slowed(Spectrum):
+    by: float
+
+    def on(self, device):
+        return frequencies(self.count, 10000.0, device) / self.by
 
 
 def exact_angle(position: int, channel: int, count: int, base: float) -> float:
@@ -124,6 +133,22 @@ def test_tables_made_in_inference_mode_serve_training(make):
     assert torch.equal(weight.grad, cosine[:, :5].sum(0))
 
 
+@pytest.mark.parametrize("make", [rotation_tables, two_level_tables])
+def test_tables_of_a_spectrum_are_kept(make, monkeypatch):
+    """Made once for all that are equal, and the very tables of its numbers."""
+    start = (0,) if make is rotation_tables else ()
+    first = make(*start, 300, 5, 1.0, CPU, Slowed(5, 7.5))
+    for table, given in zip(first, make(*start, 300, 5, 1.0, CPU, Slowed(5, 7.5).on(CPU)), strict=True):
+        assert torch.equal(table[: len(given)], given)
+    other = make(*start, 300, 5, 1.0, CPU, Slowed(5, 2.5))
+    assert not torch.equal(other[0], first[0])
+    monkeypatch.setattr(rotation, "_tables", lambda *_: pytest.fail("they are there"))
+    for again, wanted in (
+        (make(*start, 300, 5, 1.0, CPU, Slowed(5, by)), of) for by, of in ((7.5, first), (2.5, other))
+    ):
+        assert [table.data_ptr() for table in again] == [table.data_ptr() for table in wanted]
+
+
 class TestShelf:
     def test_keeps_the_most_recently_used(self):
         shelf = rotation._Shelf(2)
@@ -149,9 +174,20 @@ class TestShelf:
         assert "new" not in shelf.kept
 
 
-@pytest.mark.parametrize("freqs", [None, torch.tensor([1.0, 0.3, 0.0, 1e-3], dtype=torch.float64)], ids=str)
+@pytest.mark.parametrize(
+    "freqs",
+    [
+        (None, None),
+        [torch.tensor([1.0, 0.3, 0.0, 1e-3], dtype=torch.float64)] * 2,
+        (Slowed(4, 2.0), Slowed(4, 2.0)),
+    ],
+    ids=["base", "given", "spectrum"],
+)
 def test_compiled_models_make_their_tables_once(freqs):
-    """One call for all layers, and nothing of fp64 in the graph for a compiler to put into every element."""
+    """One call for all layers, and nothing of fp64 in the graph for a compiler to put into every element.
+
+    But for a spectrum's own few numbers.
+    """
     from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
     from torch._dynamo.backends.common import aot_autograd
 
@@ -162,11 +198,13 @@ def test_compiled_models_make_their_tables_once(freqs):
         return make_boxed_func(graph.forward)
 
     def layers(q, k, v):
-        return rope_attention(rope_attention(q, k, v, freqs=freqs), k, v, freqs=freqs)
+        return rope_attention(rope_attention(q, k, v, freqs=freqs[0]), k, v, freqs=freqs[1])
 
     partition = min_cut_rematerialization_partition
     backend = aot_autograd(fw_compiler=capture, bw_compiler=capture, partition_fn=partition)
-    compiled = torch.compile(layers, backend=backend, fullgraph=True, dynamic=True)
+    # dynamic=True would make an input of each layer's own number of a spectrum.
+    dynamic = None if isinstance(freqs[0], Spectrum) else True
+    compiled = torch.compile(layers, backend=backend, fullgraph=True, dynamic=dynamic)
     for length in (10, 13):  # a length that was not known when it was compiled
         q, k, v = (torch.randn(1, 2, length, 8, requires_grad=True) for _ in range(3))
         compiled(q, k, v).sum().backward()
@@ -174,7 +212,9 @@ def test_compiled_models_make_their_tables_once(freqs):
     for graph in graphs:
         targets = [str(node.target) for node in graph.graph.nodes]
         assert sum("rotation_tables" in target for target in targets) <= 1
-        assert not any(name in target for target in targets for name in ("aten.pow", "aten.cos", "aten.sin"))
+        assert not any(name in target for target in targets for name in ("aten.cos", "aten.sin"))
+        powers = [node.meta["val"].shape for node in graph.graph.nodes if "aten.pow" in str(node.target)]
+        assert powers in ([], [(4,)] if isinstance(freqs[0], Spectrum) else [])
     assert any("rotation_tables" in str(node.target) for graph in graphs for node in graph.graph.nodes)
 
 

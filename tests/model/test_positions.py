@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from seqpope.errors import SeqpopeError
-from seqpope.kernels import alibi_attention, alibi_slopes, frequencies
+from seqpope.kernels import alibi_attention, alibi_slopes, frequencies, rotation
 from seqpope.kernels.alibi import BLOCK
+from seqpope.model.cache import KeyValueCache
 from seqpope.model.config import ModelConfig
 from seqpope.model.positions import (
     POSITIONS,
@@ -197,6 +198,32 @@ class TestYaRN:
     def test_numbers_that_make_no_sense(self, changes):
         with pytest.raises(SeqpopeError, match="must be at least 1"):
             ModelConfig(**changes)
+
+
+@pytest.mark.parametrize("position", [p for p in POSITIONS if p != "alibi"])
+@torch.no_grad()
+def test_tables_are_made_once_for_all_layers_and_steps(position, monkeypatch):
+    config = ModelConfig(width=12, heads=2, layers=3, yarn_factor=2.5)
+    model = Transformer(11, position, config).eval()
+    made, tables = [], rotation._tables
+    monkeypatch.setattr(rotation, "_FULL", rotation._Shelf(16))
+    monkeypatch.setattr(rotation, "_tables", lambda *words: made.append(words) or tables(*words))
+    cache = KeyValueCache(config, 1, 20)
+    model(torch.ones(1, 9, dtype=torch.long), cache)
+    for _ in range(5):
+        model(torch.ones(1, 1, dtype=torch.long), cache)
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("position", ["yarn", "nope", "rope"])
+def test_angles_are_exact_in_models_of_any_dtype(position):
+    """Weights may be narrow: frequencies are none of them, nor of what a checkpoint holds."""
+    encoding = POSITIONS[position](ModelConfig(**SMALL, yarn_factor=3.0))
+    q, k, v = small_inputs(40)
+    before = encoding.attend(q, k, v)
+    assert torch.equal(encoding.to(torch.bfloat16).attend(q, k, v), before)
+    assert list(encoding.buffers()) == []
+    assert encoding.state_dict() == {}
 
 
 def test_nope_is_attention_without_positions():
