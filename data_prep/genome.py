@@ -1,35 +1,50 @@
-"""Any genome as six-mers: FASTA -> token store (`python -m data_prep.genome --source FASTA --out data/genome`).
+"""Any genome as a store to train on and to read from (`python -m data_prep.genome --source FASTA`).
 
-Sequences are cut at N; each stretch is tokenized from its first base and cut into documents. Of each sequence the
-first 90% of its documents train, the next validate, the last test, with a gap of one document between.
+Four data sets share this module: `grch38` is downloaded, `genome` is any FASTA; `-bases` reads single bases, not
+six-mers. A store of the same FASTA beside lends its bases: another split or tokenizer takes no second copy.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep.download import sha256_of
-from data_prep.stores import finished, locked, run, write
-from seqpope.data.baselines import count_baseline
-from seqpope.data.shards import SCORED, SPLITS, Manifest, Split, pack
-from seqpope.domains.genome.bases import SequenceError, letter_codes
-from seqpope.domains.genome.codec import read_fasta
-from seqpope.domains.genome.tokenizer import K, SixMerTokenizer
+from data_prep.download import download, sha256_of
+from data_prep.intervals import FRACTION, NT, PRESETS, splits_of, strata_of
+from data_prep.stores import locked, run
+from seqpope.data.baselines import BACKOFF_WEIGHTS
+from seqpope.data.shards import Manifest, StoreError, replace_folder
+from seqpope.domains.base import DATASETS, find_dataset
+from seqpope.domains.genome.ingest import Contig, Ingested, ingest
+from seqpope.domains.genome.store import (
+    BASES,
+    DOCUMENT,
+    FIRST_FILE,
+    LEAST,
+    SOFT,
+    STRETCHES,
+    GenomeStore,
+    complete,
+    write_genome,
+)
 from seqpope.errors import SeqpopeError
+from seqpope.progress import Progress
 
-PREPARATION = 1
-DOCUMENT = 2_000  # six-mers, 12 kb
-LEAST = 20  # six-mers of a stretch between two N; shorter ones are left out
-SHARES = {"validation": 0.05, "test": 0.05}
-SOFT_MASKED = 2  # flag of the first stratum: most letters are lower case, repeats as genomes mark them
-FEWEST = 12  # documents that can be divided
+URL = "https://hgdownload.soe.ucsc.edu/goldenPath/hg38/bigZips/hg38.fa.gz"
+SIZE = 983_659_424  # bytes; UCSC publishes the MD5 1c9dcaddfa41027f17cd8f7a82c7293b
+SHA256 = "c1dd87068c254eb53d944f71e51d1311964fce8de24d6fc0effc9c61c01527d4"
+DOWNLOADED = ("grch38", "grch38-bases")
+PREPARATION = 2  # raised when bases, documents, flags or splits change, so that older stores are made again
+_TOKENS_AT_ONCE = 1 << 24
 
 
 def prepare(
@@ -37,111 +52,236 @@ def prepare(
     *,
     source: Path | None = None,
     force: bool = False,
+    split: str = "",
+    strata: str = "",
+    dataset: str = "genome",
     progress: Callable[[str], None] = print,
 ) -> Manifest:
-    """Write the token store of a FASTA file's sequences to `folder`; a complete one of that file is left alone.
+    """Write the store of a genome to `folder`; a complete one of the same source, split and strata is left alone.
 
-    IUPAC codes other than A, C, G, T and N become N, counted in the manifest.
+    IUPAC codes other than A, C, G, T and N become N, counted for each contig in the manifest.
+
+    Args:
+        source: a FASTA file, plain, gzipped or bgzipped; `grch38` downloads UCSC's to `downloads` beside the
+            folder if None.
+        split: nt, paper, fraction, or a BED file (`intervals.splits_of`); empty is nt for GRCh38, else fraction.
+        strata: BED files with commas between, each a stratum beside "soft-masked" and "unique": a token is in it
+            if more than half of its bases are.
+        dataset: which of the four.
 
     Raises:
-        SeqpopeError: there is no source, it is no FASTA of DNA or too short, or the store cannot be written.
+        SeqpopeError: there is no source, it is no FASTA of DNA, split or strata do not fit it, or the store
+            cannot be written.
     """
     folder, began = Path(folder), time.monotonic()
-    if source is None or not Path(source).is_file():
-        what = f"there is no file {source}" if source is not None else "no genome is downloaded"
-        raise SeqpopeError(f"{what}: give a FASTA file, plain or gzipped, by --source FILE")
-    source = Path(source)
-    tokenizer, sha256 = SixMerTokenizer(), sha256_of(source)
+    tokenizer = find_dataset(dataset).load_tokenizer()
+    if source is not None and not Path(source).is_file():
+        raise SeqpopeError(f"there is no file {source}: give a FASTA file, plain or gzipped, by --source FILE")
+    if source is None and dataset not in DOWNLOADED:
+        raise SeqpopeError("no genome is named: give a FASTA file, plain or gzipped, by --source FILE")
+    split = split or (NT if dataset in DOWNLOADED else FRACTION)
+    files = [Path(word.strip()) for word in strata.split(",") if word.strip()]
+    for file in [*files, *([] if split in PRESETS else [Path(split)])]:
+        if not file.is_file():
+            raise SeqpopeError(f"there is no file {file}: expected a BED file, or as a split {', '.join(PRESETS)}")
     with locked(folder, progress):
-        same = {"preparation": PREPARATION, "sha256": sha256}
-        manifest = finished(folder, "genome", tokenizer.fingerprint, **same)
-        if not force and manifest is not None:
+        _sweep(folder)
+        sha256 = SHA256 if source is None else sha256_of(Path(source))
+        same = {
+            "preparation": PREPARATION,
+            "sha256": sha256,
+            "split": split if split in PRESETS else Path(split).name,
+            "split file": None if split in PRESETS else sha256_of(Path(split)),
+            "strata files": [{"name": file.name, "sha256": sha256_of(file)} for file in files],
+        }
+        if not force and (manifest := _finished(folder, dataset, tokenizer.fingerprint, same)) is not None:
             progress(f"{folder} is already prepared (--force prepares it again)")
             return manifest
-        replaced: Counter[str] = Counter()
-        splits, counts = _divide(source, tokenizer, replaced)
-        manifest = Manifest(
-            domain="genome",
-            dataset="genome",
-            tokenizer=tokenizer.specification,
-            fingerprint=tokenizer.fingerprint,
-            vocabulary_size=tokenizer.vocabulary_size,
-            padding_id=tokenizer.padding_id,
-            units=dict(tokenizer.units),  # exact: documents hold whole six-mers alone
-            strata=["soft-masked"],
-            baselines={
-                "unigram": count_baseline(splits, tokenizer.vocabulary_size, tokenizer.padding_id),
-                "bigram": count_baseline(splits, tokenizer.vocabulary_size, tokenizer.padding_id, lags=(1,)),
-            },
-            provenance={
-                "source": source.name,
-                **same,
-                "sequences": counts,
-                "IUPAC codes read as N": dict(replaced),
-                "split": f"each sequence's documents of {DOCUMENT} six-mers in order: 90% train, 5% validation, "
-                "5% test, one left out between",
-            },
-        )
-        write(folder, manifest, splits, progress)
-    progress(f"{folder}: prepared in {time.monotonic() - began:.1f} s")
+        fasta = source
+        try:
+            with replace_folder(folder) as fresh:
+                found = None if force else _lent(folder, fresh, sha256, progress)
+                if found is None:
+                    if fasta is None:
+                        target = folder.parent / "downloads" / URL.rsplit("/")[-1]
+                        fasta = download(URL, target, SHA256, progress=progress)
+                    found = ingest(Path(fasta), fresh / BASES, Progress(f"reading {Path(fasta).name}", "MB"))
+                    progress(f"{sum(c.length for c in found.contigs)} bases in {time.monotonic() - began:.1f} s")
+                manifest = _fill(fresh, found, dataset, tokenizer, split, files, same, source, progress)
+        except OSError as error:
+            raise SeqpopeError(
+                f"the store {folder} cannot be written ({error.strerror or error}): it needs a byte a base of "
+                "room and a folder that may be replaced"
+            ) from error
+    counts = ", ".join(
+        f"{name} {told['bases']} bases in {told['documents']} documents" for name, told in manifest.splits.items()
+    )
+    progress(f"{folder}: {counts}; prepared in {time.monotonic() - began:.1f} s")
+    for name, figures in manifest.baselines.items():
+        progress(f"  {name}: {figures['test']:.4f} nats/token on test")
     return manifest
 
 
-def _divide(
-    source: Path, tokenizer: SixMerTokenizer, replaced: Counter[str]
-) -> tuple[dict[str, Split], dict[str, Any]]:
-    """Splits, and how many bases of each sequence are in them."""
-    documents: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
-    flags: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
-    names: dict[str, list[str]] = {name: [] for name in SPLITS}
-    counts: dict[str, Any] = {}
-    for record in read_fasta(source):
-        letters = np.frombuffer(record.sequence.encode("ascii"), np.uint8)
-        try:
-            pieces = list(_documents(letters, tokenizer, replaced))
-        except SequenceError as error:
-            raise SeqpopeError(f"{source}, sequence {record.name}: {error}") from error
-        counts[record.name] = {"bases": len(letters), "used": K * sum(len(ids) for _, ids, _ in pieces)}
-        for part, (start, ids, flag) in zip(_parts(len(pieces)), pieces, strict=True):
-            if part:
-                documents[part].append(ids)
-                flags[part].append(flag)
-                names[part].append(f"{record.name}:{start + 1}-{start + K * len(ids)}")
-    empty = [name for name in SPLITS if not documents[name]]
+def _fill(
+    folder: Path,
+    found: Ingested,
+    dataset: str,
+    tokenizer: Any,
+    split: str,
+    files: list[Path],
+    same: dict[str, Any],
+    source: Path | None,
+    progress: Callable[[str], None],
+) -> Manifest:
+    """All of a store but its bases, which are there."""
+    lengths = {contig.name: contig.length for contig in found.contigs}
+    splits = splits_of(split, lengths, found.stretches)
+    strata = strata_of(files, lengths)
+    for stratum in strata:
+        if stratum.elsewhere:
+            progress(f"{stratum.name}: {stratum.elsewhere} rows of contigs that this genome lacks are left out")
+    if not any(contig.soft_masked for contig in found.contigs):
+        progress("no base is soft-masked: the strata soft-masked and unique say nothing here")
+    manifest = Manifest(
+        domain="genome",
+        dataset=dataset,
+        tokenizer=tokenizer.specification,
+        fingerprint=tokenizer.fingerprint,
+        vocabulary_size=tokenizer.vocabulary_size,
+        padding_id=tokenizer.padding_id,
+        units=dict(tokenizer.units),  # exact: documents hold whole tokens alone
+        strata=["soft-masked", "unique", *(stratum.name for stratum in strata)],
+        provenance={
+            "source": URL if source is None else Path(source).name,
+            "official file": same["sha256"] == SHA256,
+            **same,
+            "split definition": PRESETS.get(split, "intervals of a BED file"),
+            "documents": f"known stretches cut into {DOCUMENT} bases, what is shorter than {LEAST} left out",
+            "strata rows of other contigs": {stratum.name: stratum.elsewhere for stratum in strata},
+        },
+    )
+    rows = [stratum.rows for stratum in strata]
+    store = write_genome(folder, manifest, found.contigs, found.digest, found.stretches, splits, rows)
+    empty = [name for name, told in manifest.splits.items() if not told["tokens"]]
     if empty:
         raise SeqpopeError(
-            f"{source}: its {len(counts)} sequences leave nothing for {' and '.join(empty)}: one of at least "
-            f"{FEWEST * DOCUMENT * K / 1000:g} kb of A, C, G and T is the least, give more"
+            f"the split {split} leaves {' and '.join(empty)} without a document: {LEAST} known bases in a row are "
+            "the least, name other intervals"
         )
-    return {name: pack(documents[name], flags[name], names[name], np.uint16) for name in SPLITS}, counts
+    manifest.baselines, counted = count(store, Progress("counting", "tokens"))
+    for name, strata_counts in counted.items():
+        manifest.splits[name]["strata"] = strata_counts
+    return complete(store, manifest).manifest
 
 
-def _documents(
-    letters: np.ndarray, tokenizer: SixMerTokenizer, replaced: Counter[str]
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Each document's first base from 0, its six-mers (T,) and their flags (T,)."""
-    unknown = np.concatenate(([True], letter_codes(letters, "ACGTN", replaced) == 4, [True]))
-    for first, last in np.flatnonzero(unknown[1:] != unknown[:-1]).reshape(-1, 2):
-        for start in range(first, last, DOCUMENT * K):
-            size = min(DOCUMENT, (last - start) // K)
-            if size < LEAST:
-                continue
-            part = letters[start : start + size * K]
-            masked = (part >= ord("a")).reshape(-1, K).sum(1) > K // 2
-            yield (
-                int(start),
-                tokenizer.encode(part),
-                np.where(masked, SCORED | SOFT_MASKED, SCORED).astype(np.uint8),
-            )
+def count(
+    store: GenomeStore, progress: Callable[[int, int], None] | None = None
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, int]]]:
+    """Nats/token of tables of counts on each split, and tokens of each stratum in each split.
+
+    The tables are those of `baselines.count_baseline`: unigram, and bigram with padding before a document's first
+    token. They are counted in one pass and constant memory here.
+    """
+    size = store.manifest.vocabulary_size
+    total, done = sum(told["tokens"] for told in store.manifest.splits.values()), 0
+    pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    strata: dict[str, dict[str, int]] = {}
+    for name in store.manifest.splits:
+        table: np.ndarray | None = None
+        bits = np.zeros(8, np.int64)
+        waiting: list[np.ndarray] = []
+        held = 0
+        for ids, flags, documents in store.pieces(name):
+            before = np.empty(len(ids), np.int64)
+            before[1:] = ids[:-1]
+            before[np.cumsum(documents) - documents] = store.manifest.padding_id
+            before *= size
+            before += ids
+            waiting.append(before)
+            held, done = held + len(ids), done + len(ids)
+            for bit in range(SOFT, FIRST_FILE + len(store.manifest.strata) - (FIRST_FILE - 1)):
+                bits[bit] += np.count_nonzero(flags & (1 << bit))
+            if held >= _TOKENS_AT_ONCE:
+                more = np.bincount(np.concatenate(waiting), minlength=size * size)
+                table = more if table is None else table + more
+                waiting, held = [], 0
+            if progress is not None:
+                progress(done, total)
+        last = np.concatenate([np.zeros(0, np.int64), *waiting])
+        if table is None:
+            pairs[name] = np.unique(last, return_counts=True)
+        else:
+            table += np.bincount(last, minlength=size * size)
+            seen = np.flatnonzero(table)
+            pairs[name] = (seen, table[seen])
+        strata[name] = {label: int(bits[SOFT + k]) for k, label in enumerate(store.manifest.strata)}
+    seen, counts = pairs["train"]
+    unigram = np.bincount(seen % size, counts, minlength=size)
+    prior = unigram + 1.0
+    prior[store.manifest.padding_id] = 0.0
+    prior /= prior.sum()
+    contexts = np.bincount(seen // size, counts, minlength=size)
+
+    def reached(name: str, weight: float, bigram: bool) -> float:
+        keys, times = pairs[name]
+        tokens = keys % size
+        if bigram:
+            place = np.minimum(np.searchsorted(seen, keys), len(seen) - 1)
+            together, alone = np.where(seen[place] == keys, counts[place], 0), contexts[keys // size]
+        else:
+            together, alone = unigram[tokens], unigram.sum()
+        nats = -np.log((together + weight * prior[tokens]) / (alone + weight))
+        return float((times * nats).sum() / times.sum())
+
+    baselines = {}
+    for label, bigram in (("unigram", False), ("bigram", True)):
+        best = min(BACKOFF_WEIGHTS, key=lambda weight: reached("validation", weight, bigram))
+        baselines[label] = {name: reached(name, best, bigram) for name in pairs}
+    return baselines, strata
 
 
-def _parts(count: int) -> list[str]:
-    """Which split each of a sequence's documents is in, "" for those left out."""
-    if count < FEWEST:
-        return ["train"] * count
-    sizes = {name: max(1, round(share * count)) for name, share in SHARES.items()}
-    held = ["", *["validation"] * sizes["validation"], "", *["test"] * sizes["test"]]
-    return ["train"] * (count - len(held)) + held
+def _finished(folder: Path, dataset: str, fingerprint: str, same: dict[str, Any]) -> Manifest | None:
+    """Manifest of a complete store in `folder` that preparing would make again, else None."""
+    try:
+        manifest = GenomeStore(folder).manifest
+    except StoreError:
+        return None
+    alike = all(manifest.provenance.get(key) == value for key, value in same.items())
+    return manifest if alike and (manifest.dataset, manifest.fingerprint) == (dataset, fingerprint) else None
+
+
+def _stores(folder: Path) -> Iterator[GenomeStore]:
+    """The store in `folder` and those of other genome data sets beside it."""
+    beside = [entry.name for entry in DATASETS.values() if entry.domain == "genome" and entry.name != folder.name]
+    for place in (folder, *(folder.parent / name for name in beside)):
+        with contextlib.suppress(StoreError):
+            yield GenomeStore(place)
+
+
+def _lent(folder: Path, fresh: Path, sha256: str, progress: Callable[[str], None]) -> Ingested | None:
+    """What another store has of the same source, its bases linked into `fresh`; None if none has or can."""
+    for store in _stores(folder):
+        made = store.manifest.provenance
+        if made.get("sha256") != sha256 or made.get("preparation") != PREPARATION:
+            continue
+        try:
+            os.link(store.folder / BASES, fresh / BASES)
+            known = {field.name for field in fields(Contig)}
+            told = [{k: v for k, v in row.items() if k in known} for row in store.statistics.values()]
+            found = Ingested([Contig(**row) for row in told], np.load(store.folder / STRETCHES), store.digest)
+        except OSError:  # no links on this file system, or replaced meanwhile
+            (fresh / BASES).unlink(missing_ok=True)
+            continue
+        progress(f"the bases are those of {store.folder}")
+        return found
+    return None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a preparation that was killed has left beside `folder`; the lock is held, so nobody uses it."""
+    for place in folder.parent.glob(f".{folder.name}.*"):
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -29,25 +29,40 @@ def prepare(
     data_folder: Path = Path("data"),
     force: bool = False,
     split: str = "",
+    strata: str = "",
+    fasta: Path | None = None,
 ) -> None:
     """Turn a data set into tokens that can be trained on.
 
     Args:
         dataset: chorales (comes with music21, no network); or downloaded, checksum pinned: jsb, maestro,
-            maestro-performance.
+            maestro-performance, grch38; or genome, any FASTA (--source). grch38-bases and genome-bases read
+            single bases instead of six-mers.
         source: The raw file, if you have it already; nothing is downloaded then; maestro also takes a folder.
         data_folder: Folder of prepared data; a folder of the data set's name is made in it.
         force: Prepare again even if it is there.
         split: For maestro: official; by-piece (the paper's 90/5/5, a title in one split); by-content (90/5/5 by
-            hash of the file). Empty is official where there is a catalogue.
+            hash of the file). Empty is official where there is a catalogue. For genomes: nt (validation chr21,
+            test chr22), paper (the same), fraction (90/5/5 along each contig), or a BED file whose fourth column
+            names train, validation or test. Empty is nt for grch38, else fraction.
+        strata: For genomes: BED files with commas between, plain or gzipped; reports then show each by its name.
+        fasta: For genomes: the same as source.
     """
     from importlib import import_module
 
     entry = find_dataset(dataset)
-    if split and split not in entry.splits:
+    if split and split not in entry.splits and not (entry.intervals and Path(split).is_file()):
         known = f"one of {', '.join(entry.splits)}" if entry.splits else "none to be named, it has only one"
-        raise SeqpopeError(f"{dataset} has no split {split!r}: expected {known}")
+        more = " or a BED file, and there is none of that name" if entry.intervals else ""
+        raise SeqpopeError(f"{dataset} has no split {split!r}: expected {known}{more}")
+    if not entry.intervals and (strata or fasta is not None):
+        raise SeqpopeError(f"--strata and --fasta are for genomes, {dataset} is none: leave them out")
+    if fasta is not None and source is not None:
+        raise SeqpopeError("--fasta and --source are the same: give one of them")
+    source = source if fasta is None else fasta
     options = {"split": split} if split else {}
+    if entry.intervals:
+        options |= {"dataset": dataset, "strata": strata}
     import_module(entry.preparation).prepare(data_folder / dataset, source=source, force=force, **options)
 
 

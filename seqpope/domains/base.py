@@ -19,7 +19,8 @@ class Dataset:
     `preparation` is the module in data_prep whose `prepare(folder, source, force)` writes the token store;
     `tokenizer` is "module:Class"; `embedded` data comes with a dependency and needs no network; `preset`
     is the configuration that `seqpope train --dataset NAME` starts from; `samples` is the kind (KINDS) of what a
-    model of it draws; `splits` are those that `prepare` takes, the usual one first, where there are several.
+    model of it draws; `splits` are those that `prepare` takes, the usual one first, where there are several;
+    `intervals` says that it takes BED files: as a split of one's own, and as strata.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Dataset:
     preset: str
     samples: str
     splits: tuple[str, ...] = ()
+    intervals: bool = False
 
     def load_tokenizer(self) -> Any:
         """Build the data set's tokenizer (imports its module)."""
@@ -87,15 +89,27 @@ DATASETS = {
             samples="piano",
             splits=("official", "by-piece", "by-content"),
         ),
-        Dataset(
-            name="genome",
-            domain="genome",
-            title="any genome's FASTA as six-mers (prepare genome --source FASTA)",
-            embedded=False,
-            preparation="data_prep.genome",
-            tokenizer="seqpope.domains.genome.tokenizer:SixMerTokenizer",
-            preset="genome-cpu",
-            samples="dna",
+        *(
+            Dataset(
+                name=name + suffix,
+                domain="genome",
+                title=f"{title} as {words}",
+                embedded=False,
+                preparation="data_prep.genome",
+                tokenizer=f"seqpope.domains.genome.tokenizer:{tokenizer}",
+                preset=preset,
+                samples="dna",
+                splits=splits,
+                intervals=True,
+            )
+            for name, title, preset, splits in (
+                ("genome", "any genome's FASTA (--source FILE)", "genome-cpu", ("fraction", "nt", "paper")),
+                ("grch38", "human GRCh38 (download)", "genome-20min", ("nt", "paper", "fraction")),
+            )
+            for suffix, words, tokenizer in (
+                ("", "six-mers", "SixMerTokenizer"),
+                ("-bases", "single bases", "BaseTokenizer"),
+            )
         ),
     )
 }

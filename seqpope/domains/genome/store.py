@@ -57,6 +57,7 @@ class GenomeStore:
         statistics: a dict for each contig: its bases by letter, N all that is not known; soft_masked; replaced
             (other IUPAC codes read as N); aliases.
         intervals: (I, 3) int64 number of the contig, start and end, for each split.
+        digest: of the bases (`ingest`).
 
     Raises:
         StoreError: nothing is there, a file is missing or damaged, or the format is unknown.
@@ -77,6 +78,7 @@ class GenomeStore:
             self.statistics: dict[str, dict[str, Any]] = {contig["name"]: contig for contig in about["contigs"]}
             self.contigs: Mapping[str, int] = {name: told["length"] for name, told in self.statistics.items()}
             self.document: int = about["document"]
+            self.digest: str = about["bases"]
             self._lengths = np.array([*self.contigs.values()], np.int64)
             self._offsets = np.concatenate(([0], np.cumsum(self._lengths)))
             self.intervals = {
@@ -99,6 +101,10 @@ class GenomeStore:
         self._numbers = {name: number for number, name in enumerate(self.contigs)}
         self._names = Names(self.contigs)
         self._first = np.searchsorted(self._stretches[:, 0], np.arange(len(self.contigs) + 1))
+        strata = len(self.manifest.strata) - (FIRST_FILE - 1)
+        self._first_of_strata = np.searchsorted(
+            self._strata[:, 0] * len(self.contigs) + self._strata[:, 1], np.arange(strata * len(self.contigs) + 1)
+        )
         self._mapped: tuple[int, np.ndarray] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -175,7 +181,8 @@ class GenomeStore:
         flags |= (2 * soft > k).astype(np.uint8) << SOFT
         flags |= (2 * soft < k).astype(np.uint8) << UNIQUE
         for stratum in range(len(self.manifest.strata) - (FIRST_FILE - 1)):
-            chosen = self._strata[(self._strata[:, 0] == stratum) & (self._strata[:, 1] == number), 2:]
+            low, high = self._first_of_strata[stratum * len(self.contigs) + number :][:2]
+            chosen = self._strata[low:high, 2:]
             first = np.searchsorted(chosen[:, 1], start, side="right")
             last = np.searchsorted(chosen[:, 0], start + len(bases), side="left")
             edges = np.clip(chosen[first : max(first, last)] - start, 0, len(bases))
