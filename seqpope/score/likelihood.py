@@ -122,10 +122,10 @@ class Likelihood:
         self.bulk = self.length
         # The tokenizer says which id and digit is whose: AAAAAA is the first of 4^k words.
         self._first_id = int(tokenizer.encode("A" * self.k)[0])
-        self._digits = np.zeros(8, np.int64)  # of base codes
+        self._digits = np.zeros(8, np.uint16)  # of base codes
         for code, letter in enumerate(ALPHABET, 1):
             self._digits[code] = int(tokenizer.encode("A" * (self.k - 1) + letter)[0]) - self._first_id
-        self._powers = 4 ** np.arange(self.k - 1, -1, -1)
+        self._powers = tuple(4**left for left in reversed(range(self.k)))
         self._opening: list[list[np.ndarray]] | None = None
         self._compiled: tuple[Callable[..., Tensor], Callable[..., Any]] | None = None
         if compile:
@@ -175,9 +175,11 @@ class Likelihood:
         if letters.size and not 1 <= letters.min() <= letters.max() <= 4:
             raise ValueError("a row must hold A, C, G and T alone (codes 1 to 4): cut it at N")
         letters = letters[row.lead :]
-        digits = np.zeros(-(-len(letters) // k) * k, np.int64)
-        digits[: len(letters)] = self._digits[letters]
-        words = digits.reshape(-1, k) @ self._powers
+        digits = np.zeros((-(-len(letters) // k), k), np.uint16)
+        digits.reshape(-1)[: len(letters)] = self._digits[letters]
+        words = digits[:, 0].astype(np.int64)
+        for place in range(1, k):
+            words = 4 * words + digits[:, place]
         return _Plan(words, len(words) if row.context == len(bases) else max(0, row.context - row.lead) // k)
 
     def opening(self, row: Row) -> np.ndarray:
@@ -254,7 +256,7 @@ class Likelihood:
         inside = block.logsumexp(-1)
         others = torch.cat((logits[:, :begin], logits[:, end:]), -1).logsumexp(-1)
         masses, rows = [torch.logaddexp(inside, others)], torch.arange(len(words), device=words.device)
-        for power in self._powers.tolist():
+        for power in self._powers:
             block = block.unflatten(-1, (4, power))[rows, words // power % 4]  # (N, 4^bases left)
             masses.append(block.logsumexp(-1))
         stacked = torch.stack(masses, -1)  # (N, k + 1)

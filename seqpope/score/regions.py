@@ -10,7 +10,8 @@ is scored once a strand and phase. What lies behind the last base wanted in a bl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal, NamedTuple
@@ -19,7 +20,7 @@ import numpy as np
 
 from seqpope.domains.genome.sequences import UNKNOWN, Genome, known_stretches, other_strand
 from seqpope.errors import SeqpopeError
-from seqpope.score.likelihood import Row
+from seqpope.score.likelihood import Likelihood, Pending, Row, Scores
 
 STRANDS = {"both": "+-", "+": "+", "-": "-"}
 
@@ -193,6 +194,41 @@ class SpanScores:
         lowest = np.append(np.where(self.known, self.context.min(0).astype(np.int64), NO_CONTEXT), NO_CONTEXT)
         least = np.minimum.reduceat(lowest, np.stack((starts, ends), 1).reshape(-1))[::2]
         return RegionSums(total(known).T, counts, ends - starts - counts, total(context), least)
+
+
+def score_units(
+    likelihood: Likelihood,
+    genome: Genome,
+    reading: Reading,
+    units: Iterable[Sequence[Span]],
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[list[SpanScores], Scores]]:
+    """Score units of spans one after the other; on a GPU while it computes one the next is read and planned.
+
+    Args:
+        progress: called after each batch with the bases scored in it, each counted once a strand and phase.
+
+    Yields:
+        each unit's spans, filled, and what was said of their rows.
+    """
+    waiting: deque[tuple[list[SpanScores], Pending]] = deque()
+    ahead = likelihood.device.type != "cpu"  # where what has begun is done already
+
+    def finished() -> tuple[list[SpanScores], Scores]:
+        spans, pending = waiting.popleft()
+        scores, place = pending.result(), 0
+        for span in spans:
+            span.fill(scores.nats[place : place + len(span.rows)])
+            place += len(span.rows)
+        return spans, scores
+
+    for unit in units:
+        spans = [SpanScores(genome, span, reading) for span in unit]
+        waiting.append((spans, likelihood.begin([row for span in spans for row in span.rows], progress)))
+        if len(waiting) > ahead:
+            yield finished()
+    while waiting:
+        yield finished()
 
 
 NO_CONTEXT = np.iinfo(np.int64).max

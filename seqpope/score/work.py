@@ -17,7 +17,6 @@ import multiprocessing
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,9 +31,9 @@ from seqpope.progress import Progress
 from seqpope.provenance import choose_device, provenance
 from seqpope.score.bed import Regions, parse_region, read_bed, told_skipped, whole_genome
 from seqpope.score.genome import identity, open_genome
-from seqpope.score.likelihood import Likelihood, Pending, tokenizer_of
+from seqpope.score.likelihood import Likelihood, tokenizer_of
 from seqpope.score.output import LN2, TABLES, Piece, ending, write_table, write_track
-from seqpope.score.regions import Reading, RegionSums, Span, SpanScores
+from seqpope.score.regions import Reading, RegionSums, Span, SpanScores, score_units
 
 FORMAT = 1  # of parts; raised when what is in them changes
 CHUNK = 240_000  # bases between a contig's borders of units
@@ -484,33 +483,21 @@ def _score(job: Job, units: Sequence[int], device: str, *, shares: int = 1, quie
     shown = Progress(f"{request.out.name}", "bases", already=already)
     if already and not quiet:
         print(f"{request.out.name}: going on, {already} of {total} bases are there", file=sys.stderr)
-    passes, begun, inside, began = len(job.reading.passes), already, 0, time.monotonic()
-    waiting: deque[tuple[int, list[SpanScores], Pending]] = deque()
+    passes, done, began = len(job.reading.passes), 0, time.monotonic()
 
     def progress(bases: int) -> None:
-        nonlocal inside
-        inside += bases
+        nonlocal done
+        done += bases
         if not quiet:
-            shown(min(total, begun + shares * inside // passes), total)
-
-    def finish() -> None:
-        unit, spans, pending = waiting.popleft()
-        scores, place = pending.result(), 0
-        for span in spans:
-            span.fill(scores.nats[place : place + len(span.rows)])
-            place += len(span.rows)
-        job.save(unit, spans, scores.outside, scores.tokens)
+            shown(min(total, already + shares * done // passes), total)
 
     try:
-        for unit in units:
-            spans = [SpanScores(job.genome, span, job.reading) for span in job.units[unit]]
-            waiting.append((unit, spans, likelihood.begin([row for span in spans for row in span.rows], progress)))
-            begun, inside = begun + shares * job.bases[unit], 0
-            # A GPU scores one unit while the next is read; a CPU has scored it already.
-            while len(waiting) > (device != "cpu"):
-                finish()
-        while waiting:
-            finish()
+        every = score_units(likelihood, job.genome, job.reading, (job.units[unit] for unit in units), progress)
+        for unit, (spans, scores) in zip(units, every, strict=True):
+            job.save(unit, spans, scores.outside, scores.tokens)
+            # N counts as done, and what was scored between wanted bases does not.
+            scored = sum(len(row.bases) - row.context for span in spans for row in span.rows)
+            done += passes * job.bases[unit] - scored
     except KeyboardInterrupt:
         if not quiet:
             print(f"{request.out.name}: stopped; the same command goes on from here", file=sys.stderr)

@@ -174,6 +174,15 @@ def test_bf16_is_close():
     assert 0 < np.abs(plain - half).max() < 0.1
 
 
+@pytest.mark.slow
+def test_compiled_batches_say_the_same():
+    rows = [Row(random_bases(96, seed)) for seed in range(9)]
+    rows += [Row(random_bases(40 + seed, seed), 2) for seed in range(5)]
+    plain, compiled = (likelihood(batch_tokens=64, compile=c).nats(rows) for c in (False, True))
+    for one, other in zip(plain, compiled, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -185,6 +185,18 @@ def test_two_processes_find_the_same_and_leave_nothing(here):
     assert not list(here.glob(".*"))
 
 
+def test_a_prepared_store_reads_as_its_fasta_does(here):
+    """By any of a contig's names."""
+    from data_prep.genome import prepare
+
+    score_regions(request(here, "a.tsv", region="chr2:11-200"))
+    large = {**sequences(), "more": random_bases(300_000)}
+    write_fasta(here / "large.fa", large)
+    prepare(here / "store", source=here / "large.fa", progress=lambda _: None)
+    score_regions(replace(request(here, "b.tsv", region="2:11-200"), fasta=here / "store"))
+    assert table(here / "a.tsv") == table(here / "b.tsv")
+
+
 class Stop(Exception):
     pass
 
