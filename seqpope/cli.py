@@ -27,6 +27,7 @@ def prepare(
     dataset: str,
     source: Path | None = None,
     data_folder: Path = Path("data"),
+    out: Path | None = None,
     force: bool = False,
     split: str = "",
 ) -> None:
@@ -37,18 +38,26 @@ def prepare(
             maestro-performance.
         source: The raw file, if you have it already; nothing is downloaded then; maestro also takes a folder.
         data_folder: Folder of prepared data; a folder of the data set's name is made in it.
+        out: Folder to write to instead, such as data/maestro-by-piece, so that several of one data set can lie
+            side by side; to train on it, give it as --data-folder.
         force: Prepare again even if it is there.
         split: For maestro: official; by-piece (the paper's 90/5/5, a title in one split); by-content (90/5/5 by
             hash of the file). Empty is official where there is a catalogue.
     """
     from importlib import import_module
 
+    from seqpope.data.shards import check_place
+
     entry = find_dataset(dataset)
     if split and split not in entry.splits:
         known = f"one of {', '.join(entry.splits)}" if entry.splits else "none to be named, it has only one"
         raise SeqpopeError(f"{dataset} has no split {split!r}: expected {known}")
     options = {"split": split} if split else {}
-    import_module(entry.preparation).prepare(data_folder / dataset, source=source, force=force, **options)
+    if out is not None and data_folder != Path("data"):
+        raise SeqpopeError(f"--out {out} takes the place of --data-folder {data_folder}: give one of them")
+    folder = data_folder / dataset if out is None else out
+    check_place(folder, dataset)
+    import_module(entry.preparation).prepare(folder, source=source, force=force, **options)
 
 
 def train(config: Any, resume: Path | None = None) -> None:
@@ -58,9 +67,9 @@ def train(config: Any, resume: Path | None = None) -> None:
 
     for position in {config.position, config.baseline} - {"none"}:
         find_position(position)  # before minutes of preparation
-    folder = config.data_folder / config.dataset
     entry = find_dataset(config.dataset)
-    if not (folder / "manifest.json").is_file() and entry.embedded:
+    places = (config.data_folder, config.data_folder / config.dataset)
+    if entry.embedded and not any((folder / "manifest.json").is_file() for folder in places):
         prepare(config.dataset, data_folder=config.data_folder)
     run(config, resume=resume)
 
@@ -93,7 +102,7 @@ def evaluate(
         yarn: With --lengths, score RoPE runs a second time through YaRN, without fine-tuning.
         precision: With --lengths, of the forward pass; bf16 is for long windows on a GPU.
         batch_tokens: With --lengths, about how many tokens are read at once; less takes less memory.
-        data_folder: Folder of prepared data; the run's own if not given.
+        data_folder: Folder of prepared data, or of the data set itself; the run's own if not given.
         device: Where to compute.
     """
     from seqpope.checkpoint import BEST
