@@ -329,7 +329,7 @@ def _generate_chorales(draw: Any, asked: Mapping[str, Any]) -> list[tuple[Path, 
 
     return generate_chorales(
         ChoraleOutput(
-            asked["out"], _words(asked["formats"]), asked["tempo"], asked["merge_repeats"], asked["soundfont"]
+            asked["out"], _words(asked["formats"]), asked["soundfont"], asked["tempo"], asked["merge_repeats"]
         ),
         draw,
         prompt=None if asked["prompt"] is None else Path(asked["prompt"]),
@@ -481,7 +481,7 @@ def harmonize(
 
     files = run(
         melody,
-        ChoraleOutput(out, _words(formats), tempo, True, soundfont),
+        ChoraleOutput(out, _words(formats), soundfont, tempo),
         Draw(
             num=num,
             seed=seed,
