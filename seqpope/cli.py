@@ -28,6 +28,7 @@ def prepare(
     dataset: str,
     source: Path | None = None,
     data_folder: Path = Path("data"),
+    out: Path | None = None,
     force: bool = False,
     split: str = "",
     stretch: str = "",
@@ -42,6 +43,8 @@ def prepare(
             single bases instead of six-mers.
         source: The raw file, if you have it already; nothing is downloaded then; maestro also takes a folder.
         data_folder: Folder of prepared data; a folder of the data set's name is made in it.
+        out: Folder to write to instead, such as data/maestro-by-piece, so that several of one data set can lie
+            side by side; to train on it, give it as --data-folder.
         force: Prepare again even if it is there.
         split: For maestro: official; by-piece (the paper's 90/5/5, a title in one split); by-content (90/5/5 by
             hash of the file). Empty is official where there is a catalogue. For genomes: nt (validation chr21,
@@ -53,6 +56,8 @@ def prepare(
         fasta: For genomes: the same as source.
     """
     from importlib import import_module
+
+    from seqpope.data.shards import check_place
 
     entry = find_dataset(dataset)
     if split and split not in entry.splits and not (entry.intervals and Path(split).is_file()):
@@ -74,7 +79,11 @@ def prepare(
     source = source if fasta is None else fasta
     if entry.intervals:
         options |= {"dataset": dataset, "strata": strata}
-    import_module(entry.preparation).prepare(data_folder / dataset, source=source, force=force, **options)
+    if out is not None and data_folder != Path("data"):
+        raise SeqpopeError(f"--out {out} takes the place of --data-folder {data_folder}: give one of them")
+    folder = data_folder / dataset if out is None else out
+    check_place(folder, dataset)
+    import_module(entry.preparation).prepare(folder, source=source, force=force, **options)
 
 
 def train(config: Any, resume: Path | None = None) -> None:
@@ -84,9 +93,9 @@ def train(config: Any, resume: Path | None = None) -> None:
 
     for position in {config.position, config.baseline} - {"none"}:
         find_position(position)  # before minutes of preparation
-    folder = config.data_folder / config.dataset
     entry = find_dataset(config.dataset)
-    if not (folder / "manifest.json").is_file() and entry.embedded:
+    places = (config.data_folder, config.data_folder / config.dataset)
+    if entry.embedded and not any((folder / "manifest.json").is_file() for folder in places):
         prepare(config.dataset, data_folder=config.data_folder)
     run(config, resume=resume)
 
@@ -119,7 +128,7 @@ def evaluate(
         yarn: With --lengths, score RoPE runs a second time through YaRN, without fine-tuning.
         precision: With --lengths, of the forward pass; bf16 is for long windows on a GPU.
         batch_tokens: With --lengths, about how many tokens are read at once; less takes less memory.
-        data_folder: Folder of prepared data; the run's own if not given.
+        data_folder: Folder of prepared data, or of the data set itself; the run's own if not given.
         device: Where to compute.
     """
     from seqpope.checkpoint import BEST
@@ -364,7 +373,7 @@ def _generate_chorales(draw: Any, asked: Mapping[str, Any]) -> list[tuple[Path, 
 
     return generate_chorales(
         ChoraleOutput(
-            asked["out"], _words(asked["formats"]), asked["tempo"], asked["merge_repeats"], asked["soundfont"]
+            asked["out"], _words(asked["formats"]), asked["soundfont"], asked["tempo"], asked["merge_repeats"]
         ),
         draw,
         prompt=None if asked["prompt"] is None else Path(asked["prompt"]),
@@ -516,7 +525,7 @@ def harmonize(
 
     files = run(
         melody,
-        ChoraleOutput(out, _words(formats), tempo, True, soundfont),
+        ChoraleOutput(out, _words(formats), soundfont, tempo),
         Draw(
             num=num,
             seed=seed,

@@ -125,7 +125,7 @@ class TrainConfig:
         eval_every: Steps between validations; weights are saved at each.
         eval_length: Tokens in a validation or test window.
         eval_stride: Tokens that each window after a piece's first one scores.
-        data_folder: Where prepared data lies, a folder a data set.
+        data_folder: Where prepared data lies, a folder a data set; or the folder of the data set itself.
         out: Folder of experiments.
         name: Name of this experiment's folder; data set and time if empty.
     """

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from seqpope.checkpoint import BEST, CheckpointError, CheckpointInfo, check_fingerprint, load_checkpoint
 from seqpope.data.baselines import References
-from seqpope.data.shards import SCORED, Split, TokenStore
+from seqpope.data.shards import SCORED, Split, TokenStore, open_store
 from seqpope.data.windows import plan_windows
 from seqpope.domains.base import find_references
 from seqpope.errors import SeqpopeError
@@ -146,7 +146,7 @@ def _open_run(
     config = yaml.safe_load(config_file.read_text())
     device = choose_device(device)
     model, info = load_checkpoint(run, device)
-    store = TokenStore((data_folder or Path(config["data_folder"])) / info.dataset)
+    store = open_store(data_folder or Path(config["data_folder"]), info.dataset)
     manifest = store.manifest
     check_fingerprint(info, manifest.fingerprint, f"the data set in {store.folder}")
     if info.trained.get("data") != manifest.content:

@@ -69,7 +69,10 @@ assert not heavy, heavy
     @pytest.mark.parametrize(
         ("verb", "words"),
         [
-            ("prepare", ["dataset", "--source", "--data_folder", "--force", "--stretch", "checksum pinned"]),
+            (
+                "prepare",
+                ["dataset", "--source", "--data_folder", "--out", "--force", "--stretch", "checksum pinned"],
+            ),
             ("train", ["--config", "--resume", "--model.delta_init", "--optimizer.average_decay", "--seeds"]),
             ("evaluate", ["runs", "--split", "{validation,test,train}", "--stride"]),
             ("compare", ["runs", "--out"]),
@@ -110,6 +113,32 @@ assert not heavy, heavy
         known = "chorales, jsb, maestro, maestro-performance, genome"
         assert done.stderr == f"seqpope: unknown data set 'nope': expected one of {known}\n"
         assert list(tmp_path.iterdir()) == []
+
+
+class TestPrepare:
+    @pytest.fixture
+    def prepared(self, monkeypatch):
+        """Folders that data sets were to be prepared in."""
+        folders = []
+        monkeypatch.setattr("data_prep.jsb.prepare", lambda folder, **_: folders.append(folder))
+        return folders
+
+    def test_where(self, tmp_path, prepared):
+        assert cli.main(["prepare", "jsb"]) == 0
+        assert cli.main(["prepare", "jsb", "--data-folder", str(tmp_path)]) == 0
+        assert cli.main(["prepare", "jsb", "--out", str(tmp_path / "mine")]) == 0
+        assert prepared == [Path("data/jsb"), tmp_path / "jsb", tmp_path / "mine"]
+
+    def test_one_place_alone(self, tmp_path, prepared, capsys):
+        assert cli.main(["prepare", "jsb", "--data-folder", str(tmp_path), "--out", str(tmp_path / "mine")]) == 1
+        assert "takes the place of --data-folder" in capsys.readouterr().err
+        assert prepared == []
+
+    def test_nothing_else_is_replaced(self, tmp_path, prepared, capsys):
+        (tmp_path / "work.txt").write_text("of years")
+        assert cli.main(["prepare", "jsb", "--out", str(tmp_path)]) == 1
+        assert f"{tmp_path} holds work.txt, which is no part of a store, and would be" in capsys.readouterr().err
+        assert prepared == []
 
 
 class TestGenerateDna:

@@ -433,6 +433,15 @@ def test_baseline_none_trains_no_twin(tmp_path):
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["pope-seed0"]
 
 
+def test_the_data_folder_may_be_the_store_itself(tmp_path):
+    """As `prepare --out` makes it, in a folder of any name."""
+    make_store(tmp_path)
+    (tmp_path / "data" / "tiny").rename(tmp_path / "other-split")
+    config = make_config(tmp_path, steps=2, baseline="none", data_folder=tmp_path / "other-split")
+    folder = train(config, say=lambda _: None)
+    assert (folder / "pope-seed0" / "result.json").is_file()
+
+
 class TestErrors:
     def test_no_data(self, tmp_path):
         with pytest.raises(StoreError, match="run `seqpope prepare tiny` first"):

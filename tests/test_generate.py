@@ -60,7 +60,9 @@ def make_prompt(path, steps=2 * STEPS_PER_BAR):
 def draw_chorales(out, *, formats=(), tempo=80.0, merge_repeats=True, **options):
     names = ("num", "seed", "batch_size", "particles", "greed", "context", "config", "device", "progress")
     draw = Draw(**{name: options.pop(name) for name in names if name in options})
-    return generate_chorales(ChoraleOutput(out, formats, tempo, merge_repeats), draw, **options)
+    return generate_chorales(
+        ChoraleOutput(out, formats, tempo=tempo, merge_repeats=merge_repeats), draw, **options
+    )
 
 
 @pytest.fixture

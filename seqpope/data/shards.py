@@ -31,6 +31,8 @@ from seqpope.errors import SeqpopeError
 FORMAT = 1
 SCORED = 1
 SPLITS = ("train", "validation", "test")
+MANIFEST = "manifest.json"
+_FILES = {MANIFEST, *(f"{split}.{part}.npy" for split in SPLITS for part in ("tokens", "starts", "flags"))}
 
 
 class StoreError(SeqpopeError):
@@ -154,7 +156,46 @@ def write_store(folder: Path, manifest: Manifest, splits: dict[str, Split]) -> N
             np.save(fresh / f"{name}.tokens.npy", split.tokens)
             np.save(fresh / f"{name}.starts.npy", split.starts)
             np.save(fresh / f"{name}.flags.npy", split.flags)
-        (fresh / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1) + "\n")
+        (fresh / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
+
+
+def check_place(folder: Path, dataset: str) -> None:
+    """Raise StoreError if a store of the data set, which replaces the folder, would destroy something else."""
+    folder = Path(folder)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise StoreError(f"{folder} is a file: name a folder that is new or holds a store of {dataset}")
+    others = sorted(path.name for path in folder.iterdir() if path.name not in _FILES)
+    if others:
+        raise StoreError(
+            f"{folder} holds {others[0]}, which is no part of a store, and would be replaced: name a folder that "
+            f"is new or holds a store of {dataset}"
+        )
+    if (folder / MANIFEST).is_file():
+        try:
+            there = TokenStore(folder).manifest.dataset
+        except StoreError:
+            return  # a damaged one may be made again
+        if there != dataset:
+            raise StoreError(f"{folder} is a store of {there}: name another folder for one of {dataset}")
+
+
+def open_store(data_folder: Path, dataset: str) -> TokenStore:
+    """Open the store of a data set: the folder itself if it is a store, else the one of the data set's name in it.
+
+    Raises:
+        StoreError: there is none, or the folder is a store of another data set.
+    """
+    if not (Path(data_folder) / MANIFEST).is_file():
+        return TokenStore(Path(data_folder) / dataset)
+    store = TokenStore(data_folder)
+    if store.manifest.dataset != dataset:
+        raise StoreError(
+            f"{data_folder} is a store of {store.manifest.dataset}, not of {dataset}: give a store of "
+            f"{dataset}, or a folder that holds one of that name"
+        )
+    return store
 
 
 class TokenStore:
@@ -166,15 +207,16 @@ class TokenStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        path = self.folder / "manifest.json"
+        path = self.folder / MANIFEST
         if not path.is_file():
             raise StoreError(
                 f"no prepared data in {self.folder} (manifest.json is missing): "
                 f"run `seqpope prepare {self.folder.name}` first"
             )
-        again = f"prepare it again with `seqpope prepare {self.folder.name} --force`"
+        again = _again(self.folder, self.folder.name)
         try:
             raw = json.loads(path.read_text())
+            again = _again(self.folder, str(raw.get("dataset", self.folder.name)))
             if raw.get("format") != FORMAT:
                 raise StoreError(
                     f"{path} has store format {raw.get('format')!r}, this version reads {FORMAT}: {again}"
@@ -206,13 +248,19 @@ class TokenStore:
         except (OSError, ValueError, EOFError) as error:
             raise StoreError(
                 f"split {name!r} of {self.folder} cannot be read ({error}): "
-                f"prepare it again with `seqpope prepare {self.folder.name} --force`"
+                f"{_again(self.folder, self.manifest.dataset)}"
             ) from error
         if not (len(tokens) == len(flags) == described["tokens"] and len(starts) == described["documents"] + 1):
             raise StoreError(
                 f"split {name!r} of {self.folder} should have {described['tokens']} tokens in "
                 f"{described['documents']} documents, its files hold {len(tokens)} in {len(starts) - 1}: "
-                f"prepare it again with `seqpope prepare {self.folder.name} --force`"
+                f"{_again(self.folder, self.manifest.dataset)}"
             )
         units = {unit: np.array(counts) for unit, counts in described.get("units", {}).items()}
         return Split(tokens, starts, flags, described["names"], units)
+
+
+def _again(folder: Path, dataset: str) -> str:
+    """What to do about a store that cannot be read."""
+    place = "" if folder.name == dataset else f" --out {folder}"
+    return f"prepare it again with `seqpope prepare {dataset}{place} --force`"

@@ -24,7 +24,7 @@ from seqpope.domains.music.chorales.tokenizer import HIGHEST_PITCH, LOWEST_PITCH
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_bytes
 from seqpope.generate.draw import WEIGHTS, Draw, Model, describe_draw
-from seqpope.output import Output
+from seqpope.generate.music import MusicOutput
 from seqpope.sampling import Samples
 
 SHIPPED = WEIGHTS / "chorales.safetensors"
@@ -32,18 +32,16 @@ MAXIMUM_STEPS = 1 << 14  # a quarter of an hour at 80 quarters a minute: four ti
 
 
 @dataclass(frozen=True)
-class ChoraleOutput(Output):
+class ChoraleOutput(MusicOutput):
     """Where chorales go and how they are written.
 
     Args:
         tempo: quarter notes a minute.
         merge_repeats: a pitch repeated from step to step is one held note.
-        soundfont: for wav; the system's own if None.
     """
 
     tempo: float = 80.0
     merge_repeats: bool = True
-    soundfont: Path | None = None
 
     SUFFIXES: ClassVar[dict[str, str]] = {
         ".mid": "mid",
@@ -58,11 +56,6 @@ class ChoraleOutput(Output):
         super().check(num)
         if not 10 <= self.tempo <= 400:
             raise SeqpopeError(f"the tempo must be 10 to 400 quarters a minute, it is {self.tempo}")
-        if "wav" in self.wanted:
-            from seqpope.domains.music.writers import find_fluidsynth, find_soundfont
-
-            find_fluidsynth()
-            find_soundfont(self.soundfont)
 
     def write_chorale(
         self,
@@ -92,16 +85,14 @@ class ChoraleOutput(Output):
             )
             write_bytes(file, drawn)
 
-        def sound(file: Path) -> None:
-            midi = file.with_suffix(".sounded.mid")
-            write_midi(chorale, midi, **options)
-            writers.write_wav(midi, file, soundfont=self.soundfont)
+        def midi(file: Path) -> None:
+            write_midi(chorale, file, **options)
 
         made: dict[str, Callable[[Path], object]] = {
-            "mid": lambda file: write_midi(chorale, file, **options),
+            "mid": midi,
             "musicxml": lambda file: writers.write_musicxml(chorale, file, **options),
             "png": picture,
-            "wav": sound,
+            "wav": lambda file: self.sound(file, midi),
         }
         return self.write(name, sidecar, made)
 

@@ -32,7 +32,7 @@ from seqpope.domains.music.piano.tokenizer import LEVEL_ID, SHIFT_ID, Performanc
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_bytes
 from seqpope.generate.draw import Draw, Model, describe_draw
-from seqpope.output import Output
+from seqpope.generate.music import MusicOutput
 from seqpope.sampling import Samples
 
 SECONDS = 60.0  # that are drawn if nothing is said
@@ -45,36 +45,23 @@ NAMES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 
 
 @dataclass(frozen=True)
-class PianoOutput(Output):
-    """Where performances go and how they are written; `soundfont` for wav, the system's own if None."""
-
-    soundfont: Path | None = None
+class PianoOutput(MusicOutput):
+    """Where performances go and how they are written."""
 
     SUFFIXES: ClassVar[dict[str, str]] = {".mid": "mid", ".midi": "mid", ".wav": "wav", ".png": "png"}
-
-    def check(self, num: int) -> None:
-        super().check(num)
-        if "wav" in self.wanted:
-            from seqpope.domains.music.writers import find_fluidsynth, find_soundfont
-
-            find_fluidsynth()
-            find_soundfont(self.soundfont)
 
     def write_performance(
         self, played: Performance, name: str, sidecar: dict[str, Any], prompt_seconds: float, seconds: float
     ) -> Path:
         """Write one performance in every format that is wanted; return the file that was asked for."""
-        from seqpope.domains.music import writers
         from seqpope.domains.music.piano.picture import draw_performance
 
-        def sound(file: Path) -> None:
-            midi = file.with_suffix(".sounded.mid")
-            write_midi(played, midi)
-            writers.write_wav(midi, file, soundfont=self.soundfont)
+        def midi(file: Path) -> None:
+            write_midi(played, file)
 
         made: dict[str, Callable[[Path], object]] = {
-            "mid": lambda file: write_midi(played, file),
-            "wav": sound,
+            "mid": midi,
+            "wav": lambda file: self.sound(file, midi),
             "png": lambda file: write_bytes(
                 file, draw_performance(played, prompt_seconds=prompt_seconds, seconds=seconds)
             ),

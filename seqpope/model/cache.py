@@ -110,12 +110,16 @@ class KeyValueCache:
         self.length = int(self.lengths.max())
 
     def select(self, rows: Tensor) -> None:
-        """Sequence b becomes what sequence rows[b] was, (B,)."""
-        rows = rows.to(self.keys.device)
+        """Sequence b becomes what sequence rows[b] was, (B,).
+
+        Only what is filled of those that become another is copied; with rows on the host nothing is waited for.
+        """
+        changed = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+        to, source = changed.to(self.keys.device), rows[changed].to(self.keys.device)
         for each in (self.keys, self.values):
-            each[..., : self.length, :] = each[:, rows, :, : self.length]
+            each[:, to, :, : self.length] = each[:, source, :, : self.length]
         if self.lengths is not None:
-            self._set(self.lengths[rows])
+            self._set(self.lengths[rows.to(self.keys.device)])
 
     def _set(self, lengths: Tensor) -> None:
         if self.settled:

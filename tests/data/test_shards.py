@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seqpope.data import shards
-from seqpope.data.shards import Manifest, StoreError, TokenStore, pack, write_store
+from seqpope.data.shards import Manifest, StoreError, TokenStore, check_place, open_store, pack, write_store
 
 
 def make_split(lengths, dtype=np.uint8):
@@ -121,6 +121,39 @@ def test_other_format(folder):
     (folder / "manifest.json").write_text(json.dumps({**raw, "format": 99}))
     with pytest.raises(StoreError, match="format 99, this version reads 1"):
         TokenStore(folder)
+
+
+class TestPlaces:
+    def test_a_store_is_found_in_a_folder_of_its_name_or_as_the_folder_itself(self, tmp_path, folder):
+        write_store(tmp_path / "all" / "d", make_manifest(), {"train": make_split([3])[0]})
+        assert open_store(tmp_path / "all", "d").folder == tmp_path / "all" / "d"
+        assert open_store(folder, "d").folder == folder
+
+    def test_one_of_another_data_set_is_not_taken(self, tmp_path, folder):
+        with pytest.raises(StoreError, match="is a store of d, not of jsb: give a store of jsb, or a folder that"):
+            open_store(folder, "jsb")
+        with pytest.raises(StoreError, match="run `seqpope prepare jsb` first"):
+            open_store(tmp_path, "jsb")
+
+    def test_what_may_be_replaced(self, tmp_path, folder):
+        (tmp_path / "empty").mkdir()
+        for place in (tmp_path / "new", tmp_path / "empty", folder):
+            check_place(place, "d")
+        with pytest.raises(StoreError, match="is a store of d: name another folder for one of jsb"):
+            check_place(folder, "jsb")
+        (folder / "manifest.json").write_text("{")
+        check_place(folder, "jsb")  # a store that is damaged is no one's
+        (folder / "notes").mkdir()
+        with pytest.raises(StoreError, match="holds notes, which is no part of a store"):
+            check_place(folder, "d")
+        (tmp_path / "file").write_text("")
+        with pytest.raises(StoreError, match="is a file"):
+            check_place(tmp_path / "file", "d")
+
+    def test_errors_say_where_to_prepare(self, folder):
+        (folder / "train.tokens.npy").unlink()
+        with pytest.raises(StoreError, match=f"with `seqpope prepare d --out {folder} --force`"):
+            TokenStore(folder).split("train")
 
 
 def test_fields_of_a_later_version_are_ignored(folder):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqpope.kernels import reference
 from seqpope.model.cache import KeyValueCache
@@ -327,6 +328,30 @@ def test_rows_of_different_lengths(position):
     torch.testing.assert_close(after[0], after[1])
     alone = model(torch.cat((ids[2, :3], ids[2, 6:9], ids[0, 9:10]))[None])[0, -1]
     torch.testing.assert_close(after[0], alone, atol=2e-5, rtol=2e-5)
+
+
+def test_only_what_is_filled_of_rows_that_change_is_copied():
+    config = ModelConfig(width=12, heads=2, layers=3)
+    cache, copied = KeyValueCache(config, 4, 9), []
+    for each in (cache.keys, cache.values):
+        each.normal_()
+    cache.length = 5
+    expected = [
+        torch.cat((each[:, [0, 0, 2, 1], :, :5], each[..., 5:, :]), 3) for each in (cache.keys, cache.values)
+    ]
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            out = function(*arguments, **(options or {}))
+            if function is torch.ops.aten.index.Tensor and out.is_floating_point():
+                copied.append(tuple(out.shape))
+            return out
+
+    with Watch():
+        cache.select(torch.tensor([0, 0, 2, 1]))
+    assert copied == [(3, 2, 2, 5, 6)] * 2
+    assert torch.equal(cache.keys, expected[0])
+    assert torch.equal(cache.values, expected[1])
 
 
 @pytest.mark.parametrize("position", POSITIONS)
