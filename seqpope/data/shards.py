@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -181,21 +181,22 @@ def check_place(folder: Path, dataset: str) -> None:
             raise StoreError(f"{folder} is a store of {there}: name another folder for one of {dataset}")
 
 
-def open_store(data_folder: Path, dataset: str) -> TokenStore:
-    """Open the store of a data set: the folder itself if it is a store, else the one of the data set's name in it.
+def find_store(data_folder: Path, dataset: str) -> Path:
+    """Folder of a data set's store: `data_folder` itself if it is one, else that of the data set's name in it.
 
     Raises:
-        StoreError: there is none, or the folder is a store of another data set.
+        StoreError: the folder is a store of another data set.
     """
-    if not (Path(data_folder) / MANIFEST).is_file():
-        return TokenStore(Path(data_folder) / dataset)
-    store = TokenStore(data_folder)
-    if store.manifest.dataset != dataset:
+    try:
+        found = json.loads((Path(data_folder) / MANIFEST).read_text())["dataset"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return Path(data_folder) / dataset
+    if found != dataset:
         raise StoreError(
-            f"{data_folder} is a store of {store.manifest.dataset}, not of {dataset}: give a store of "
-            f"{dataset}, or a folder that holds one of that name"
+            f"{data_folder} is a store of {found}, not of {dataset}: give a store of {dataset}, or a folder that "
+            "holds one of that name"
         )
-    return store
+    return Path(data_folder)
 
 
 class TokenStore:

@@ -5,12 +5,17 @@ Nothing heavy is imported here: the command line reads this table to print its h
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from seqpope.errors import SeqpopeError
+
+if TYPE_CHECKING:
+    from seqpope.data.shards import Store
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,12 @@ class Dataset:
 
 
 def _load(tokenizer: str) -> Any:
-    module, _, name = tokenizer.partition(":")
-    return getattr(import_module(module), name)()
+    return _found(tokenizer)()
+
+
+def _found(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
 
 
 DATASETS = {
@@ -119,6 +128,8 @@ DATASETS = {
     )
 }
 DOMAINS = {"music": "chorales", "genome": "genome"}  # domain -> data set when none is named
+# Stores that are no token stores, by what their manifests have beside that of every store.
+STORES = {"genome": "seqpope.domains.genome.store:GenomeStore"}
 # domain -> what measures baselines and strata of a store's split at its first evaluation, where there is such
 REFERENCES = {"genome": "seqpope.domains.genome.references:measure"}
 
@@ -170,6 +181,23 @@ def find_dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
+def open_store(folder: Path) -> Store:
+    """A prepared data set, opened as what its manifest says it is (imports its module).
+
+    Raises:
+        StoreError: nothing is there, or it is damaged.
+    """
+    from seqpope.data.shards import TokenStore
+
+    try:
+        told = json.loads((Path(folder) / "manifest.json").read_text())
+        kind = next((place for key, place in STORES.items() if key in told), None)
+    except (OSError, ValueError, TypeError):
+        kind = None  # a token store's words for what is missing
+    store: Store = TokenStore(folder) if kind is None else _found(kind)(folder)
+    return store
+
+
 def find_kind(dataset: str, domain: str) -> Kind:
     """The kind of samples of a model: that of its data set, or the first of its domain if that is not known here.
 
@@ -190,9 +218,8 @@ def find_references(domain: str) -> Callable[..., Any] | None:
     """What measures `References` of (store, split's name, progress) in a domain (imports its module), if any."""
     if domain not in REFERENCES:
         return None
-    module, _, name = REFERENCES[domain].partition(":")
-    found: Callable[..., Any] = getattr(import_module(module), name)
-    return found
+    measure: Callable[..., Any] = _found(REFERENCES[domain])
+    return measure
 
 
 def find_tokenizer(kind: str, fingerprint: str) -> Any:
