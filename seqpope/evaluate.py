@@ -21,8 +21,9 @@ import yaml
 from torch import Tensor
 
 from seqpope.checkpoint import BEST, CheckpointError, CheckpointInfo, check_fingerprint, load_checkpoint
-from seqpope.data.shards import SCORED, Split, TokenStore
+from seqpope.data.shards import SCORED, Split, Store
 from seqpope.data.windows import plan_windows
+from seqpope.domains.base import open_store
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_text
 from seqpope.model.positions import find_position
@@ -100,7 +101,7 @@ def summarize(
 
 def _open_run(
     run: Path, data_folder: Path | None, device: str
-) -> tuple[dict[str, Any], Transformer, CheckpointInfo, TokenStore, str]:
+) -> tuple[dict[str, Any], Transformer, CheckpointInfo, Store, str]:
     """A run's configuration, best weights and header, the data it was trained on, and where to compute."""
     config_file = run / "config.yaml"
     if not (run / BEST).is_file() or not config_file.is_file():
@@ -111,7 +112,7 @@ def _open_run(
     config = yaml.safe_load(config_file.read_text())
     device = choose_device(device)
     model, info = load_checkpoint(run, device)
-    store = TokenStore((data_folder or Path(config["data_folder"])) / info.dataset)
+    store = open_store((data_folder or Path(config["data_folder"])) / info.dataset)
     manifest = store.manifest
     check_fingerprint(info, manifest.fingerprint, f"the data set in {store.folder}")
     if info.trained.get("data") != manifest.content:

@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -154,6 +154,21 @@ def write_store(folder: Path, manifest: Manifest, splits: dict[str, Split]) -> N
             np.save(fresh / f"{name}.starts.npy", split.starts)
             np.save(fresh / f"{name}.flags.npy", split.flags)
         (fresh / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1) + "\n")
+
+
+class Store(Protocol):
+    """A prepared data set as training and evaluation know it, however its tokens are kept."""
+
+    folder: Path
+    manifest: Manifest
+
+    def split(self, name: str) -> Split:
+        """Open or make one split.
+
+        Raises:
+            StoreError: the store has no such split, or it is damaged.
+        """
+        ...
 
 
 class TokenStore:

@@ -5,11 +5,16 @@ Nothing heavy is imported here: the command line reads this table to print its h
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from seqpope.errors import SeqpopeError
+
+if TYPE_CHECKING:
+    from seqpope.data.shards import Store
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,12 @@ class Dataset:
 
 
 def _load(tokenizer: str) -> Any:
-    module, _, name = tokenizer.partition(":")
-    return getattr(import_module(module), name)()
+    return _found(tokenizer)()
+
+
+def _found(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
 
 
 DATASETS = {
@@ -114,6 +123,8 @@ DATASETS = {
     )
 }
 DOMAINS = {"music": "chorales", "genome": "genome"}  # domain -> data set when none is named
+# Stores that are no token stores, by what their manifests have beside that of every store.
+STORES = {"genome": "seqpope.domains.genome.store:GenomeStore"}
 
 
 @dataclass(frozen=True)
@@ -161,6 +172,23 @@ def find_dataset(name: str) -> Dataset:
     if name not in DATASETS:
         raise SeqpopeError(f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}")
     return DATASETS[name]
+
+
+def open_store(folder: Path) -> Store:
+    """A prepared data set, opened as what its manifest says it is (imports its module).
+
+    Raises:
+        StoreError: nothing is there, or it is damaged.
+    """
+    from seqpope.data.shards import TokenStore
+
+    try:
+        told = json.loads((Path(folder) / "manifest.json").read_text())
+        kind = next((place for key, place in STORES.items() if key in told), None)
+    except (OSError, ValueError, TypeError):
+        kind = None  # a token store's words for what is missing
+    store: Store = TokenStore(folder) if kind is None else _found(kind)(folder)
+    return store
 
 
 def find_kind(dataset: str, domain: str) -> Kind:
