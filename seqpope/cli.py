@@ -549,7 +549,8 @@ def examine(samples: list[Path], data: Path | None = None, out: Path | None = No
     Args:
         samples: Scores (MIDI or MusicXML), performances (MIDI) or FASTA files, or folders of them.
         data: Music: prepared data, such as data/jsb or data/maestro; copies are looked for in its training split,
-            and its test split stands beside for scale. DNA: a FASTA file of the training sequences.
+            and its test split stands beside for scale. DNA: a FASTA file of the training sequences,
+            or a prepared genome such as data/genome.
         out: Folder to write examine.md and examine.json to; only print if not given.
     """
     from seqpope.examine import examine_files

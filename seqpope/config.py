@@ -25,11 +25,16 @@ class DataConfig:
         batch_size: Windows in a batch.
         transpose: Semitones of random transposition, [lowest, highest]; a document's share of it is cut to what
             keeps its pitches inside the vocabulary. [0, 0] is none.
+        reverse_complement: DNA: read a window on the other strand with probability 1/2; false reads the written
+            strand alone.
+        soft_mask_weight: DNA: what a mostly soft-masked token (repeats) counts in the training loss, 0 to 1.
     """
 
     length: int = 2048
     batch_size: int = 4
     transpose: tuple[int, int] = (0, 0)
+    reverse_complement: bool = True
+    soft_mask_weight: float = 1.0
 
     def __post_init__(self) -> None:
         low, high = self.transpose
@@ -44,6 +49,8 @@ class DataConfig:
                 f"a batch of {self.batch_size} x {self.length} tokens is more than any memory holds "
                 f"({MAX_BATCH_TOKENS} tokens at most): lower data.batch_size or data.length"
             )
+        if not 0 <= self.soft_mask_weight <= 1:
+            raise SeqpopeError(f"data.soft_mask_weight must be from 0 to 1, it is {self.soft_mask_weight}")
         if not low <= 0 <= high:
             raise SeqpopeError(
                 f"data.transpose must be a range around 0 such as [-5, 6], it is {list(self.transpose)}"

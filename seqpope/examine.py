@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from seqpope.data.shards import TokenStore
-from seqpope.domains.base import find_kind, find_tokenizer
+from seqpope.domains.base import find_kind, find_tokenizer, open_store
 from seqpope.domains.genome import metrics
 from seqpope.domains.genome.bases import SequenceError
 from seqpope.domains.genome.codec import as_array, is_fasta, read_fasta
+from seqpope.domains.genome.store import GenomeStore, is_genome_store
 from seqpope.domains.music.chorales.codec import SCORE_SUFFIXES, Chorale, read_score
 from seqpope.domains.music.chorales.metrics import examine, render
 from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
@@ -36,8 +36,8 @@ def examine_files(paths: Sequence[Path], data: Path | None = None, out: Path | N
             ending alone count once. What a file's sidecar calls a prompt is left out of performances and DNA.
         data: music: prepared data, copies are looked for in their training split and their test split stands
             beside; whether samples are chorales or performances goes by them, else by sidecars, else by whether
-            the first file is a score in four voices on a grid. DNA: a FASTA file; copies are looked for in it and
-            random stretches of it stand beside.
+            the first file is a score in four voices on a grid. DNA: a FASTA file, or a prepared
+            genome (its training split); copies are looked for in it and random stretches of it stand beside.
         out: folder to write examine.md and examine.json to.
 
     Raises:
@@ -75,7 +75,7 @@ def _sidecar(file: Path) -> dict[str, Any]:
 def _kind_of(files: Sequence[Path], data: Path | None) -> str:
     """Chorales or piano: by the data, by the first sidecar, by what the first file can be read as."""
     if data is not None and (data / "manifest.json").is_file():
-        manifest = TokenStore(data).manifest
+        manifest = open_store(data).manifest
         return find_kind(manifest.dataset, manifest.domain).name
     scores = [file for file in files if file.suffix.lower() in SCORE_SUFFIXES and file.is_file()]
     for file in scores:
@@ -107,7 +107,7 @@ def _examine_piano(files: Sequence[Path], data: Path | None) -> tuple[dict[str, 
         samples.append(replace(played, name=file.stem))
         seconds.append(float(told.get("seconds", played.seconds - begin)))
     if data is not None:
-        store = TokenStore(data)
+        store = open_store(data)
         tokenizer = find_tokenizer("piano", store.manifest.fingerprint)
         if tokenizer is None:
             raise SeqpopeError(
@@ -133,13 +133,30 @@ def _examine_dna(files: Sequence[Path], data: Path | None) -> tuple[dict[str, An
             prompt = record.fields.get("prompt", "0")
             drawn = record.sequence[int(prompt) if prompt.isdigit() else 0 :]
             samples.append((record.name, _as_array(file, record.name, drawn)))
-    training = []
-    if data is not None:
-        if data.is_dir():
-            raise SeqpopeError(f"{data} is a folder: give the training sequences as one FASTA file")
+    training: Sequence[tuple[str, np.ndarray]] = []
+    if data is not None and data.is_dir():
+        if not is_genome_store(data):
+            raise SeqpopeError(f"{data} holds no prepared genome: give data/genome, or a FASTA file")
+        training = _Training(GenomeStore(data))
+    elif data is not None:
         training = [(record.name, _as_array(data, record.name, record.sequence)) for record in read_fasta(data)]
     result = metrics.examine(samples, training)
     return result, metrics.render(result)
+
+
+class _Training(Sequence[tuple[str, np.ndarray]]):
+    """The known stretches of a prepared genome's training split, each read as it is asked for."""
+
+    def __init__(self, store: GenomeStore) -> None:
+        self.store, self.known, self.names = store, store.known("train"), list(store.contigs)
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def __getitem__(self, index: Any) -> Any:
+        number, start, end = self.known[index].tolist()
+        bases = self.store.fetch(self.names[number], start, end)
+        return f"{self.names[number]}:{start + 1}-{end}", (bases & 7) - 1
 
 
 def _as_array(file: Path, name: str, sequence: str) -> np.ndarray:
@@ -165,7 +182,7 @@ def _examine_chorales(paths: Sequence[Path], data: Path | None) -> tuple[dict[st
     training: list[Chorale] = []
     reference: list[Chorale] = []
     if data is not None:
-        store, tokenizer = TokenStore(data), ChoraleTokenizer()
+        store, tokenizer = open_store(data), ChoraleTokenizer()
         if store.manifest.fingerprint != tokenizer.fingerprint:
             raise SeqpopeError(
                 f"{data} does not hold chorales ({store.manifest.dataset}): give data/chorales or data/jsb"

@@ -35,7 +35,8 @@ import yaml
 from seqpope.checkpoint import BEST, CheckpointInfo, save_checkpoint
 from seqpope.config import TrainConfig
 from seqpope.data.datamodule import Batch, TokenDataModule
-from seqpope.data.shards import open_store
+from seqpope.data.shards import find_store
+from seqpope.domains.base import open_store
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_text
 from seqpope.model.positions import find_position
@@ -219,7 +220,7 @@ def train_run(config: TrainConfig, folder: Path, title: str) -> Path:
             or the loss is no longer finite.
         Interrupted: Ctrl-C or TERM; the state is saved.
     """
-    store = open_store(config.data_folder, config.dataset)
+    store = open_store(find_store(config.data_folder, config.dataset))
     device = choose_device(config.device)
     precision = {"fp32": "32-true", "bf16-mixed": "bf16-mixed"}.get(
         config.precision, "bf16-mixed" if device == "cuda" else "32-true"
@@ -360,7 +361,7 @@ def train(config: TrainConfig, *, resume: Path | None = None, say: Callable[[str
         raise SeqpopeError(
             f"{folder} exists already: go on with it by --resume {folder}, or choose another --name"
         )
-    open_store(config.data_folder, config.dataset)  # nothing is made if the data is not there
+    open_store(find_store(config.data_folder, config.dataset))  # nothing is made if the data is not there
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False))
     positions = [config.position] + [p for p in (config.baseline,) if p not in ("none", config.position)]

@@ -25,8 +25,9 @@ def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def mean_nats(logits: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
-    """Mean nats over the scored targets of a batch: the training loss. `scored` (B, L) bool."""
-    return (token_nats(logits, targets) * scored).sum() / scored.sum().clamp(min=1)
+    """Mean nats over the scored targets of a batch: the training loss. `scored` (B, L) bool, or float weights."""
+    least = torch.finfo(scored.dtype).tiny if scored.is_floating_point() else 1
+    return (token_nats(logits, targets) * scored).sum() / scored.sum().clamp(min=least)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 import stores
+from genomes import make_store as make_genome
 from piano_pieces import random_performance
 
 from seqpope.data.shards import Manifest, pack, write_store
+from seqpope.domains.genome.codec import Record, read_fasta, write_fasta
 from seqpope.domains.music.chorales.codec import Chorale, CodecError, write_midi
 from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
 from seqpope.domains.music.piano.codec import write_midi as write_performance
@@ -79,8 +81,6 @@ def test_refused(tmp_path, data):
 
 class TestDna:
     def make(self, folder):
-        from seqpope.domains.genome.codec import Record, write_fasta
-
         generator = np.random.default_rng(0)
         text = "".join(generator.choice(list("ACGT"), 5000))
         write_fasta(folder / "training.fa", [Record("chr1", "", text)])
@@ -99,12 +99,20 @@ class TestDna:
         assert {row["name"]: row["bases"] for row in result["samples"]} == {"own": 600, "copy": 700}
         assert (tmp_path / "report" / "examine.md").read_text() == text
 
+    def test_a_prepared_genome_gives_its_training_split(self, tmp_path):
+        samples, training = self.make(tmp_path)
+        text = next(read_fasta(training)).sequence
+        for part, copied in (((900, 1200), True), ((1200, 5000), False)):
+            store = make_genome(tmp_path / f"{part}", {"chr1": "NNN" + text}, {"train": [("chr1", *part)]})
+            told = examine_files([samples], store.folder)
+            assert ("**copy copies chr1:901-1200**: 10" in told) == copied
+
     def test_refused(self, tmp_path):
         samples, training = self.make(tmp_path)
         write_midi(make_piece(0), tmp_path / "a.mid")
         with pytest.raises(SeqpopeError, match=r"is DNA and .*a\.mid a score: examine samples of one domain"):
             examine_files([samples, tmp_path / "a.mid"])
-        with pytest.raises(SeqpopeError, match="is a folder: give the training sequences as one FASTA file"):
+        with pytest.raises(SeqpopeError, match="holds no prepared genome: give data/genome, or a FASTA"):
             examine_files([samples], tmp_path)
         training.write_text(">p\nMKTAYIAKQR\n")
         with pytest.raises(SeqpopeError, match=r"training\.fa, sequence p: 'I' at position 5"):

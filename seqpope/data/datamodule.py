@@ -1,10 +1,13 @@
-"""Token stores to training batches. Knows no tokenizer and no domain: the manifest says all it needs."""
+"""Stores to training batches. Knows no tokenizer and no domain: the manifest says all it needs.
+
+A store of tokens has its documents cropped here; one that draws windows itself (`DrawingStore`) is asked for them.
+"""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import lightning
 import numpy as np
@@ -12,17 +15,50 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from seqpope.config import DataConfig
-from seqpope.data.shards import SCORED, Manifest, Split, TokenStore
+from seqpope.data.shards import SCORED, Manifest, Split, Store
 from seqpope.data.windows import window_inputs
 from seqpope.errors import SeqpopeError
 
 
 class Batch(NamedTuple):
-    """`ids` and `targets` (B, L) int64, `scored` (B, L) bool; padding is never scored."""
+    """`ids` and `targets` (B, L) int64, `scored` (B, L); padding is never scored.
+
+    `scored` is bool, or float32 where targets have weights.
+    """
 
     ids: torch.Tensor
     targets: torch.Tensor
     scored: torch.Tensor
+
+
+class Windows(Protocol):
+    """Training windows of step `step`, drawn as a pure function of it.
+
+    Called with a step it returns ids and targets (B, L) int64 and what each target counts (B, L), bool or float32,
+    L being the longest row; `whole` says that most rows fill a window.
+    """
+
+    whole: bool
+
+    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+
+
+@runtime_checkable
+class DrawingStore(Store, Protocol):
+    """A store that draws its training windows itself."""
+
+    def windows(
+        self,
+        split: str,
+        *,
+        length: int,
+        batch_size: int,
+        seed: int,
+        reverse_complement: bool,
+        soft_mask_weight: float,
+    ) -> Windows:
+        """Windows of at most `length` tokens."""
+        ...
 
 
 class TrainingBatches(Dataset[Batch]):
@@ -47,11 +83,9 @@ class TrainingBatches(Dataset[Batch]):
     ) -> None:
         if len(split) == 0 or len(split.tokens) == 0:
             raise SeqpopeError(f"the training split of {manifest.dataset} is empty: prepare the data again")
-        if config.transpose != (0, 0) and manifest.shift_range is None:
-            raise SeqpopeError(
-                f"{manifest.dataset} cannot be transposed: set data.transpose to [0, 0], it is "
-                f"{list(config.transpose)}"
-            )
+        _check_transpose(manifest, config)
+        if config.soft_mask_weight != 1:
+            raise SeqpopeError(f"{manifest.dataset} has no soft-masked tokens: leave data.soft_mask_weight at 1")
         self.split, self.manifest, self.config, self.seed = split, manifest, config, seed
         self.length_multiple, self.pad_whole = length_multiple, pad_whole
         lengths = np.diff(split.starts)
@@ -64,9 +98,7 @@ class TrainingBatches(Dataset[Batch]):
         longest = max(len(targets) for _, targets, _ in rows)
         if self.pad_whole and self.whole:
             longest = self.config.length
-        # As short as the batch allows, but not every length: compiled models prefer round ones.
-        length = -(-longest // self.length_multiple) * self.length_multiple
-        shape = (len(rows), length)
+        shape = (len(rows), _rounded(longest, self.length_multiple))
         ids = np.full(shape, self.manifest.padding_id, np.int64)
         targets = np.full(shape, self.manifest.padding_id, np.int64)
         scored = np.zeros(shape, bool)
@@ -113,6 +145,56 @@ class TrainingBatches(Dataset[Batch]):
         return int(random.integers(lowest, highest + 1))
 
 
+class DrawnBatches(Dataset[Batch]):
+    """As `TrainingBatches`, of a store that draws its windows itself."""
+
+    def __init__(
+        self,
+        store: DrawingStore,
+        config: DataConfig,
+        seed: int,
+        *,
+        length_multiple: int = 1,
+        pad_whole: bool = False,
+    ) -> None:
+        _check_transpose(store.manifest, config)
+        self.windows = store.windows(
+            "train",
+            length=config.length,
+            batch_size=config.batch_size,
+            seed=seed,
+            reverse_complement=config.reverse_complement,
+            soft_mask_weight=config.soft_mask_weight,
+        )
+        self.padding_id, self.length = store.manifest.padding_id, config.length
+        self.length_multiple, self.pad_whole = length_multiple, pad_whole
+        self.whole = self.windows.whole
+
+    def __getitem__(self, step: int) -> Batch:
+        ids, targets, counts = self.windows(step)
+        longest = self.length if self.pad_whole and self.whole else ids.shape[1]
+        more = _rounded(longest, self.length_multiple) - ids.shape[1]
+        if more:
+            ids, targets = (
+                np.pad(each, ((0, 0), (0, more)), constant_values=self.padding_id) for each in (ids, targets)
+            )
+            counts = np.pad(counts, ((0, 0), (0, more)))
+        return Batch(torch.from_numpy(ids), torch.from_numpy(targets), torch.from_numpy(counts))
+
+
+def _check_transpose(manifest: Manifest, config: DataConfig) -> None:
+    if config.transpose != (0, 0) and manifest.shift_range is None:
+        raise SeqpopeError(
+            f"{manifest.dataset} cannot be transposed: set data.transpose to [0, 0], it is "
+            f"{list(config.transpose)}"
+        )
+
+
+def _rounded(length: int, multiple: int) -> int:
+    """As short as a batch allows, but not every length: compiled models prefer round ones."""
+    return -(-length // multiple) * multiple
+
+
 class _Steps(Sampler[int]):
     """Step numbers from `start` to `stop` - 1; a resumed run starts where it was."""
 
@@ -128,11 +210,11 @@ class _Steps(Sampler[int]):
 
 
 class TokenDataModule(lightning.LightningDataModule):
-    """Training batches of a token store for Lightning."""
+    """Training batches of a store for Lightning."""
 
     def __init__(
         self,
-        store: TokenStore,
+        store: Store,
         config: DataConfig,
         *,
         seed: int,
@@ -143,14 +225,12 @@ class TokenDataModule(lightning.LightningDataModule):
         workers: int = 0,
     ) -> None:
         super().__init__()
-        self.batches = TrainingBatches(
-            store.split("train"),
-            store.manifest,
-            config,
-            seed,
-            length_multiple=length_multiple,
-            pad_whole=pad_whole,
-        )
+        shape: dict[str, Any] = {"length_multiple": length_multiple, "pad_whole": pad_whole}
+        self.batches: TrainingBatches | DrawnBatches
+        if isinstance(store, DrawingStore):
+            self.batches = DrawnBatches(store, config, seed, **shape)
+        else:
+            self.batches = TrainingBatches(store.split("train"), store.manifest, config, seed, **shape)
         self.steps, self.start_step, self.workers = steps, start_step, workers
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -199,6 +199,21 @@ def find_store(data_folder: Path, dataset: str) -> Path:
     return Path(data_folder)
 
 
+class Store(Protocol):
+    """A prepared data set as training and evaluation know it, however its tokens are kept."""
+
+    folder: Path
+    manifest: Manifest
+
+    def split(self, name: str) -> Split:
+        """Open or make one split.
+
+        Raises:
+            StoreError: the store has no such split, or it is damaged.
+        """
+        ...
+
+
 class TokenStore:
     """A prepared data set opened for reading.
 

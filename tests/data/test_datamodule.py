@@ -6,6 +6,8 @@ import signal
 import numpy as np
 import pytest
 import torch
+from genomes import make_store as make_genome
+from genomes import random_dna
 from stores import (
     ALIGNMENT,
     HIGHEST,
@@ -18,7 +20,7 @@ from stores import (
 )
 
 from seqpope.config import DataConfig
-from seqpope.data.datamodule import TokenDataModule, TrainingBatches
+from seqpope.data.datamodule import DrawnBatches, TokenDataModule, TrainingBatches
 from seqpope.data.shards import SCORED, pack
 from seqpope.errors import SeqpopeError
 
@@ -325,3 +327,48 @@ def test_a_worker_outlives_the_signals_that_its_trainer_answers(tmp_path):
     rest = list(loader)
     assert len(rest) == 49
     assert torch.equal(first.ids, module.batches[0].ids)
+
+
+class TestDrawnBatches:
+    """Batches of a store that draws its windows itself."""
+
+    @pytest.fixture
+    def store(self, tmp_path):
+        texts = {"a": random_dna(900, 1), "b": random_dna(150, 2), "c": random_dna(140, 3)}
+        return make_genome(tmp_path / "g", texts, {"train": [("a", 0, 900), ("b", 0, 150), ("c", 3, 130)]})
+
+    def test_through_the_loader_from_any_start_and_in_workers(self, store):
+        config = DataConfig(length=30, batch_size=3, soft_mask_weight=0.5)
+        whole, workers = (
+            list(TokenDataModule(store, config, seed=4, steps=9, workers=w).train_dataloader()) for w in (0, 2)
+        )
+        tail = list(TokenDataModule(store, config, seed=4, steps=9, start_step=5).train_dataloader())
+        assert all(equal(a, b) for a, b in zip(whole, workers, strict=True))
+        assert all(equal(a, b) for a, b in zip(whole[5:], tail, strict=True))
+        assert whole[0].scored.dtype == torch.float32
+        assert whole[0].ids.dtype == whole[0].targets.dtype == torch.int64
+
+    @pytest.mark.parametrize("weight", [1.0, 0.5])
+    def test_of_one_shape_where_most_fill_a_window(self, store, weight):
+        config = DataConfig(length=30, batch_size=1, soft_mask_weight=weight)
+        short = DrawnBatches(store, config, 0)
+        padded = DrawnBatches(store, config, 0, pad_whole=True, length_multiple=32)
+        assert short.whole
+        sizes = set()
+        for step in range(40):
+            a, b = short[step], padded[step]
+            size = a.ids.shape[1]
+            sizes.add(size)
+            assert b.ids.shape == b.targets.shape == b.scored.shape == (1, 32)
+            assert all(torch.equal(x, y[:, :size]) for x, y in zip(a, b, strict=True))
+            assert not b.scored[:, size:].any()
+            assert (b.ids[:, size:] == store.manifest.padding_id).all()
+        assert max(sizes) == 30 > min(sizes)
+
+    def test_what_one_kind_of_data_has_not(self, store):
+        with pytest.raises(SeqpopeError, match="g cannot be transposed"):
+            DrawnBatches(store, DataConfig(length=30, transpose=(-1, 1)), 0)
+        with pytest.raises(SeqpopeError, match="tiny has no soft-masked tokens"):
+            make_batches(soft_mask_weight=0.5)
+        with pytest.raises(SeqpopeError, match=r"data.soft_mask_weight must be from 0 to 1"):
+            DataConfig(soft_mask_weight=1.5)

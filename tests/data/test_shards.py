@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seqpope.data import shards
-from seqpope.data.shards import Manifest, StoreError, TokenStore, check_place, open_store, pack, write_store
+from seqpope.data.shards import Manifest, StoreError, TokenStore, check_place, find_store, pack, write_store
 
 
 def make_split(lengths, dtype=np.uint8):
@@ -126,14 +126,14 @@ def test_other_format(folder):
 class TestPlaces:
     def test_a_store_is_found_in_a_folder_of_its_name_or_as_the_folder_itself(self, tmp_path, folder):
         write_store(tmp_path / "all" / "d", make_manifest(), {"train": make_split([3])[0]})
-        assert open_store(tmp_path / "all", "d").folder == tmp_path / "all" / "d"
-        assert open_store(folder, "d").folder == folder
+        assert find_store(tmp_path / "all", "d") == tmp_path / "all" / "d"
+        assert find_store(folder, "d") == folder
 
     def test_one_of_another_data_set_is_not_taken(self, tmp_path, folder):
         with pytest.raises(StoreError, match="is a store of d, not of jsb: give a store of jsb, or a folder that"):
-            open_store(folder, "jsb")
+            find_store(folder, "jsb")
         with pytest.raises(StoreError, match="run `seqpope prepare jsb` first"):
-            open_store(tmp_path, "jsb")
+            TokenStore(find_store(tmp_path, "jsb"))
 
     def test_what_may_be_replaced(self, tmp_path, folder):
         (tmp_path / "empty").mkdir()

@@ -11,7 +11,7 @@ from seqpope.data.shards import StoreError
 from seqpope.domains.genome.sequences import SOFT_MASKED
 from seqpope.domains.genome.tokenizer import BaseTokenizer, SixMerTokenizer
 
-_CHUNK = 3 << 16  # bases at once; their temporaries then stay in the cache
+_CHUNK = 3 << 14  # bases at once; their temporaries then stay in the cache
 
 
 class Reading:
@@ -43,8 +43,12 @@ class Reading:
         if self.k == 1:
             return ((bases - 1) & 3).astype(np.uint16)
         # Two bases of 16 bits at once, the first in the low byte: each less one, in two bits, the first above.
-        pairs = (bases.view("<u2") & 0x0707) - 0x0101
-        pairs = ((pairs << 2) | (pairs >> 8)) & 15
+        pairs = bases.view("<u2") & 0x0707
+        pairs -= 0x0101
+        second = pairs >> 8
+        pairs <<= 2
+        pairs |= second
+        pairs &= 15
         numbers = pairs[0::3] << 8
         numbers |= pairs[1::3] << 4
         numbers |= pairs[2::3]

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from seqpope.domains.genome.store import GenomeStore
 
 
+_AT_ONCE = 1 << 16  # bases; what is made of them stays in the cache, and malloc at hand for the next ones
+
+
 class GenomeWindows:
     """The windows of step `step` of a run, a pure function of (seed, step).
 
     Of a known stretch at least as long as a window, every place is as likely as any other, so that each base is
     read in every phase; a shorter one is read to its end, from one of its first k bases. Stretches are drawn by
-    their bases, those shorter than a window as if they were as long: away from stretches' ends each base is then
-    read equally often. A window is read on the other strand with probability 1/2. With the same probability it
+    their bases, those shorter than a window as if they were as long: all are then read equally often, but for the
+    ends of long ones. A window is read on the other strand with probability 1/2. With the same probability it
     begins as a document does, after padding; else the model reads the token before it too, if the stretch has one.
 
     Attributes:
@@ -42,13 +45,16 @@ class GenomeWindows:
         sizes = stretches[:, 1] - stretches[:, 0]
         window = length * store.reading.k
         self.until = np.cumsum(np.maximum(sizes, window))
+        self._ids = np.concatenate((store.reading.forward, store.reading.reverse))
         self.whole = bool(2 * np.maximum(sizes, window)[sizes >= window].sum() >= self.until[-1])
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids and targets (B, L) int64, and what a target counts (B, L): bool, or float32 where soft-masked
-        tokens have a weight of their own. L is the longest row; shorter ones end in padding that does not count.
+        """Ids and targets (B, L) int64, views of one array, and what a target counts (B, L).
+
+        That is bool, or float32 where soft-masked tokens have a weight of their own. L is the longest row; shorter
+        ones end in padding that does not count.
         """
-        reading, size, k = self.store.reading, self.batch_size, self.store.reading.k
+        size, k, padding = self.batch_size, self.store.reading.k, self.store.reading.tokenizer.padding_id
         random = np.random.default_rng([self.seed, 2, step])
         drawn = np.searchsorted(self.until, random.integers(0, self.until[-1], size), side="right")
         first, end = self.stretches[drawn].T
@@ -59,26 +65,30 @@ class GenomeWindows:
         before = random.random(size) < 0.5
         before &= np.where(reverse, start + tokens * k + k <= end, start - k >= first)
         longest = int(tokens.max())
-        bases = self._gather(start, tokens, reverse, before, longest)
-        numbers = reading.numbers(bases.reshape(-1)).reshape(size, longest + 1)
-        ids = np.empty(numbers.shape, np.int64)
-        ids[~reverse] = reading.forward.take(numbers[~reverse])
-        ids[reverse] = reading.reverse.take(numbers[reverse][:, ::-1])
-        short = np.flatnonzero(tokens < longest)
-        for row in short:
-            ids[row, tokens[row] + 1 :] = reading.tokenizer.padding_id
-        inputs, targets = ids[:, :-1].copy(), ids[:, 1:].copy()
-        inputs[~before, 0] = reading.tokenizer.padding_id
-        if self.soft_mask_weight == 1:
-            counts = np.ones(targets.shape, bool)
-        else:
-            soft = (2 * reading.soft(bases.reshape(-1)) > k).reshape(numbers.shape)
-            soft[reverse] = soft[reverse][:, ::-1]
-            weights = np.array([1, self.soft_mask_weight], np.float32)
-            counts = weights.take(soft[:, 1:].view(np.uint8))
-        for row in short:
+        ids = np.empty((size, longest + 1), np.int64)
+        counts = np.ones((size, longest), bool if self.soft_mask_weight == 1 else np.float32)
+        rows = max(1, _AT_ONCE // (k * longest))
+        for row in range(0, size, rows):
+            some = slice(row, row + rows)
+            bases = self._gather(start[some], tokens[some], reverse[some], before[some], longest)
+            self._read(bases, reverse[some], ids[some], counts[some])
+        ids[~before, 0] = padding
+        for row in np.flatnonzero(tokens < longest).tolist():
+            ids[row, tokens[row] + 1 :] = padding
             counts[row, tokens[row] :] = 0
-        return inputs, targets, counts
+        return ids[:, :-1], ids[:, 1:], counts
+
+    def _read(self, bases: np.ndarray, reverse: np.ndarray, ids: np.ndarray, counts: np.ndarray) -> None:
+        """Fill ids (B, L + 1) and what all but the first count (B, L) from bases (B, k (L + 1))."""
+        reading, k = self.store.reading, self.store.reading.k
+        numbers = reading.numbers(bases.reshape(-1)).reshape(ids.shape)
+        numbers[reverse] = numbers[reverse][:, ::-1] + np.uint16(4**k)  # where the table has the other strand's
+        # Indices are in range: without being checked they are taken faster.
+        self._ids.take(numbers.astype(np.intp), mode="clip", out=ids)
+        if counts.dtype != bool:
+            soft = (2 * reading.soft(bases.reshape(-1)) > k).reshape(ids.shape)
+            soft[reverse] = soft[reverse][:, ::-1]
+            counts[soft[:, 1:]] = self.soft_mask_weight
 
     def _gather(
         self, start: np.ndarray, tokens: np.ndarray, reverse: np.ndarray, before: np.ndarray, longest: int

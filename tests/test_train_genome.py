@@ -1,0 +1,125 @@
+"""A genome from FASTA to a report: trained on windows of the store, resumed exactly, scored on every token."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from genomes import make_store as make_genome
+from genomes import random_dna
+from stores import make_store
+
+from data_prep.genome import prepare
+from seqpope.config import DataConfig, OptimizerConfig, TrainConfig
+from seqpope.data.shards import StoreError, TokenStore
+from seqpope.domains.base import DATASETS, open_store
+from seqpope.domains.genome.store import GenomeStore
+from seqpope.experiment import Interrupted, RunKeeper, train
+from seqpope.model.config import ModelConfig
+from seqpope.nll import mean_nats, token_nats
+
+
+@pytest.fixture(scope="module", params=["genome", "genome-bases"])
+def data(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "a.fa").write_text(f">one\n{random_dna(30_000)}NNN{random_dna(9_000, 1)}\n")
+    prepare(folder / request.param, source=folder / "a.fa", dataset=request.param, progress=lambda _: None)
+    return folder / request.param
+
+
+def config_of(data, out, **changes):
+    values = {
+        "domain": "genome",
+        "dataset": data.name,
+        "baseline": "none",
+        "device": "cpu",
+        "model": ModelConfig(width=16, layers=1, heads=2, dropout=0.1, attention_dropout=0.0),
+        "data": DataConfig(length=32, batch_size=2, soft_mask_weight=0.5),
+        "optimizer": OptimizerConfig(steps=6, learning_rate=1e-2, min_learning_rate=1e-3, warmup_steps=2),
+        "eval_every": 3,
+        "eval_length": 256,
+        "eval_stride": 128,
+        "data_folder": data.parent,
+        "out": out,
+        "name": "x",
+    }
+    return TrainConfig(**{**values, **changes})
+
+
+def test_trained_resumed_and_scored(data, tmp_path, monkeypatch):
+    whole = train(config_of(data, tmp_path / "whole"), say=lambda _: None)
+    result = json.loads((whole / "pope-seed0" / "result.json").read_text())
+    store = GenomeStore(data)
+    told = store.manifest.splits["test"]
+    assert result["tokens_scored"] == told["tokens"]
+    assert result["units"]["base"]["count"] == told["bases"]
+    assert {name: value["tokens"] for name, value in result["strata"].items()} == told["strata"]
+    assert result["content"] == store.manifest.content
+    assert [document["name"] for document in result["documents"]] == store.split("test").names
+    # Stopped after four steps and gone on with: the same weights.
+    end = RunKeeper.on_train_batch_end
+
+    def stop(self, trainer, *rest):
+        end(self, trainer, *rest)
+        self.stop = trainer.global_step == 4
+
+    config = config_of(data, tmp_path / "parts")
+    with monkeypatch.context() as patched:
+        patched.setattr(RunKeeper, "on_train_batch_end", stop)
+        with pytest.raises(Interrupted):
+            train(config, say=lambda _: None)
+    parts = train(config, resume=tmp_path / "parts" / "x", say=lambda _: None)
+    states = [
+        torch.load(folder / "pope-seed0" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (whole, parts)
+    ]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_training_reads_no_fasta_library(tmp_path):
+    make_genome(tmp_path / "g", {"a": random_dna(500)}, {"train": [("a", 0, 500)]})
+    code = (
+        "import sys; from pathlib import Path; from seqpope.domains.base import open_store\n"
+        "from seqpope.data.datamodule import TokenDataModule; from seqpope.config import DataConfig\n"
+        f"import seqpope.experiment; store = open_store(Path({str(tmp_path / 'g')!r}))\n"
+        "m = TokenDataModule(store, DataConfig(length=8, batch_size=2), seed=0, steps=2)\n"
+        "print(len(list(m.train_dataloader())), *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    count, *loaded = done.stdout.split()
+    assert count == "2"
+    assert {"pyfaidx", "pysam", "Bio", "pyarrow"}.isdisjoint(loaded)
+
+
+def test_a_store_is_opened_as_what_it_is(tmp_path):
+    genome = make_genome(tmp_path / "g", {"a": random_dna(500)}, {"train": [("a", 0, 500)]})
+    assert isinstance(open_store(genome.folder), GenomeStore)
+    assert isinstance(open_store(make_store(tmp_path).folder), TokenStore)
+    with pytest.raises(StoreError, match="run `seqpope prepare none` first"):
+        open_store(tmp_path / "none")
+
+
+def test_every_genome_has_a_tokenizer_that_stores_can_read():
+    from seqpope.domains.genome.reading import reading_of
+
+    for dataset in DATASETS.values():
+        if dataset.domain == "genome":
+            assert reading_of(dataset.load_tokenizer().fingerprint).k == (1 if "bases" in dataset.name else 6)
+
+
+def test_weighted_losses():
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 5, 7), torch.randint(7, (2, 5))
+    scored = torch.rand(2, 5) > 0.4
+    nats = token_nats(logits, targets)
+    assert torch.equal(mean_nats(logits, targets, scored), (nats * scored).sum() / scored.sum())
+    weights = torch.rand(2, 5) * 0.01
+    expected = (nats * weights).sum() / weights.sum()
+    assert torch.allclose(mean_nats(logits, targets, weights), expected)
+    assert mean_nats(logits, targets, torch.zeros(2, 5)) == 0
+    assert mean_nats(logits, targets, torch.zeros(2, 5, dtype=torch.bool)) == 0
