@@ -362,7 +362,7 @@ def generate(
         context=context,
         config=SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty),
         device=device,
-        progress=Progress("sampling", "tokens"),
+        progress=Progress("sampling", GENERATORS[kind.name].unit),
     )
     for file, text in GENERATORS[kind.name].draw(draw, asked):
         print(f"{file}  {text}")
@@ -415,6 +415,7 @@ class Generator(NamedTuple):
 
     draw: Callable[[Any, Mapping[str, Any]], list[tuple[Path, str]]]
     options: tuple[str, ...]
+    unit: str = "tokens"  # of progress
 
 
 GENERATORS = {
@@ -436,7 +437,9 @@ GENERATORS = {
         ),
     ),
     "piano": Generator(
-        _generate_piano, ("seconds", "prompt_seconds", "keys", "polyphony", "formats", "soundfont")
+        _generate_piano,
+        ("seconds", "prompt_seconds", "keys", "polyphony", "formats", "soundfont"),
+        unit="s of music",
     ),
     "dna": Generator(
         _generate_dna, ("bases", "gc", "gc_window", "forbid", "open_frame", "no_stop", "keep_n", "judge_prompt")
@@ -468,8 +471,8 @@ def _refuse_foreign(kind: Kind, asked: Mapping[str, Any]) -> None:
     parameters = signature(generate).parameters
     foreign = {
         name: other
-        for other, (_, names) in GENERATORS.items()
-        for name in names
+        for other, generator in GENERATORS.items()
+        for name in generator.options
         if name not in GENERATORS[kind.name].options and asked[name] != parameters[name].default
     }
     if foreign:

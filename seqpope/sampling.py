@@ -207,6 +207,7 @@ def sample(
     pick: Literal["likeliest", "any"] = "likeliest",
     context: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    share: Callable[[Any], np.ndarray] | None = None,
 ) -> Samples:
     """Draw `count` tokens after each prompt, padding standing in for BOS before it.
 
@@ -230,6 +231,8 @@ def sample(
         context: at most so many positions are attended to. When they are full the older half is forgotten; None
             forgets nothing.
         progress: called with tokens drawn and tokens in all.
+        share: of the constraint's state, how much of each row is there, (B,) from 0 to 1: where `count` is but an
+            upper bound `progress` goes by it.
 
     Raises:
         SeqpopeError: a prompt is longer than the context, the constraint cannot be met, or the model gives no
@@ -331,7 +334,8 @@ def sample(
         if progress is not None:
             if device.type == "cuda" and step % 32 == 31:
                 torch.cuda.synchronize(device)  # else it would say what was asked for, not what is done
-            progress((step + 1) * len(seeds), count * len(seeds))
+            much = (step + 1) / count if share is None else float(share(state).mean())
+            progress(round(much * count * len(seeds)), count * len(seeds))
     drawn, nats, cost = drawn.cpu(), nats.cpu(), cost.cpu()
     _refuse_nan(nats)
     if particles > 1:

@@ -214,7 +214,8 @@ class TestKinds:
         assert cli.main([*out, *words.split()]) == 0
         [(kind, options)] = asked.items()
         assert kind == "piano"
-        assert (options.pop("output").formats, options.pop("draw").num) == (("wav", "png"), 2)
+        draw = options.pop("draw")
+        assert (options.pop("output").formats, draw.num, draw.progress.unit) == (("wav", "png"), 2, "s of music")
         assert options == {
             "checkpoint": Path(checkpoints["maestro"]), "seconds": 60.0, "prompt": Path("p.mid"),
             "prompt_seconds": 30.0, "keys": (36, 84), "polyphony": 6,

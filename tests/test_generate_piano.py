@@ -93,6 +93,20 @@ class TestLength:
             assert told["nats_per_second"] == pytest.approx(told["nats_per_token"] * told["tokens"] / seconds)
             assert told["beyond_training_length"] == (told["tokens"] > 1024)
 
+    def test_progress_is_in_seconds_of_it(self, tmp_path, checkpoint):
+        """Of all samples, whatever number of tokens they take; the prompt does not count."""
+        calls = []
+        make_prompt(tmp_path / "p.mid")
+        options = {"prompt": tmp_path / "p.mid", "prompt_seconds": 2.0, "num": 3, "batch_size": 2, "seconds": 5.0}
+        progress = lambda done, total: calls.append((done, total))  # noqa: E731
+        run(tmp_path / "a", checkpoint=checkpoint, progress=progress, **options)
+        done = [each for each, _ in calls]
+        assert done == sorted(done)
+        assert done[0] <= 2
+        assert done[-1] == 15
+        assert {total for _, total in calls} == {15}
+        assert len(set(done)) > 5
+
     def test_nats_are_the_model_s_own(self, tmp_path, kind, checkpoints):
         """Of the tokens drawn before the last one that counts: padding behind the end costs nothing."""
         torch.manual_seed(1)

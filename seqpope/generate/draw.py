@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from seqpope.checkpoint import CheckpointInfo, check_fingerprint, find_checkpoint, load_checkpoint
@@ -30,7 +31,7 @@ class Draw:
         particles: of each sample, so that rules count for what comes before them; 1 draws it straight on.
         greed: 0 draws from the distribution given the rules, 1 searches for what is likeliest (`sample`).
         context: attend to at most so many tokens; None attends to all.
-        progress: called with tokens drawn and tokens in all.
+        progress: called with tokens drawn and tokens in all; piano: with seconds of music.
     """
 
     num: int = 1
@@ -104,6 +105,7 @@ class Model:
         constraint: Constraint | None = None,
         *,
         resample_every: int = 1,
+        share: Callable[[Any], np.ndarray] | None = None,
     ) -> Iterator[tuple[int, Samples]]:
         """(seed, what it drew) of each sample, batch by batch: what is there can be written meanwhile.
 
@@ -111,7 +113,7 @@ class Model:
 
         Args:
             opening: (L,) token ids, possibly none; count: tokens to draw after them, at most.
-            resample_every: as in `sample`.
+            resample_every, share: as in `sample`.
         """
         seeds = draw.seeds
         at_once = max(1, draw.batch_size // draw.particles)
@@ -127,6 +129,7 @@ class Model:
                 self.transformer, opening, count, seeds=some, padding_id=self.info.padding_id, config=draw.config,
                 constraint=constraint, particles=draw.particles, resample_every=resample_every, greed=draw.greed,
                 pick="likeliest" if draw.greed else "any", context=draw.context, progress=shown,
+                share=share,
                 )  # fmt: skip
             for row, seed in enumerate(some):
                 # Padding is never drawn but after the end.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -294,13 +294,21 @@ def generate_piano(
         "token_budget": budget,
     }
     results = []
-    for seed, drawn in model.draw(torch.from_numpy(opening.ids), budget, draw, constraint):
+    told = replace(draw, progress=_in_seconds(draw.progress, seconds * draw.num))
+    for seed, drawn in model.draw(torch.from_numpy(opening.ids), budget, told, constraint, share=constraint.share):
         name = f"{prompt.stem}, continued" if prompt else f"sample {seed}"
         played, notes = join(opening, drawn.ids[0].numpy(), tokenizer, kind.STEPS_PER_SECOND, name)
         sidecar = describe_piano(model, draw, asked, seed, drawn, len(opening.ids), notes)
         file = output.write_performance(played, f"piano-{seed:04d}", sidecar, begin if prompt else 0.0, end)
         results.append((file, describe(played, sidecar)))
     return results
+
+
+def _in_seconds(shown: Callable[[int, int], None] | None, seconds: float) -> Callable[[int, int], None] | None:
+    """A progress of tokens out of a budget that tells one of so many seconds."""
+    if shown is None:
+        return None
+    return lambda done, total: shown(round(done / total * seconds), max(1, round(seconds)))
 
 
 def describe_piano(

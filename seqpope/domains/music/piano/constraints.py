@@ -101,6 +101,10 @@ class PianoConstraint:
         """The step at which the music is over."""
         return NEVER if self.ends is None else math.floor(round(self.ends * self.STEPS_PER_SECOND, 6))
 
+    def _share(self, step: np.ndarray) -> np.ndarray:
+        """How much of the music is there when a step is reached, from 0 to 1; there is an end."""
+        return np.clip((step - self.first_step) / (self.last_step - self.first_step), 0.0, 1.0)
+
     def _check_length(self, reached: int, needed: int, count: int) -> None:
         """Raise SeqpopeError if a prompt's last step is not before the end, or the end needs more tokens."""
         if reached >= self.last_step:
@@ -299,6 +303,10 @@ class RemiConstraint(PianoConstraint):
             return self._hurried(state) & (PENDING[state.phase] == 0)
         return (self._step(state) >= self.last_step) > BEGUN[state.phase]
 
+    def share(self, state: RemiState) -> np.ndarray:
+        """(B,) from 0 to 1, how much of the music is there; `ends` is given."""
+        return self._share(self._step(state))
+
     def advance(self, state: RemiState, tokens: np.ndarray) -> RemiState:
         """One more token a row; rows that are done stay as they are."""
         going = ~self.done(state)
@@ -484,6 +492,10 @@ class PerformanceConstraint(PianoConstraint):
     def done(self, state: PerformanceState) -> np.ndarray:
         """(B,) bool."""
         return state.done
+
+    def share(self, state: PerformanceState) -> np.ndarray:
+        """(B,) from 0 to 1, how much of the music is there; `ends` is given."""
+        return self._share(state.time)
 
     def advance(self, state: PerformanceState, tokens: np.ndarray) -> PerformanceState:
         """One more token a row; rows that are done stay as they are."""
