@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from stores import make_store
 
 from data_prep.genome import prepare
 from seqpope.config import DataConfig, OptimizerConfig, TrainConfig
-from seqpope.data.shards import StoreError, TokenStore
+from seqpope.data.shards import StoreError, TokenStore, check_place
 from seqpope.domains.base import DATASETS, open_store
 from seqpope.domains.genome.store import GenomeStore
 from seqpope.experiment import Interrupted, RunKeeper, train
@@ -47,6 +48,19 @@ def config_of(data, out, **changes):
         "name": "x",
     }
     return TrainConfig(**{**values, **changes})
+
+
+def test_a_store_may_be_made_again_in_its_place(data, tmp_path):
+    """With all that preparing, evaluating and measuring baselines left in it."""
+    copy = tmp_path / data.name
+    shutil.copytree(data, copy)
+    (copy / "references-test.npz").touch()
+    check_place(copy, data.name)
+    with pytest.raises(StoreError, match=f"is a store of {data.name}"):
+        check_place(copy, "jsb")
+    (copy / "notes.txt").touch()
+    with pytest.raises(StoreError, match=r"holds notes\.txt, which is no part of a store"):
+        check_place(copy, data.name)
 
 
 def test_trained_resumed_and_scored(data, tmp_path, monkeypatch):

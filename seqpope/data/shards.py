@@ -32,7 +32,9 @@ FORMAT = 1
 SCORED = 1
 SPLITS = ("train", "validation", "test")
 MANIFEST = "manifest.json"
+# Of this store; and of stores of bases, which are written elsewhere.
 _FILES = {MANIFEST, *(f"{split}.{part}.npy" for split in SPLITS for part in ("tokens", "starts", "flags"))}
+_FILES |= {"bases.u8", "strata.npy", "stretches.npy", *(f"references-{split}.npz" for split in SPLITS)}
 
 
 class StoreError(SeqpopeError):
@@ -174,8 +176,8 @@ def check_place(folder: Path, dataset: str) -> None:
         )
     if (folder / MANIFEST).is_file():
         try:
-            there = TokenStore(folder).manifest.dataset
-        except StoreError:
+            there = json.loads((folder / MANIFEST).read_text())["dataset"]
+        except (OSError, ValueError, TypeError, KeyError):
             return  # a damaged one may be made again
         if there != dataset:
             raise StoreError(f"{folder} is a store of {there}: name another folder for one of {dataset}")
