@@ -44,7 +44,8 @@ SIZE = 983_659_424  # bytes; UCSC publishes the MD5 1c9dcaddfa41027f17cd8f7a82c7
 SHA256 = "c1dd87068c254eb53d944f71e51d1311964fce8de24d6fc0effc9c61c01527d4"
 DOWNLOADED = ("grch38", "grch38-bases")
 PREPARATION = 2  # raised when bases, documents, flags or splits change, so that older stores are made again
-_TOKENS_AT_ONCE = 1 << 24
+_TOKENS_AT_ONCE = 1 << 22
+_PAIRS_AT_ONCE = 1 << 20
 
 
 def prepare(
@@ -222,16 +223,23 @@ def count(
     prior /= prior.sum()
     contexts = np.bincount(seen // size, counts, minlength=size)
 
+    together = {"train": counts}  # how often each split's pairs are there in training
+    for name in pairs.keys() - together.keys():
+        place = np.minimum(np.searchsorted(seen, pairs[name][0]), len(seen) - 1)
+        together[name] = np.where(seen[place] == pairs[name][0], counts[place], 0)
+
     def reached(name: str, weight: float, bigram: bool) -> float:
-        keys, times = pairs[name]
-        tokens = keys % size
-        if bigram:
-            place = np.minimum(np.searchsorted(seen, keys), len(seen) - 1)
-            together, alone = np.where(seen[place] == keys, counts[place], 0), contexts[keys // size]
-        else:
-            together, alone = unigram[tokens], unigram.sum()
-        nats = -np.log((together + weight * prior[tokens]) / (alone + weight))
-        return float((times * nats).sum() / times.sum())
+        total = 0.0
+        for first in range(0, len(together[name]), _PAIRS_AT_ONCE):
+            some = slice(first, first + _PAIRS_AT_ONCE)
+            keys, times = pairs[name][0][some], pairs[name][1][some]
+            tokens = keys % size
+            if bigram:
+                found, alone = together[name][some], contexts[keys // size]
+            else:
+                found, alone = unigram[tokens], unigram.sum()
+            total -= (times * np.log((found + weight * prior[tokens]) / (alone + weight))).sum()
+        return float(total / pairs[name][1].sum())
 
     baselines = {}
     for label, bigram in (("unigram", False), ("bigram", True)):

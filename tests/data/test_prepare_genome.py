@@ -12,6 +12,7 @@ from genomes import fasta, make_store, random_dna
 import data_prep.genome
 from data_prep.genome import count, prepare
 from data_prep.intervals import FEWEST, GAP, splits_of, strata_of
+from seqpope import cli
 from seqpope.data.baselines import count_baseline
 from seqpope.data.shards import SCORED, SPLITS
 from seqpope.domains.genome.sequences import known_stretches
@@ -229,6 +230,35 @@ def test_tables_are_those_of_count_baseline(tmp_path, tokenizer, monkeypatch):
     for name, lags in (("unigram", ()), ("bigram", (1,))):
         expected = count_baseline(splits, tokenizer.vocabulary_size, tokenizer.padding_id, lags=lags)
         assert found[name] == pytest.approx(expected, rel=1e-9)
+
+
+class TestCommandLine:
+    def run(self, tmp_path, *words):
+        return cli.main(["prepare", *map(str, words), "--data-folder", str(tmp_path / "data")])
+
+    def test_fasta_and_files(self, tmp_path, capsys):
+        source = write(tmp_path / "a.fa", small())
+        rows = [("one", 0, 20_000, "train"), ("one", 20_000, 40_000, "test"), ("two", 0, 9_000, "validation")]
+        split, genes = bed(tmp_path / "s.bed", *rows), bed(tmp_path / "genes.bed", ("one", 0, 9_000))
+        words = ("genome-bases", "--fasta", source, "--split", split, "--strata", genes)
+        assert self.run(tmp_path, *words) == 0
+        manifest = GenomeStore(tmp_path / "data" / "genome-bases").manifest
+        assert manifest.dataset == "genome-bases"
+        assert manifest.splits["train"]["strata"]["genes"] == 9_000
+        assert "bigram" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("genome", "--fasta", "a", "--source", "a"), "--fasta and --source are the same"),
+            (("jsb", "--strata", "a.bed"), "jsb is none"),
+            (("jsb", "--fasta", "a.fa"), "jsb is none"),
+            (("genome", "--split", "mine.bed"), "one of fraction, nt, paper or a BED file, and there is none"),
+        ],
+    )
+    def test_refused(self, tmp_path, capsys, words, message):
+        assert self.run(tmp_path, *words) == 1
+        assert message in capsys.readouterr().err
 
 
 class TestPreparing:

@@ -161,18 +161,24 @@ class GenomeStore:
         # Runs of documents that lie side by side are read together.
         ends = np.cumsum(documents[:, 2] - documents[:, 1])
         place = 0
-        while place < len(documents):
-            number = documents[place, 0]
-            before = ends[place - 1] if place else 0
-            stop = max(place + 1, int(np.searchsorted(ends, before + _AT_ONCE, side="right")))
-            some = documents[place:stop]
-            breaks = np.flatnonzero((some[1:, 0] != number) | (some[1:, 1] != some[:-1, 2]))
-            some = some[: int(breaks[0]) + 1 if len(breaks) else len(some)]
-            place += len(some)
-            start, end = int(some[0, 1]), int(some[-1, 2])
-            first = int(self._offsets[number])
-            bases = self.bases[first + start : first + end]
-            yield self.reading.ids(bases), self._flags(int(number), start, bases), (some[:, 2] - some[:, 1]) // k
+        # Read, not mapped: a whole genome's pages would count as this process's memory.
+        with open(self.folder / BASES, "rb", buffering=0) as file:
+            while place < len(documents):
+                number = documents[place, 0]
+                before = ends[place - 1] if place else 0
+                stop = max(place + 1, int(np.searchsorted(ends, before + _AT_ONCE, side="right")))
+                some = documents[place:stop]
+                breaks = np.flatnonzero((some[1:, 0] != number) | (some[1:, 1] != some[:-1, 2]))
+                some = some[: int(breaks[0]) + 1 if len(breaks) else len(some)]
+                place += len(some)
+                start, end = int(some[0, 1]), int(some[-1, 2])
+                file.seek(int(self._offsets[number]) + start)
+                bases = np.fromfile(file, np.uint8, end - start)
+                yield (
+                    self.reading.ids(bases),
+                    self._flags(int(number), start, bases),
+                    np.diff(some[:, 1:])[:, 0] // k,
+                )
 
     def _flags(self, number: int, start: int, bases: np.ndarray) -> np.ndarray:
         k = self.reading.k

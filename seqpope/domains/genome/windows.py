@@ -82,13 +82,13 @@ class GenomeWindows:
         """Fill ids (B, L + 1) and what all but the first count (B, L) from bases (B, k (L + 1))."""
         reading, k = self.store.reading, self.store.reading.k
         numbers = reading.numbers(bases.reshape(-1)).reshape(ids.shape)
-        numbers[reverse] = numbers[reverse][:, ::-1] + np.uint16(4**k)  # where the table has the other strand's
+        numbers[reverse] = numbers[reverse][:, ::-1] + 4**k  # where the table has the other strand's
         # Indices are in range: without being checked they are taken faster.
-        self._ids.take(numbers.astype(np.intp), mode="clip", out=ids)
+        self._ids.take(numbers, mode="clip", out=ids)
         if counts.dtype != bool:
             soft = (2 * reading.soft(bases.reshape(-1)) > k).reshape(ids.shape)
             soft[reverse] = soft[reverse][:, ::-1]
-            counts[soft[:, 1:]] = self.soft_mask_weight
+            np.copyto(counts, np.float32(self.soft_mask_weight), where=soft[:, 1:])
 
     def _gather(
         self, start: np.ndarray, tokens: np.ndarray, reverse: np.ndarray, before: np.ndarray, longest: int
