@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from seqpope import files
 from seqpope.data.baselines import count_baseline
 from seqpope.data.shards import SCORED, SPLITS, Manifest, Split, StoreError, TokenStore, pack, write_store
 from seqpope.domains.music.chorales.codec import Chorale
@@ -37,24 +38,14 @@ def locked(folder: Path, progress: Callable[[str], None] = print) -> Iterator[No
     Raises:
         SeqpopeError: nothing can be written beside the folder.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
     folder = Path(folder)
-    path = folder.parent / f".{folder.name}.lock"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise SeqpopeError(f"nothing can be written to {folder.parent} ({error.strerror})") from error
-    with file:
+    told = f"another process is preparing {folder}: waiting for it"
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            progress(f"another process is preparing {folder}: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(files.locked(folder.parent / f".{folder.name}.lock", lambda: progress(told)))
+        except OSError as error:
+            raise SeqpopeError(f"nothing can be written to {folder.parent} ({error.strerror})") from error
         yield
 
 

@@ -55,6 +55,7 @@ def test_a_store_may_be_made_again_in_its_place(data, tmp_path):
     copy = tmp_path / data.name
     shutil.copytree(data, copy)
     (copy / "references-test.npz").touch()
+    (copy / ".references-test.lock").touch()
     check_place(copy, data.name)
     with pytest.raises(StoreError, match=f"is a store of {data.name}"):
         check_place(copy, "jsb")
