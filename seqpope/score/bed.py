@@ -19,6 +19,7 @@ import numpy as np
 
 from seqpope.domains.genome.bases import SequenceError
 from seqpope.domains.genome.sequences import Genome
+from seqpope.domains.genome.tracks import parse_place
 from seqpope.errors import SeqpopeError
 
 PIECE = 100_000  # bases: a whole genome is told in pieces between multiples of this
@@ -147,26 +148,8 @@ def parse_region(text: str, genome: Genome) -> Regions:
     Raises:
         SeqpopeError: it is no region, or not inside the genome.
     """
-    names = list(genome.contigs)
-    match = re.fullmatch(r"(.+):([\d,]+)-([\d,]+)", text.strip())
-    if match is None:
-        try:
-            name = genome.resolve(text.strip())
-        except SequenceError as error:
-            raise SeqpopeError(
-                f"{text!r} is no region: expected contig:first-last such as chr7:5,500,000-5,600,000, from 1 on, "
-                f"or a contig's name; {error}"
-            ) from None
-        first, last = 1, genome.contigs[name]
-    else:
-        name = genome.resolve(match[1])
-        first, last = (int(word.replace(",", "") or 0) for word in match.groups()[1:])
-    if not 1 <= first <= last <= genome.contigs[name]:
-        raise SeqpopeError(
-            f"{text} is not inside {name}, which has bases 1 to {genome.contigs[name]}: expected two of them, the "
-            "first one first"
-        )
-    contig, start, end = np.array([[names.index(name)], [first - 1], [last]])
+    place = parse_place(text, genome)
+    contig, start, end = np.array([[list(genome.contigs).index(place.contig)], [place.start], [place.end]])
     return Regions(contig, start, end, [""], [""])
 
 
