@@ -110,7 +110,7 @@ assert not heavy, heavy
             cwd=tmp_path,
         )
         assert done.returncode == 1
-        known = "chorales, jsb, maestro, maestro-performance, genome"
+        known = ", ".join(DATASETS)
         assert done.stderr == f"seqpope: unknown data set 'nope': expected one of {known}\n"
         assert list(tmp_path.iterdir()) == []
 

@@ -71,7 +71,9 @@ def test_trained_resumed_and_scored(data, tmp_path, monkeypatch):
     told = store.manifest.splits["test"]
     assert result["tokens_scored"] == told["tokens"]
     assert result["units"]["base"]["count"] == told["bases"]
-    assert {name: value["tokens"] for name, value in result["strata"].items()} == told["strata"]
+    counted = {name: value["tokens"] for name, value in result["strata"].items()}
+    assert counted.items() >= told["strata"].items()
+    assert counted["seen in training"] + counted["not seen in training"] == told["tokens"]
     assert result["content"] == store.manifest.content
     assert [document["name"] for document in result["documents"]] == store.split("test").names
     # Stopped after four steps and gone on with: the same weights.
