@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 import time
@@ -15,6 +14,7 @@ from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 
 from seqpope.errors import SeqpopeError
+from seqpope.files import sha256_of
 
 BLOCK = 1 << 18
 TIMEOUT = 60.0  # seconds without a byte
@@ -23,15 +23,6 @@ REPORT_EVERY = 2.0  # seconds
 
 class DownloadError(SeqpopeError):
     """A file could not be downloaded, or is not the one that was expected."""
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def download(

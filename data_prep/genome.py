@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.download import download, sha256_of
+from data_prep.download import download
 from data_prep.intervals import FRACTION, NT, PRESETS, splits_of, strata_of
 from data_prep.stores import locked, run
 from seqpope.data.baselines import BACKOFF_WEIGHTS
@@ -37,6 +37,7 @@ from seqpope.domains.genome.store import (
     write_genome,
 )
 from seqpope.errors import SeqpopeError
+from seqpope.files import sha256_of
 from seqpope.progress import Progress
 
 URL = "https://hgdownload.soe.ucsc.edu/goldenPath/hg38/bigZips/hg38.fa.gz"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +10,7 @@ import numpy as np
 
 from seqpope.data.shards import SPLITS
 from seqpope.domains.genome.bases import SequenceError
+from seqpope.domains.genome.bed import bed_lines
 from seqpope.domains.genome.names import CHROMOSOMES, Names
 from seqpope.domains.genome.store import MOST_FILES, merged
 from seqpope.errors import SeqpopeError
@@ -44,30 +43,19 @@ def read_bed(path: Path) -> Iterator[BedRow]:
     Raises:
         SeqpopeError: it cannot be read, or a line is no row; the line is named.
     """
-    try:
-        with open(path, "rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rt") if zipped else open(path) as file:
-            for number, text in enumerate(file, 1):
-                words = text.split("\t") if "\t" in text else text.split()
-                words = [word.strip() for word in words]
-                if not any(words) or words[0].startswith("#") or words[0].split()[0] in ("track", "browser"):
-                    continue
-                try:
-                    start, end = int(words[1]), int(words[2])
-                except (IndexError, ValueError):
-                    raise SeqpopeError(
-                        f"{path}, line {number}: expected contig, start and end with tabs between, it is "
-                        f"{text.strip()[:60]!r}"
-                    ) from None
-                if not 0 <= start < end:
-                    raise SeqpopeError(
-                        f"{path}, line {number}: expected 0 <= start < end (from 0, half-open), they are {start} "
-                        f"and {end}"
-                    )
-                yield BedRow(number, words[0], start, end, words[3] if len(words) > 3 else "")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise SeqpopeError(f"{path} cannot be read as a BED file ({error}): give another") from error
+    for number, words in bed_lines(path):
+        try:
+            start, end = int(words[1]), int(words[2])
+        except (IndexError, ValueError):
+            raise SeqpopeError(
+                f"{path}, line {number}: expected contig, start and end with tabs between, it is "
+                f"{' '.join(words)[:60]!r}"
+            ) from None
+        if not 0 <= start < end:
+            raise SeqpopeError(
+                f"{path}, line {number}: expected 0 <= start < end (from 0, half-open), they are {start} and {end}"
+            )
+        yield BedRow(number, words[0], start, end, words[3] if len(words) > 3 else "")
 
 
 def splits_of(name: str, contigs: Mapping[str, int], stretches: np.ndarray) -> dict[str, Rows]:

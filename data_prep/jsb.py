@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from data_prep.download import download, sha256_of
+from data_prep.download import download
 from data_prep.stores import PREPARATION, finished, locked, run, write_chorales
 from seqpope.data.shards import Manifest
 from seqpope.domains.music.chorales.codec import read_json
 from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
 from seqpope.errors import SeqpopeError
+from seqpope.files import sha256_of
 
 COMMIT = "9a7f733ddb4ed91f48da64ac7f0f621c34aadd4d"
 URL = f"https://raw.githubusercontent.com/czhuang/JSB-Chorales-dataset/{COMMIT}/Jsb16thSeparated.json"

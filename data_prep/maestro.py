@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.download import download, sha256_of
+from data_prep.download import download
 from data_prep.stores import finished, locked, run, write
 from seqpope.data.baselines import count_baseline
 from seqpope.data.shards import SCORED, SPLITS, Manifest, Split, pack
@@ -40,7 +40,7 @@ from seqpope.domains.music.piano.corpus import (
 )
 from seqpope.domains.music.piano.tokenizer import TokenError
 from seqpope.errors import SeqpopeError
-from seqpope.files import write_bytes
+from seqpope.files import sha256_of, write_bytes
 from seqpope.processes import worker_pool
 from seqpope.progress import Progress
 

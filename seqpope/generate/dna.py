@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from seqpope.domains.genome.metrics import common_kmers, spectra
 from seqpope.domains.genome.rules import DnaRules
 from seqpope.domains.genome.sites import ConstraintError
 from seqpope.errors import SeqpopeError
+from seqpope.files import sha256_of
 from seqpope.generate.draw import Draw, Model, describe_draw
 from seqpope.output import Output
 from seqpope.sampling import Samples
@@ -158,8 +158,7 @@ def generate_dna(
         constraint.begin([opening], constraint.most_tokens(bases))
     except ConstraintError as error:
         raise SeqpopeError(str(error).replace("prompt 0", "the prompt", 1)) from None
-    with open(model.file, "rb") as weights:
-        digest = hashlib.file_digest(weights, "sha256").hexdigest()
+    digest = sha256_of(model.file)
     asked = {
         "bases": bases,
         "prompt": str(file) if file else text or None,

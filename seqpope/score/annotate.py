@@ -26,15 +26,14 @@ import numpy as np
 import seqpope
 from seqpope.checkpoint import find_checkpoint, load_checkpoint, read_info
 from seqpope.domains.genome.sequences import Genome
+from seqpope.domains.genome.store import identity, open_genome
 from seqpope.domains.genome.vcf import Field, Record, VcfFile, made_header, with_info, write_vcf
 from seqpope.errors import SeqpopeError
-from seqpope.files import write_bytes, write_text
+from seqpope.files import sha256_of, write_bytes, write_text
 from seqpope.progress import Progress
-from seqpope.provenance import choose_device, provenance
-from seqpope.score.genome import identity, open_genome
 from seqpope.score.likelihood import Likelihood, tokenizer_of
 from seqpope.score.variants import STRANDS, WHY, Contigs, Likelihoods, Score, reach, score_records
-from seqpope.score.work import run
+from seqpope.score.work import made_of, run
 
 T = TypeVar("T")
 FORMAT = 1  # of part files, raised too when scores come to mean something else
@@ -223,7 +222,7 @@ class Annotation:
         }
         self.size = max(BATCH, math.ceil(self.found.records / MOST_UNITS / BATCH) * BATCH)  # records of a unit
         self.units = math.ceil(self.found.records / self.size)
-        said = json.dumps([FORMAT, self.size, _sha256(self.file.path), self.options])
+        said = json.dumps([FORMAT, self.size, sha256_of(self.file.path), self.options])
         self._key = hashlib.sha256(said.encode()).hexdigest()[:16]
         self.parts = self.out.parent / f".{self.out.name}.parts"
 
@@ -346,7 +345,7 @@ class Job(Annotation):
         self.request = request
         self.checkpoint = find_checkpoint(request.checkpoint)
         self.info = read_info(self.checkpoint)
-        self.weights = _sha256(self.checkpoint)
+        self.weights = sha256_of(self.checkpoint)
         genome = open_genome(request.fasta)
         self.identity = identity(genome)
         super().__init__(
@@ -406,22 +405,13 @@ class Job(Annotation):
         summary, request = self.write(), self.request
         _say(f"{self.file.path}: {summary}")
         result = {
-            "model": {
-                "checkpoint": str(self.checkpoint),
-                "sha256": self.weights,
-                "position": self.info.position,
-                "trained": self.info.trained,
-                "training_window": self.info.length,
-            },
-            "genome": {"path": str(request.fasta), "identity": self.identity},
+            **made_of(self),
             "asked": {"vcf": str(request.vcf)},
-            "settings": {**self.options, "batch_tokens": request.batch_tokens, "compile": request.compile},
             "records": summary.records,
             "alleles_scored": summary.scored,
             "alleles_not_scored": {
                 why: {"count": count, "lines": summary.lines[why]} for why, count in summary.why.items()
             },
-            **provenance(choose_device(request.device)),
         }
         write_text(self.out.with_name(self.out.name + ".json"), json.dumps(result, indent=1) + "\n")
         return result
@@ -529,8 +519,3 @@ def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     left = iter(items)
     while some := list(itertools.islice(left, size)):
         yield some
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

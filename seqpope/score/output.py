@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seqpope.errors import SeqpopeError
-from seqpope.score.bed import Regions
+from seqpope.score.places import Regions
 from seqpope.score.regions import NO_CONTEXT, RegionSums
 
 TABLES = (".tsv", ".tsv.gz", ".parquet")

@@ -24,15 +24,15 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from seqpope.checkpoint import find_checkpoint, load_checkpoint, read_info
+from seqpope.checkpoint import CheckpointInfo, find_checkpoint, load_checkpoint, read_info
+from seqpope.domains.genome.store import identity, open_genome
 from seqpope.errors import SeqpopeError
-from seqpope.files import write_bytes, write_text
+from seqpope.files import sha256_of, write_bytes, write_text
 from seqpope.progress import Progress
 from seqpope.provenance import choose_device, provenance
-from seqpope.score.bed import Regions, parse_region, read_bed, told_skipped, whole_genome
-from seqpope.score.genome import identity, open_genome
 from seqpope.score.likelihood import Likelihood, tokenizer_of
 from seqpope.score.output import LN2, TABLES, Piece, ending, write_table, write_track
+from seqpope.score.places import Regions, parse_region, read_bed, told_skipped, whole_genome
 from seqpope.score.regions import Reading, RegionSums, Span, SpanScores, score_units
 
 FORMAT = 1  # of parts; raised when what is in them changes
@@ -123,8 +123,7 @@ class Job:
             "value": None if self.is_table else request.value,
         }
         self.identity = identity(self.genome)
-        with open(self.checkpoint, "rb") as file:
-            self.weights = hashlib.file_digest(file, "sha256").hexdigest()
+        self.weights = sha256_of(self.checkpoint)
         self.fingerprint = self._fingerprint()
         self.parts = request.out.parent / f".{request.out.name}.parts"
         self._sorted = {name: _by_start(self.regions, number) for number, name in enumerate(self.contigs)}
@@ -221,16 +220,8 @@ class Job:
         nats, scored, request = np.asarray(totals["total"], float), int(totals["scored"]), self.request
         per_base = nats / scored / LN2 if scored else None
         result = {
-            "model": {
-                "checkpoint": str(self.checkpoint),
-                "sha256": self.weights,
-                "position": self.info.position,
-                "trained": self.info.trained,
-                "training_window": self.info.length,
-            },
-            "genome": {"path": str(request.fasta), "identity": self.identity},
+            **made_of(self),
             "asked": {"bed": str(request.bed) if request.bed else None, "region": request.region},
-            "settings": {**self.options, "batch_tokens": request.batch_tokens, "compile": request.compile},
             "regions": len(self.regions),
             "skipped": {
                 reason: {"count": some.count, "lines": some.lines}
@@ -245,7 +236,6 @@ class Job:
             if per_base is None
             else {f"{s}{p}": float(x) for (s, p), x in zip(self.reading.passes, per_base, strict=True)},
             "mass_outside_words": float(totals["outside"]) / int(totals["tokens"]) if totals["tokens"] else None,
-            **provenance(choose_device(request.device)),
         }
         write_text(request.out.with_name(request.out.name + ".json"), json.dumps(result, indent=1) + "\n")
         return result
@@ -363,6 +353,11 @@ class Work(Protocol):
 
     request: Any
     parts: Path
+    checkpoint: Path
+    info: CheckpointInfo
+    weights: str  # SHA-256
+    identity: str
+    options: dict[str, Any]
 
     def missing(self) -> list[int]: ...
 
@@ -371,6 +366,23 @@ class Work(Protocol):
     def merge(self) -> dict[str, Any]: ...
 
     def clear(self) -> None: ...
+
+
+def made_of(job: Work) -> dict[str, Any]:
+    """What a sidecar says of how scores were made: model, genome, settings, versions."""
+    request = job.request
+    return {
+        "model": {
+            "checkpoint": str(job.checkpoint),
+            "sha256": job.weights,
+            "position": job.info.position,
+            "trained": job.info.trained,
+            "training_window": job.info.length,
+        },
+        "genome": {"path": str(request.fasta), "identity": job.identity},
+        "settings": {**job.options, "batch_tokens": request.batch_tokens, "compile": request.compile},
+        **provenance(choose_device(request.device)),
+    }
 
 
 def run(job: Work) -> dict[str, Any] | None:

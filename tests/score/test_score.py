@@ -15,11 +15,11 @@ from genomes import random_bases, shared_model
 from seqpope.checkpoint import save_checkpoint
 from seqpope.cli import main
 from seqpope.domains.genome.sequences import as_text, other_strand
+from seqpope.domains.genome.store import open_genome
 from seqpope.errors import SeqpopeError
 from seqpope.score import work
-from seqpope.score.bed import parse_region, read_bed, whole_genome
-from seqpope.score.genome import open_genome
 from seqpope.score.output import LN2
+from seqpope.score.places import parse_region, read_bed, whole_genome
 from seqpope.score.work import Job, Request, score_regions
 
 SIZES = {"chr1": 700, "chr2": 310, "chrN": 20}
@@ -154,9 +154,9 @@ def test_alone_among_thousands_and_the_whole_genome(here):
 
 
 def test_a_table_of_the_whole_genome_has_known_pieces(here, monkeypatch):
-    from seqpope.score import bed
+    from seqpope.score import places
 
-    monkeypatch.setattr(bed, "PIECE", 200)
+    monkeypatch.setattr(places, "PIECE", 200)
     score_regions(request(here, "all.tsv", everything=True))
     rows = [(row["contig"], int(row["start"]), int(row["end"])) for row in table(here / "all.tsv")]
     assert rows == [
@@ -283,9 +283,9 @@ def test_two_commands_do_not_write_one_file(here):
         ({"region": "chr1", "out": "a.txt"}, "ends in .tsv"),
         ({"region": "chr1", "out": "g.fa/../.tsv"}, "ends in .tsv"),
         ({"region": "chr7:1-2"}, "chr7"),
-        ({"region": "chr1:650-701"}, "bases 1 to 700"),
-        ({"region": "chr1:0-7"}, "bases 1 to 700"),
-        ({"region": "chr1:9-8"}, "bases 1 to 700"),
+        ({"region": "chr1:650-701"}, "from 1 to 700"),
+        ({"region": "chr1:0-7"}, "from 1 to 700"),
+        ({"region": "chr1:9-8"}, "from 1 to 700"),
         ({"region": "chr1:9"}, "is no region"),
         ({"region": "chr1", "devices": 0}, "devices"),
         ({"region": "chr1", "phases": 7}, "phases"),

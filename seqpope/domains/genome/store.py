@@ -361,3 +361,18 @@ def open_genome(path: Path) -> Genome:
     if (path / MANIFEST).is_file() and not is_genome_store(path):
         raise StoreError(f"{path} is a store of tokens, no genome: expected what `seqpope prepare genome` makes")
     return GenomeStore(path)
+
+
+def identity(genome: Genome) -> str:
+    """SHA-256 over contigs and what stands for their bases: a store's digest; a file's size and time of change,
+    since reading gigabytes takes longer than scoring a region; else the bases."""
+    digest = hashlib.sha256(json.dumps([*genome.contigs.items()]).encode())
+    if isinstance(genome, GenomeStore):
+        digest.update(genome.manifest.content.encode())
+    elif isinstance(genome, FastaGenome):
+        status = genome.path.stat()
+        digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+    else:
+        for name, length in genome.contigs.items():
+            digest.update(genome.fetch(name, 0, length).tobytes())
+    return digest.hexdigest()

@@ -8,16 +8,14 @@ contig's end are left out, counted and named: a value for what is not there woul
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from seqpope.domains.genome.bases import SequenceError
+from seqpope.domains.genome.bed import bed_lines
 from seqpope.domains.genome.sequences import Genome
 from seqpope.domains.genome.tracks import parse_place
 from seqpope.errors import SeqpopeError
@@ -70,16 +68,15 @@ def read_bed(path: Path, genome: Genome) -> Regions:
     bad = Skipped()
     skipped = {reason: Skipped() for reason in ("unknown contig", "past the contig's end", "no base")}
     first = True
-    for number, line in _lines(path):
-        words = line.split("\t") if "\t" in line else line.split()
+    for number, words in bed_lines(path):
         header, first = first, False
-        whole = len(words) >= 3 and words[1].strip().isdecimal() and words[2].strip().isdecimal()
+        whole = len(words) >= 3 and words[1].isdecimal() and words[2].isdecimal()
         if not whole and header and len(words) >= 3 and not any(c.isdigit() for c in words[1] + words[2]):
             continue
         if not whole or int(words[1]) > int(words[2]):
-            bad.add(f"line {number}: {line[:60]!r}")
+            bad.add(f"line {number}: {' '.join(words)[:60]!r}")
             continue
-        name, start, end = words[0].strip(), int(words[1]), int(words[2])
+        name, start, end = words[0], int(words[1]), int(words[2])
         if name not in known:
             try:
                 known[name] = numbers[genome.resolve(name)]
@@ -94,8 +91,8 @@ def read_bed(path: Path, genome: Genome) -> Regions:
             skipped["no base"].add(told)
         else:
             rows.append((contig, start, end))
-            names.append(words[3].strip() if len(words) > 3 else "")
-            strands.append(words[5].strip() if len(words) > 5 else "")
+            names.append(words[3] if len(words) > 3 else "")
+            strands.append(words[5] if len(words) > 5 else "")
     if bad.count:
         raise SeqpopeError(
             f"{path} has {bad.count} lines that are no intervals ({'; '.join(bad.lines[:SHOWN])}): expected "
@@ -118,26 +115,6 @@ def told_skipped(regions: Regions) -> str:
         for reason, some in regions.skipped.items()
         if some.count
     )
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that say something, by number from 1."""
-    try:
-        with open(path, "rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-        with (
-            gzip.open(path, "rt", encoding="utf-8", errors="replace")
-            if zipped
-            else open(path, encoding="utf-8", errors="replace")
-        ) as file:
-            for number, line in enumerate(file, 1):
-                text = line.rstrip("\r\n")
-                if text.strip() and not re.match(r"#|track\b|browser\b", text):
-                    yield number, text
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise SeqpopeError(f"{path} is cut short or damaged ({error}): copy it again") from error
-    except OSError as error:
-        raise SeqpopeError(f"the BED file {path} cannot be read ({error.strerror or error})") from error
 
 
 def parse_region(text: str, genome: Genome) -> Regions:
