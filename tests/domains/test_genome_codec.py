@@ -13,7 +13,7 @@ TEXT = ">one seed=3 gc=0.5\nACGT\nacgtn\n>two\nTTT\n"
 def test_read(tmp_path):
     plain, zipped, windows = tmp_path / "a.fa", tmp_path / "a.fa.gz", tmp_path / "w.fa"
     plain.write_text(TEXT)
-    zipped.write_bytes(gzip.compress(TEXT.encode()))
+    zipped.write_bytes(gzip.compress(TEXT.encode(), mtime=0))
     windows.write_bytes(TEXT.replace("\n", "\r\n").encode())
     for file in (plain, zipped, windows):
         records = list(read_fasta(file))

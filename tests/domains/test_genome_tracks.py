@@ -41,7 +41,7 @@ def bedgraph(path, values, contig="chr1", start=0):
     lines = [f"{contig}\t{i}\t{i + 1}\t{v:.7g}\n" for i, v in enumerate(values, start) if v == v]
     text = "".join(lines)
     if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(text.encode()))
+        path.write_bytes(gzip.compress(text.encode(), mtime=0))
     else:
         path.write_text(text)
     return path
