@@ -18,7 +18,6 @@ from seqpope.results import (
     IN_BITS,
     LENGTHS,
     READS,
-    RECIPE_FREE,
     analyse,
     analyse_lengths,
     check_comparable,
@@ -27,6 +26,7 @@ from seqpope.results import (
     load_lengths,
     load_results,
     precision_of,
+    recipe,
     seed_of,
 )
 from seqpope.statistics import Estimate
@@ -80,15 +80,14 @@ def markdown(
         parts.append(f"The intervals are not corrected for {len(analysis['differences'])} comparisons.")
     if not analysis["differences"]:
         parts.append("One encoding alone: nothing to compare with.")
-    kept = {k: v for k, v in first["config"].items() if k not in RECIPE_FREE}
-    recipe = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).rstrip()
+    settings = yaml.safe_dump(recipe(first["config"]), sort_keys=False, allow_unicode=True).rstrip()
     parts += [
         "## Runs",
         _runs_table(results),
         _provenance_text(results),
         "## Recipe",
         *([f"That of {_run_names(results)[0]}; what differs in others stands at the top."] if differing else []),
-        f"```yaml\n{recipe}\n```",
+        f"```yaml\n{settings}\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -378,7 +377,7 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
         left_out = ("documents", "by_position", "references", "folder")
         kept = [{k: v for k, v in r.items() if k not in left_out} for r in results]
         for result in kept:
-            result["config"] = {k: v for k, v in result["config"].items() if k not in RECIPE_FREE}
+            result["config"] = recipe(result["config"])
         report = {**analysis, "recipes_differ_in": differing, "results": kept}
         write_text(out / "report.json", json.dumps(report, indent=1) + "\n")
         write_text(out / "report.md", text)

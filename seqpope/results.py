@@ -20,6 +20,11 @@ from seqpope.statistics import bootstrap_difference, detectable_effect, estimate
 # In these, twins, seeds of a recipe and the machines they ran on may differ.
 RECIPE_FREE = ("position", "baseline", "seed", "seeds", "name", "out", "data_folder", "device")
 
+OF_OTHERS = {  # what a domain's training does not read: in data, of the other domain
+    "music": ("reverse_complement", "soft_mask_weight"),
+    "genome": ("transpose",),
+}
+
 IN_BITS = {"base": "bases"}  # units, and their plural, whose NLL is told in bits: the custom of their field
 RESULT = "result.json"
 READS = "test_reads.jsonl"
@@ -129,12 +134,12 @@ def check_comparable(results: list[dict[str, Any]]) -> dict[str, dict[str, list[
         seen[key] = result["folder"]
     recipes = [_recipe(result) for result in results]
     differing: dict[str, dict[str, list[Any]]] = {}
-    for name in sorted({name for recipe in recipes for name in recipe}):
+    for name in sorted({name for one in recipes for name in one}):
         values: dict[str, list[Any]] = {}
-        for result, recipe in zip(results, recipes, strict=True):
+        for result, one in zip(results, recipes, strict=True):
             group = values.setdefault(result["position"], [])
-            if recipe.get(name) not in group:
-                group.append(recipe.get(name))
+            if one.get(name) not in group:
+                group.append(one.get(name))
         if any(group != values[first["position"]] or len(group) > 1 for group in values.values()):
             differing[name] = values
     return differing
@@ -150,10 +155,20 @@ def _compared(result: dict[str, Any]) -> dict[str, Any]:
     return data | {f"protocol's {name.replace('_', ' ')}": v for name, v in result["protocol"].items()}
 
 
+def recipe(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a run's settings bears on what it learns: no names, no places, nothing that its domain ignores."""
+    kept = {name: value for name, value in config.items() if name not in RECIPE_FREE}
+    others = OF_OTHERS.get(config.get("domain", ""), ())
+    if isinstance(data := kept.get("data"), dict):
+        kept["data"] = {name: value for name, value in data.items() if name not in others}
+    return kept
+
+
 def _recipe(result: dict[str, Any]) -> dict[str, Any]:
     """What a run was trained by, flat; the precision is what `auto` became."""
-    kept = {k: v for k, v in result["config"].items() if k not in (*RECIPE_FREE, "precision")}
-    return _flat(kept) | {"training precision": precision_of(result)}
+    flat = _flat(recipe(result["config"])) | {"training precision": precision_of(result)}
+    flat.pop("precision", None)
+    return flat
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -453,12 +468,12 @@ def group_by_label(results: list[dict[str, Any]]) -> dict[str, list[Reading]]:
     """
     groups: dict[str, list[Reading]] = {}
     for group in group_by_position(results).values():
-        recipes = [_flat({k: v for k, v in r["config"].items() if k not in RECIPE_FREE}) for r in group]
+        recipes = [_flat(recipe(r["config"])) for r in group]
         # A field that only some have was added to the program between the runs.
         shared = set(recipes[0]).intersection(*recipes)
-        differing = sorted(f for f in shared if any(recipe[f] != recipes[0][f] for recipe in recipes))
-        for result, recipe in zip(group, recipes, strict=True):
-            told = "".join(f", {field.rsplit('.', 1)[-1]} {recipe[field]}" for field in differing)
+        differing = sorted(f for f in shared if any(one[f] != recipes[0][f] for one in recipes))
+        for result, one in zip(group, recipes, strict=True):
+            told = "".join(f", {field.rsplit('.', 1)[-1]} {one[field]}" for field in differing)
             for encoding, records in result["scores"].items():
                 groups.setdefault(encoding + told, []).append((result, records))
     return {label: groups[label] for label in sorted(groups)}
