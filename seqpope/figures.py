@@ -60,7 +60,7 @@ def _smooth(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def draw_loss(results: list[dict[str, Any]]) -> bytes | None:
-    """Training and validation curves of every run as PNG; None if no run has logs."""
+    """Curves of every run as PNG, with test NLL of what is tested and of baselines; None if no run has logs."""
     curves = [read_curve(Path(r["folder"])) for r in results]
     if not any(curve for run in curves for curve in run.values()):
         return None
@@ -88,9 +88,10 @@ def draw_loss(results: list[dict[str, Any]]) -> bytes | None:
                 highest = max(highest, *validation.values())
             best = result["trained"].get("step")
             if best in validation:
-                axes.plot(
-                    best, validation[best], "o", color=colour, markersize=4, markeredgecolor="white", zorder=5
-                )
+                mark: dict[str, Any] = {"color": colour, "markeredgecolor": "white", "zorder": 5}
+                axes.plot(best, validation[best], "o", markersize=4, **mark)
+                axes.plot(best, result["nats_per_token"], "D", markersize=4, **mark)
+                shown.append(result["nats_per_token"])
         common = sorted(set.intersection(*map(set, validations)))
         if len(group) > 1 and common:
             mean = [np.mean([v[step] for v in validations]) for step in common]
@@ -100,15 +101,22 @@ def draw_loss(results: list[dict[str, Any]]) -> bytes | None:
     training = "training, each seed" + (f" (running mean of {width} logged batches)" if width > 1 else "")
     legend.append(Line2D([], [], color=GREY, linewidth=0.8, linestyle="--", label=training))
     if any(c["validation_nats_per_token"] for c in curves):
-        kept = "weights that are tested"
-        legend.append(Line2D([], [], color=GREY, marker="o", markersize=4, linestyle="", label=kept))
+        for marker, label in ("o", "weights that are tested"), ("D", "their NLL on test, as the dotted lines' is"):
+            legend.append(Line2D([], [], color=GREY, marker=marker, markersize=4, linestyle="", label=label))
     # The first steps are far above all that matters; what was learned shall fill the picture.
     low, top = min(shown), min(highest * 1.05, min(shown) * 4)
-    for name, value in results[0]["baselines"].items():
-        if value is not None and low < value < top:
-            axes.axhline(value, color=GREY, linewidth=0.8, linestyle=":")
-            place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-            axes.annotate(name, (0.995, value), (0, 1), **place, ha="right", va="bottom", fontsize=7, color=GREY)
+    within = {n: v for n, v in results[0]["baselines"].items() if v is not None and low < v < top}
+    labels: list[tuple[list[str], float]] = []  # lines so near each other that their names would overlap share one
+    for name, value in sorted(within.items(), key=lambda item: item[1]):
+        axes.axhline(value, color=GREY, linewidth=0.8, linestyle=":")
+        if labels and value - labels[-1][1] < 0.035 * (top - low):
+            labels[-1] = ([*labels[-1][0], name], value)
+        else:
+            labels.append(([name], value))
+    for names, value in labels:
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        text = "; ".join(names)
+        axes.annotate(text, (0.995, value), (0, 1), **place, ha="right", va="bottom", fontsize=7, color=GREY)
     axes.set_ylim(low - 0.05 * (top - low), top)
     axes.set(
         xlabel="optimiser step", ylabel="nats/token", title=f"{results[0]['dataset']}: training and validation"

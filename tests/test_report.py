@@ -334,6 +334,32 @@ class TestProtocol:
         assert "**rope does not beat: bigram.**" in text
         assert "rope beats: unigram." in text
 
+    def test_a_recipe_is_what_its_domain_reads(self, tmp_path):
+        older = {**CONFIG, "domain": "music", "data": {"length": 64, "transpose": [0, 0]}}
+        newer = {**older, "data": {**older["data"], "reverse_complement": True, "soft_mask_weight": 1.0}}
+        write_run(tmp_path / "x" / "a", make_result("pope", 0, POPE[0], config=older))
+        write_run(tmp_path / "x" / "b", make_result("rope", 0, ROPE[0], config=newer))
+        text = compare([tmp_path / "x"])["markdown"]
+        assert "These recipes differ" not in text
+        assert "reverse_complement" not in text
+        for name in ("a", "b"):
+            result = json.loads((tmp_path / "x" / name / "result.json").read_text())
+            result["config"]["domain"] = "genome"
+            (tmp_path / "x" / name / "result.json").write_text(json.dumps(result))
+        text = compare([tmp_path / "x"])["markdown"]
+        assert "data.reverse_complement: pope not set; rope True" in text
+        assert "transpose" not in text
+
+    def test_names_of_near_baselines_do_not_overlap(self, tmp_path, monkeypatch):
+        from matplotlib.axes import Axes
+
+        texts = []
+        monkeypatch.setattr(Axes, "annotate", lambda self, text, *_, **__: texts.append(text))
+        result = make_result("pope", 0, POPE[0], baselines={"x": 1.0, "y": 1.001, "z": 1.3})
+        run = write_run(tmp_path / "a", result, logs=("0.1,1,1.4,\n0.1,2,0.7,\n",))
+        assert draw_loss([{**result, "folder": str(run)}])
+        assert texts == ["x; y", "z"]
+
     def test_recipe_is_yaml(self, tmp_path):
         text = compare([write_experiment(tmp_path / "x", seeds=1)])["markdown"]
         recipe = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
