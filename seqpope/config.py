@@ -126,6 +126,8 @@ class TrainConfig:
         device: Where to train; auto is a GPU if there is one.
         precision: auto is bf16-mixed on a GPU and fp32 on a CPU. Validation and test are always fp32.
         compile: Compile the training step (torch.compile); auto compiles on a GPU.
+        side_by_side: Train the seeds of an encoding as one model of all their weights, which is faster where a
+            model is too small to fill a GPU.
         model: Shape and regularisation.
         data: Batches and augmentation.
         optimizer: AdamW and its schedule.
@@ -137,7 +139,7 @@ class TrainConfig:
         name: Name of this experiment's folder; data set and time if empty.
     """
 
-    domain: Literal["music", "genome"] = "music"
+    domain: Literal["music", "genome", "indexing"] = "music"
     dataset: str = "chorales"
     position: str = "pope"
     baseline: str = "rope"
@@ -146,6 +148,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16-mixed"] = "auto"
     compile: Literal["auto", "yes", "no"] = "auto"
+    side_by_side: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

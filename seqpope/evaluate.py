@@ -199,8 +199,16 @@ def evaluate_run(
     made = provenance(device)
     if split == "test":
         _log_read(run, made, {"length": length, "stride": stride})
+    right = np.zeros(len(part.tokens), bool)
     nats = score_split(
-        model, part, manifest.padding_id, length=length, stride=stride, device=device, progress=progress
+        model,
+        part,
+        manifest.padding_id,
+        length=length,
+        stride=stride,
+        device=device,
+        progress=progress,
+        right=right,
     )
     measure = find_references(info.domain)
     beside = Progress(f"{info.dataset} {split}  baselines", "kb") if progress is not None else None
@@ -214,6 +222,7 @@ def evaluate_run(
         "dataset": info.dataset,
         "split": split,
         **summary,
+        "accuracy": float(right[(part.flags & SCORED).astype(bool)].mean()),
         "baselines": {name: values.get(split) for name, values in manifest.baselines.items()}
         | {name: value["nats_per_token"] for name, value in measured.items()},
         "protocol": {

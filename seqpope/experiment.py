@@ -13,20 +13,16 @@ runs/NAME/                        an experiment
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import logging
 import math
-import signal
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import lightning
 import torch
@@ -43,15 +39,8 @@ from seqpope.model.positions import find_position
 from seqpope.model.transformer import Transformer
 from seqpope.progress import Progress, clock
 from seqpope.provenance import choose_device, provenance
+from seqpope.signals import SAVE_SECONDS, Interrupted, listen, stop_on_signal, tell
 from seqpope.training import SequenceModule
-
-SAVE_SECONDS = 120  # a power cut costs no more training than this
-# `timeout` and batch systems signal the process and then its group, which reaches the process twice.
-SAME_SIGNAL_SECONDS = 1.0
-
-
-class Interrupted(SeqpopeError):
-    """The user stopped a run; it was saved first."""
 
 
 class RunKeeper(lightning.Callback):
@@ -155,16 +144,10 @@ class RunKeeper(lightning.Callback):
         elapsed = max(1e-9, self._shown - self._started)  # validations included: it is what is left to wait
         done = step - self._first_step
         left = (self.config.optimizer.steps - step) * elapsed / max(1, done)
-        _tell(
+        tell(
             f"{self.title}  step {step}/{self.config.optimizer.steps}  {what}  {done / elapsed:.1f} steps/s  "
             f"{self._tokens / elapsed / 1000:.1f}k tokens/s  {clock(left)} left",
         )
-
-
-def _tell(line: str, file: TextIO | None = None) -> None:
-    """Print; hours of training don't end because nobody reads on (a pipe that broke, a full disk)."""
-    with contextlib.suppress(OSError):
-        print(line, file=file, flush=True)
 
 
 def _refuse_infinite(loss: float, step: int) -> None:
@@ -173,43 +156,6 @@ def _refuse_infinite(loss: float, step: int) -> None:
             f"the loss is {loss} at step {step}: lower optimizer.learning_rate or lengthen "
             "optimizer.warmup_steps; the best weights so far are kept"
         )
-
-
-def listen(keeper: RunKeeper) -> dict[int, Any]:
-    """The first Ctrl-C or TERM lets the current step finish and saves; one more, later, stops at once.
-
-    Returns:
-        The handlers there were before.
-    """
-    asked = -math.inf
-
-    def handle(number: int, frame: Any) -> None:
-        nonlocal asked
-        if keeper.stop and time.monotonic() - asked > SAME_SIGNAL_SECONDS:
-            raise KeyboardInterrupt
-        if keeper.stop:
-            return
-        keeper.stop, asked = True, time.monotonic()
-        _tell("stopping after this step (once more to stop at once)", sys.stderr)
-
-    previous: dict[int, Any] = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, handle)
-    except ValueError:  # not in the main thread: whoever runs us there handles signals
-        pass
-    return previous
-
-
-@contextmanager
-def stop_on_signal(keeper: RunKeeper) -> Iterator[None]:
-    """Listen while the block runs."""
-    previous = listen(keeper)
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def train_run(config: TrainConfig, folder: Path, title: str) -> Path:
@@ -341,6 +287,19 @@ def _too_large(config: TrainConfig) -> SeqpopeError:
     )
 
 
+def _train_side_by_side(config: TrainConfig, folder: Path) -> None:
+    from seqpope.stack import train_stack
+
+    runs = [folder / f"{config.position}-seed{config.seed + number}" for number in range(config.seeds)]
+    if all((run / "result.json").is_file() for run in runs):
+        return
+    device = choose_device(config.device)
+    try:
+        train_stack(config, open_store(find_store(config.data_folder, config.dataset)), folder, device)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _too_large(config) from error
+
+
 def train(config: TrainConfig, *, resume: Path | None = None, say: Callable[[str], None] = print) -> Path:
     """Train the encoding and its baseline under every seed, test each once, write the report.
 
@@ -366,6 +325,9 @@ def train(config: TrainConfig, *, resume: Path | None = None, say: Callable[[str
     write_text(folder / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False))
     positions = [config.position] + [p for p in (config.baseline,) if p not in ("none", config.position)]
     runs = []
+    if config.side_by_side:
+        for position in positions:
+            _train_side_by_side(replace(config, position=position), folder)
     for seed in range(config.seed, config.seed + config.seeds):
         for position in positions:
             run = folder / f"{position}-seed{seed}"
@@ -374,12 +336,15 @@ def train(config: TrainConfig, *, resume: Path | None = None, say: Callable[[str
                 say(f"{position} seed {seed}  finished before, kept")
                 continue
             title = f"{position} seed {seed}"
-            train_run(replace(config, position=position, baseline="none", seed=seed, seeds=1), run, title)
+            if not config.side_by_side:
+                train_run(replace(config, position=position, baseline="none", seed=seed, seeds=1), run, title)
             shown = Progress(f"{title}  test", "tokens")
             result = evaluate_run(run, config.data_folder, split="test", device=config.device, progress=shown)
             say(f"{title}  test {result['nats_per_token']:.4f} nats/token at step {result['trained']['step']}")
     from seqpope.report import write_report
 
     write_report(runs, folder)
+    for state in folder.glob("stack-*.ckpt"):  # large, and of no more use
+        state.unlink()
     say((folder / "report.md").read_text())
     return folder

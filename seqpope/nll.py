@@ -81,6 +81,7 @@ def score_split(
     batch_tokens: int = 16384,
     documents: Collection[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    right: np.ndarray | None = None,
 ) -> np.ndarray:
     """Nats of every token of a split, each scored once.
 
@@ -91,6 +92,7 @@ def score_split(
         batch_tokens: about as many tokens are read at once, at least one window.
         documents: score these alone; all if None.
         progress: called with tokens done and tokens in all.
+        right: (N,) bool to be filled: whether no token had a greater logit.
 
     Returns:
         (N,) fp64, in the order of split.tokens; nan in documents that are not scored.
@@ -101,9 +103,14 @@ def score_split(
     for batch in scoring_batches(
         split, padding_id, length=length, stride=stride, batch_tokens=batch_tokens, documents=documents
     ):
-        scores = token_nats(forward(batch.ids.to(device)), batch.targets.to(device)).double().cpu().numpy()
-        for row, window in zip(scores, batch.windows, strict=True):
-            nats[window.score : window.end] = row[window.score - window.start : window.end - window.start]
+        logits, targets = forward(batch.ids.to(device)), batch.targets.to(device)
+        scores = token_nats(logits, targets).double().cpu().numpy()
+        first = None if right is None else (logits.argmax(-1) == targets).cpu().numpy()
+        for row, window in enumerate(batch.windows):
+            part = slice(window.score - window.start, window.end - window.start)
+            nats[window.score : window.end] = scores[row, part]
+            if right is not None and first is not None:
+                right[window.score : window.end] = first[row, part]
             done += window.end - window.score
         if progress is not None:
             progress(done, total)

@@ -18,6 +18,7 @@ from seqpope.results import (
     IN_BITS,
     LENGTHS,
     READS,
+    TOLD_BY_ACCURACY,
     analyse,
     analyse_lengths,
     check_comparable,
@@ -168,12 +169,14 @@ def _truncated_name(first: dict[str, Any]) -> str:
 def _means_table(first: dict[str, Any], analysis: dict[str, Any]) -> str:
     # Where baselines were measured stratum by stratum, strata have a table of their own.
     units, strata = list(first["units"]), [] if analysis["references"] else _shown_strata(first)
-    head = ["encoding", "seeds", "nats/token", *map(_unit_head, units), *strata, _truncated_name(first)]
+    accuracy = ["accuracy, %"] if first.get("domain") in TOLD_BY_ACCURACY else []
+    head = ["encoding", "seeds", "nats/token", *accuracy, *map(_unit_head, units), *strata, _truncated_name(first)]
     rows = [
         [
             position,
             str(len(e["seeds"])),
             _spread(e["nats_per_token"]),
+            *[_spread({**e["accuracy"], **_times(e["accuracy"], 100)}, 1) for _ in accuracy],
             *[_spread(_in_unit(e["units"][u], u), 3) for u in units],
             *[_spread(e["strata"][s]) for s in strata],
             _spread(e["paper_protocol"]) if e["paper_protocol"] else "",
@@ -187,7 +190,7 @@ def _means_table(first: dict[str, Any], analysis: dict[str, Any]) -> str:
     for name, value in analysis["baselines"].items():
         if value is not None:
             per_unit = [f"{value / per:.3f}" for per in units_per_token]
-            rows.append([name, "", f"{value:.4f}", *per_unit, *[""] * len(strata), ""])
+            rows.append([name, "", f"{value:.4f}", *["" for _ in accuracy], *per_unit, *[""] * len(strata), ""])
     return _table(head, rows)
 
 
@@ -199,7 +202,11 @@ def _in_unit(e: dict[str, Any], unit: str) -> dict[str, Any]:
     """An estimate in nats per unit as its column has it."""
     if unit not in IN_BITS:
         return e
-    return {**e, **{k: e[k] / math.log(2) for k in ("mean", "sd") if e[k] is not None}}
+    return {**e, **_times(e, 1 / math.log(2))}
+
+
+def _times(e: dict[str, Any], factor: float) -> dict[str, float]:
+    return {k: e[k] * factor for k in ("mean", "sd") if e[k] is not None}
 
 
 def _references_text(first: dict[str, Any], analysis: dict[str, Any]) -> list[str]:

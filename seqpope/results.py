@@ -18,14 +18,16 @@ from seqpope.errors import SeqpopeError
 from seqpope.statistics import bootstrap_difference, detectable_effect, estimate
 
 # In these, twins, seeds of a recipe and the machines they ran on may differ.
-RECIPE_FREE = ("position", "baseline", "seed", "seeds", "name", "out", "data_folder", "device")
+RECIPE_FREE = ("position", "baseline", "seed", "seeds", "name", "out", "data_folder", "device", "side_by_side")
 
 OF_OTHERS = {  # what a domain's training does not read: in data, of the other domain
     "music": ("reverse_complement", "soft_mask_weight"),
     "genome": ("transpose",),
+    "indexing": ("transpose", "reverse_complement", "soft_mask_weight"),
 }
 
 IN_BITS = {"base": "bases"}  # units, and their plural, whose NLL is told in bits: the custom of their field
+TOLD_BY_ACCURACY = ("indexing",)  # domains whose reports have the share of targets that were the likeliest token
 RESULT = "result.json"
 READS = "test_reads.jsonl"
 FIELDS: dict[str, type | tuple[type, ...]] = {  # what a report needs of a result
@@ -210,6 +212,9 @@ def analyse(
             "nats_per_token": over_seeds(group, lambda r: r["nats_per_token"]),
             "paper_protocol": over_seeds(group, lambda r: r["paper_protocol"]["nats_per_token"])
             if first["paper_protocol"]["tokens"]
+            else None,
+            "accuracy": over_seeds(group, lambda r: r["accuracy"])
+            if first.get("domain") in TOLD_BY_ACCURACY
             else None,
             "units": {u: over_seeds(group, nats_per(u)) for u in first["units"]},
             "strata": {

@@ -288,7 +288,7 @@ class TestSignals:
 
     def test_a_second_stops_at_once(self, tmp_path, monkeypatch):
         make_store(tmp_path)
-        monkeypatch.setattr("seqpope.experiment.SAME_SIGNAL_SECONDS", 0.0)
+        monkeypatch.setattr("seqpope.signals.SAME_SIGNAL_SECONDS", 0.0)
         before = signal.getsignal(signal.SIGINT)
 
         def twice(keeper):

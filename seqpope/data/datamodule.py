@@ -191,11 +191,12 @@ def _check_transpose(manifest: Manifest, config: DataConfig) -> None:
 
 
 def _rounded(length: int, multiple: int) -> int:
-    """As short as a batch allows, but not every length: compiled models prefer round ones."""
-    return -(-length // multiple) * multiple
+    """As short as a batch allows on a grid, finer for short ones: compiled models prefer few lengths."""
+    grid = multiple if length > multiple // 2 else max(1, multiple // 8)
+    return -(-length // grid) * grid
 
 
-class _Steps(Sampler[int]):
+class Steps(Sampler[int]):
     """Step numbers from `start` to `stop` - 1; a resumed run starts where it was."""
 
     def __init__(self, start: int, stop: int) -> None:
@@ -237,16 +238,18 @@ class TokenDataModule(lightning.LightningDataModule):
         return DataLoader(
             self.batches,
             batch_size=None,
-            sampler=_Steps(self.start_step, self.steps),
+            sampler=Steps(self.start_step, self.steps),
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
             collate_fn=None,
-            worker_init_fn=_leave_signals_to_the_trainer if self.workers else None,
+            worker_init_fn=leave_signals_to_the_trainer if self.workers else None,
         )
 
 
-def _leave_signals_to_the_trainer(_: int) -> None:
-    # Ctrl-C and a cluster's TERM reach every process of the group: the trainer then finishes its step and saves,
-    # for which it still needs this worker.
+def leave_signals_to_the_trainer(_: int) -> None:
+    """Start a worker that does not end at Ctrl-C or a cluster's TERM, which reach every process of the group.
+
+    The trainer then finishes its step and saves, for which it still needs this worker.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

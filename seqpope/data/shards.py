@@ -34,7 +34,7 @@ SPLITS = ("train", "validation", "test")
 MANIFEST = "manifest.json"
 # Of this store; and of stores of bases, which are written elsewhere.
 _FILES = {MANIFEST, *(f"{split}.{part}.npy" for split in SPLITS for part in ("tokens", "starts", "flags"))}
-_FILES |= {"bases.u8", "strata.npy", "stretches.npy"}
+_FILES |= {"bases.u8", "strata.npy", "stretches.npy"} | {f"{split}.examples.npy" for split in SPLITS}
 _FILES |= {name for split in SPLITS for name in (f"references-{split}.npz", f".references-{split}.lock")}
 
 

@@ -25,7 +25,8 @@ class Dataset:
     `preparation` is the module in data_prep whose `prepare(folder, source, force)` writes the token store;
     `tokenizer` is "module:Class"; `embedded` data comes with a dependency and needs no network; `preset`
     is the configuration that `seqpope train --dataset NAME` starts from; `samples` is the kind (KINDS) of what a
-    model of it draws; `splits` are those that `prepare` takes, the usual one first, where there are several;
+    model of it draws, empty where that is of no use; `splits` are those that `prepare` takes, the usual one
+    first, where there are several;
     `stretches` says that `prepare` takes factors by which training performances are stretched in time;
     `intervals` that it takes BED files, as a split of one's own and as strata.
     """
@@ -103,6 +104,16 @@ DATASETS = {
             splits=("official", "by-piece", "by-content"),
             stretches=True,
         ),
+        Dataset(
+            name="indexing",
+            domain="indexing",
+            title="Indirect Indexing, drawn from a seed",
+            embedded=True,
+            preparation="data_prep.indexing",
+            tokenizer="seqpope.domains.indexing.task:IndexingTokenizer",
+            preset="indexing-paper",
+            samples="",
+        ),
         *(
             Dataset(
                 name=name + suffix,
@@ -127,9 +138,16 @@ DATASETS = {
         ),
     )
 }
-DOMAINS = {"music": "chorales", "genome": "genome"}  # domain -> data set when none is named
+DOMAINS = {
+    "music": "chorales",
+    "genome": "genome",
+    "indexing": "indexing",
+}  # domain -> data set when none is named
 # Stores that are no token stores, by what their manifests have beside that of every store.
-STORES = {"genome": "seqpope.domains.genome.store:GenomeStore"}
+STORES = {
+    "genome": "seqpope.domains.genome.store:GenomeStore",
+    "indexing": "seqpope.domains.indexing.store:IndexingStore",
+}
 # domain -> what measures baselines and strata of a store's split at its first evaluation, where there is such
 REFERENCES = {"genome": "seqpope.domains.genome.references:measure"}
 
@@ -204,12 +222,13 @@ def find_kind(dataset: str, domain: str) -> Kind:
     Raises:
         SeqpopeError: neither is known.
     """
-    if dataset in DATASETS:
+    if dataset in DATASETS and DATASETS[dataset].samples:
         return KINDS[DATASETS[dataset].samples]
     found = next((kind for kind in KINDS.values() if kind.domain == domain), None)
     if found is None:
         raise SeqpopeError(
-            f"nothing can be drawn from a model of {domain!r}: expected one of {', '.join(DOMAINS)}"
+            f"nothing can be drawn from a model of {domain!r}: expected one of "
+            + ", ".join(dict.fromkeys(kind.domain for kind in KINDS.values()))
         )
     return found
 

@@ -167,7 +167,7 @@ def test_crops_reach_both_ends():
     assert max(int(batches[step].targets.max()) for step in range(200)) == 140
 
 
-@pytest.mark.parametrize(("multiple", "expected"), [(1, 16), (5, 20), (8, 16), (128, 128)])
+@pytest.mark.parametrize(("multiple", "expected"), [(1, 16), (5, 20), (8, 16), (24, 24), (128, 16), (144, 18)])
 def test_batches_are_no_longer_than_they_must_be(multiple, expected):
     batches = make_batches(numbered_split([8, 11, 16]), length=32, length_multiple=multiple)
     plain = make_batches(numbered_split([8, 11, 16]), length=32)

@@ -1,0 +1,465 @@
+"""Seeds of one encoding trained side by side as one model: small models leave most of a GPU idle, one at a time.
+
+The weights of M models of one shape lie along a first axis, their batches end to end, so that M small matrix
+products are one large one. The forward pass is `Transformer`'s own: only its leaves are exchanged. Each model has
+the initial weights, batches, gradient norm and best step that it would have alone; only dropout is drawn at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import csv
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from seqpope.checkpoint import BEST, CheckpointInfo, save_checkpoint
+from seqpope.config import TrainConfig
+from seqpope.data.datamodule import Batch, Steps, TokenDataModule, leave_signals_to_the_trainer
+from seqpope.data.shards import SCORED, Store
+from seqpope.errors import SeqpopeError
+from seqpope.files import write_text
+from seqpope.model.config import ModelConfig
+from seqpope.model.positions import PositionEncoding, find_position
+from seqpope.model.transformer import Block, Transformer
+from seqpope.nll import score_split, token_nats
+from seqpope.progress import clock
+from seqpope.provenance import provenance
+from seqpope.signals import SAVE_SECONDS, Interrupted, stop_on_signal, tell
+
+
+class StackedLinear(nn.Module):
+    """M linear maps: (M B, L, C) to (M B, L, C'), `weight` (M, C', C)."""
+
+    def __init__(self, models: int, out: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(models, out, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        models, out, width = self.weight.shape
+        y = torch.bmm(x.reshape(models, -1, width), self.weight.transpose(1, 2))
+        return y.view(*x.shape[:-1], out)
+
+
+class StackedNorm(nn.Module):
+    """M RMSNorms, `weight` (M, C)."""
+
+    def __init__(self, models: int, norm: nn.RMSNorm) -> None:
+        super().__init__()
+        self.shape, self.eps = norm.normalized_shape, norm.eps
+        self.weight = nn.Parameter(torch.empty(models, *norm.normalized_shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.rms_norm(x, self.shape, eps=self.eps).view(len(self.weight), -1, x.shape[-1])
+        return (y * self.weight[:, None]).view(x.shape)
+
+
+class StackedEmbedding(nn.Module):
+    """M embeddings, `weight` (M, V, C)."""
+
+    def __init__(self, models: int, size: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(models, size, width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        models, size, width = self.weight.shape
+        first = torch.arange(models, device=ids.device)[:, None] * size
+        return F.embedding(ids.view(models, -1) + first, self.weight.view(-1, width)).view(*ids.shape, width)
+
+
+class StackedPosition(PositionEncoding):
+    """M encodings that learn something, as one of M times as many heads; those that learn nothing need none."""
+
+    def __init__(self, models: int, position: str, config: ModelConfig) -> None:
+        super().__init__()
+        self.models = models
+        self.wide = find_position(position)(
+            replace(config, width=models * config.width, heads=models * config.heads)
+        )
+
+    def attend_packed(self, qkv: Tensor, *, dropout_p: float = 0.0) -> Tensor:
+        rows, length, _, heads, dim = qkv.shape
+        apart = qkv.view(self.models, -1, length, 3, heads, dim)  # (M, B, L, 3, H, D)
+        y = self.wide.attend_packed(apart.permute(1, 2, 3, 0, 4, 5).flatten(3, 4), dropout_p=dropout_p)
+        return y.unflatten(1, (self.models, heads)).transpose(0, 1).reshape(rows, heads, length, dim)
+
+
+class StackedTransformer(Transformer):
+    """M transformers of one shape as one, which reads (M B, L) ids, model by model."""
+
+    def __init__(self, models: Sequence[Transformer]) -> None:
+        nn.Module.__init__(self)
+        first = models[0]
+        self.models, self.shapes = len(models), {name: p.shape for name, p in first.named_parameters()}
+        self.config, self.position, self.vocabulary_size = first.config, first.position, first.vocabulary_size
+        self.embedding: Any = StackedEmbedding(len(models), first.vocabulary_size, first.config.width)
+        self.dropout = nn.Dropout(first.config.dropout)
+        self.blocks = copy.deepcopy(first.blocks)
+        self.norm: Any = StackedNorm(len(models), first.norm)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            self._exchange(block)
+        parts = [dict(model.named_parameters()) for model in models]
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                each: list[Tensor] = [part[self._name(name)] for part in parts]
+                parameter.copy_(torch.stack(each).view_as(parameter))
+
+    def _exchange(self, module: nn.Module) -> None:
+        for name, child in module.named_children():
+            leaf: nn.Module | None = None
+            if isinstance(child, nn.Linear):
+                leaf = StackedLinear(self.models, child.out_features, child.in_features)
+            elif isinstance(child, nn.RMSNorm):
+                leaf = StackedNorm(self.models, child)
+            elif isinstance(child, PositionEncoding):
+                if any(True for _ in child.parameters()):
+                    leaf = StackedPosition(self.models, self.position, self.config)
+            else:
+                self._exchange(child)
+            if leaf is not None:
+                setattr(module, name, leaf)
+
+    @staticmethod
+    def _name(name: str) -> str:
+        """What a stacked parameter is called in one model."""
+        return name.replace(".wide.", ".")
+
+    def logits(self, states: Tensor) -> Tensor:
+        y = self.norm(states).view(self.models, -1, states.shape[-1])
+        return torch.bmm(y, self.embedding.weight.transpose(1, 2)).view(*states.shape[:-1], -1)
+
+    def groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """As `training.parameter_groups`, by what the parameters are in one model."""
+        decayed: list[nn.Parameter] = []
+        free: list[nn.Parameter] = []
+        for name, parameter in self.named_parameters():
+            is_matrix = len(self.shapes[self._name(name)]) >= 2 and not name.endswith("delta")
+            (decayed if is_matrix else free).append(parameter)
+        return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+    def clip_gradients(self, largest: float) -> None:
+        """Scale each model's gradient down to that norm, all its parameters together."""
+        gradients = [p.grad.view(self.models, -1) for p in self.parameters() if p.grad is not None]
+        norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in gradients]).norm(dim=0)
+        scale = (largest / (norms + 1e-6)).clamp(max=1.0)[:, None]  # as torch's clip_grad_norm_
+        for gradient in gradients:
+            gradient.mul_(scale)
+
+    @torch.no_grad()
+    def take_out(self, number: int, into: Transformer) -> Transformer:
+        """Copy one model's weights into a transformer of its own."""
+        targets = dict(into.named_parameters())
+        for name, parameter in self.named_parameters():
+            target = targets[self._name(name)]
+            target.copy_(parameter.view(self.models, *target.shape)[number])
+        return into
+
+
+class StackedBatches(Dataset[Batch]):
+    """The batches that each seed would have alone, end to end, all as long as the longest."""
+
+    def __init__(self, parts: Sequence[Dataset[Batch]], padding_id: int) -> None:
+        self.parts, self.padding_id = parts, padding_id
+
+    def __getitem__(self, step: int) -> Batch:
+        batches = [part[step] for part in self.parts]
+        longest = max(batch.ids.shape[1] for batch in batches)
+
+        def joined(each: Sequence[Tensor], value: int) -> Tensor:
+            return torch.cat([F.pad(x, (0, longest - x.shape[1]), value=value) for x in each])
+
+        ids, targets, scored = zip(*batches, strict=True)
+        return Batch(joined(ids, self.padding_id), joined(targets, self.padding_id), joined(scored, 0))
+
+
+class StackTraining:
+    """One training of a stack: what is saved, logged and kept of each seed's run.
+
+    Attributes:
+        stop: asked to stop after this step (`signals.listen` sets it).
+    """
+
+    def __init__(self, config: TrainConfig, store: Store, folder: Path, device: str) -> None:
+        self.config, self.store, self.folder, self.device = config, store, folder, device
+        self.seeds = range(config.seed, config.seed + config.seeds)
+        self.stop = False
+        manifest = store.manifest
+
+        def made(seed: int) -> Transformer:
+            torch.manual_seed(seed)
+            return Transformer(manifest.vocabulary_size, config.position, config.model)
+
+        self.model = StackedTransformer([made(seed) for seed in self.seeds]).to(device)
+        self.alone = made(config.seed).to(device).eval()  # each model in turn, to validate and to save
+        decay = config.optimizer.average_decay
+        self.average = copy.deepcopy(self.model).requires_grad_(False) if decay else None
+        optimizer = config.optimizer
+        self.optimizer = torch.optim.AdamW(
+            self.model.groups(optimizer.weight_decay),
+            lr=optimizer.learning_rate,
+            betas=(optimizer.beta1, optimizer.beta2),
+            fused=device == "cuda",
+        )
+        self.step, self.seconds = 0, 0.0
+        self.best, self.best_step = [math.inf] * len(self.seeds), [-1] * len(self.seeds)
+        self.validation = store.split("validation")
+        self.precision = "bf16-mixed" if self._bf16 else "32-true"
+        self.compiled = config.compile == "yes" or (config.compile == "auto" and device == "cuda")
+
+    @property
+    def _bf16(self) -> bool:
+        return self.config.precision == "bf16-mixed" or (self.config.precision == "auto" and self.device == "cuda")
+
+    @property
+    def state_file(self) -> Path:
+        """Where the state for resuming lies: beside the runs, since it is that of them all."""
+        return self.folder / f"stack-{self.config.position}.ckpt"
+
+    def run(self, seed: int) -> Path:
+        """Folder of a seed's run."""
+        return self.folder / f"{self.config.position}-seed{seed}"
+
+    def load(self) -> None:
+        """Take up the saved state, if there is one.
+
+        Raises:
+            SeqpopeError: it cannot be read, or is of other seeds.
+        """
+        if not self.state_file.is_file():
+            return
+        try:
+            state = torch.load(self.state_file, map_location=self.device, weights_only=True, mmap=True)
+            same = state["seeds"] == list(self.seeds)
+        except Exception as error:
+            raise SeqpopeError(
+                f"{self.state_file} cannot be read ({error}): delete it to train these runs from the start"
+            ) from error
+        if not same:
+            raise SeqpopeError(
+                f"{self.state_file} is of the seeds {state['seeds']}, these are {list(self.seeds)}: choose "
+                "another --name, or the same --seed and --seeds"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.best, self.best_step = state["best"], state["best_step"]
+
+    def save(self) -> None:
+        """Write the state for resuming."""
+        state = {
+            "seeds": list(self.seeds),
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": self.best,
+            "best_step": self.best_step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else {},
+        }
+        fresh = self.state_file.with_name(f".{self.state_file.name}.part")
+        try:
+            torch.save(state, fresh)
+            fresh.replace(self.state_file)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    def batches(self) -> DataLoader[Batch]:
+        """The batches of the steps that are left."""
+        parts = [
+            TokenDataModule(
+                self.store,
+                self.config.data,
+                seed=seed,
+                steps=self.config.optimizer.steps,
+                length_multiple=128 if self.compiled else 1,
+                pad_whole=self.compiled,
+            ).batches
+            for seed in self.seeds
+        ]
+        workers = min(4, len(parts)) if self.device == "cuda" else 0
+        return DataLoader(
+            StackedBatches(parts, self.store.manifest.padding_id),
+            batch_size=None,
+            sampler=Steps(self.step, self.config.optimizer.steps),
+            num_workers=workers,
+            prefetch_factor=8 if workers else None,
+            pin_memory=self.device == "cuda",
+            worker_init_fn=leave_signals_to_the_trainer if workers else None,
+        )
+
+    def losses(self, ids: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
+        """Mean nats over the scored targets of each model's batch, (M,)."""
+        nats = token_nats(self.model(ids), targets) * scored
+        count = scored.reshape(self.model.models, -1).sum(1)
+        return nats.view(self.model.models, -1).sum(1) / count.clamp(min=1)
+
+    def update(self, losses: Tensor) -> None:
+        """One optimiser step; the models' gradients have nothing to do with each other."""
+        settings = self.config.optimizer
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.rate_at(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        if settings.gradient_clip:
+            self.model.clip_gradients(settings.gradient_clip)
+        self.optimizer.step()
+        if self.average is not None:  # as `SequenceModule` has it
+            decay = min(settings.average_decay, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        self.step += 1
+
+    def validate(self, infos: Sequence[CheckpointInfo]) -> list[float]:
+        """Validation nats/token of each model; the weights of those that were never better are saved."""
+        found = []
+        for number, (seed, info) in enumerate(zip(self.seeds, infos, strict=True)):
+            model = (self.model if self.average is None else self.average).take_out(number, self.alone)
+            nats = score_split(
+                model,
+                self.validation,
+                self.store.manifest.padding_id,
+                length=self.config.eval_length,
+                stride=self.config.eval_stride,
+                device=self.device,
+                batch_tokens=65536 if self.device == "cuda" else 16384,
+            )
+            value = float(nats[(self.validation.flags & SCORED).astype(bool)].mean())
+            found.append(value)
+            if value < self.best[number]:
+                self.best[number], self.best_step[number] = value, self.step
+                info.trained |= {
+                    "step": self.step,
+                    "validation_nats_per_token": value,
+                    "seconds": round(self.seconds / len(self.seeds), 1),
+                    "steps": self.config.optimizer.steps,
+                    "side_by_side": len(self.seeds),
+                }
+                save_checkpoint(self.run(seed) / BEST, model, info)
+        return found
+
+
+def train_stack(
+    config: TrainConfig, store: Store, folder: Path, device: str, say: Callable[[str], None] = print
+) -> list[Path]:
+    """Train config.seeds seeds of config.position side by side; each gets a run's folder in `folder`.
+
+    Returns:
+        The runs' folders, with their best weights.
+
+    Raises:
+        SeqpopeError: a model never had a finite validation, what is asked for cannot be done side by side, or a
+            saved state cannot be taken up.
+        Interrupted: Ctrl-C or TERM; the state is saved.
+    """
+    if config.optimizer.name != "adamw":
+        raise SeqpopeError(f"seeds are trained side by side by adamw, not by {config.optimizer.name}")
+    training = StackTraining(config, store, folder, device)
+    training.load()
+    manifest, steps = store.manifest, config.optimizer.steps
+    title = f"{config.position} seeds {training.seeds[0]} to {training.seeds[-1]}"
+    infos = []
+    for seed in training.seeds:
+        run = training.run(seed)
+        run.mkdir(parents=True, exist_ok=True)
+        own = replace(config, baseline="none", seed=seed, seeds=1)
+        write_text(run / "config.yaml", yaml.safe_dump(own.as_dict(), sort_keys=False))
+        write_text(run / "versions.json", json.dumps(provenance(device), indent=1) + "\n")
+        infos.append(
+            CheckpointInfo(
+                domain=manifest.domain,
+                dataset=manifest.dataset,
+                position=config.position,
+                vocabulary_size=manifest.vocabulary_size,
+                padding_id=manifest.padding_id,
+                length=config.data.length,
+                model=config.as_dict()["model"],
+                tokenizer=manifest.tokenizer,
+                fingerprint=manifest.fingerprint,
+                trained={"seed": seed, "precision": training.precision, "data": manifest.content},
+            )
+        )
+    if training.step >= steps:
+        return [training.run(seed) for seed in training.seeds]
+    parameters = sum(math.prod(shape) for shape in training.model.shapes.values())
+    tell(
+        f"{title}  {len(infos)} x {parameters / 1e6:.2f}M parameters, {steps} steps of {len(infos)} x "
+        f"{config.data.batch_size} x {config.data.length} tokens, {training.precision} on {device}, "
+        + (f"from step {training.step}" if training.step else "from scratch")
+    )
+    losses = torch.compile(training.losses) if training.compiled else training.losses
+    training.model.train()
+    first, began, shown, saved = training.step, time.perf_counter(), 0.0, time.perf_counter()
+    with stop_on_signal(training), _logs(training) as log:
+        for batch in training.batches():
+            tick = time.perf_counter()
+            torch.manual_seed(config.seed * 1_000_003 + training.step)  # dropout, a function of the step
+            moved = [x.to(device, non_blocking=True) for x in batch]
+            with torch.autocast(device, torch.bfloat16, enabled=training.precision != "32-true"):
+                found = losses(*moved)
+            training.update(found)
+            validate_now = training.step % config.eval_every == 0 or training.step == steps
+            log_now = validate_now or training.step % max(1, min(50, steps // 50)) == 0
+            if log_now:
+                values = found.tolist()
+                log(training.step, values, None)
+            training.seconds += time.perf_counter() - tick
+            if validate_now:
+                nats = training.validate(infos)
+                log(training.step, None, nats)
+                told = f"validation {min(nats):.4f} to {max(nats):.4f}"
+            elif log_now:
+                told = f"train {min(values):.4f} to {max(values):.4f}"
+            now = time.perf_counter()
+            if validate_now or (log_now and now - shown > 10):
+                shown, rate = now, (training.step - first) / (now - began)
+                left = clock((steps - training.step) / rate)
+                tell(f"{title}  step {training.step}/{steps}  {told}  {rate:.1f} steps/s  {left} left")
+            if training.stop or training.step == steps or now - saved > SAVE_SECONDS:
+                training.save()
+                saved = time.perf_counter()
+            if training.stop:
+                raise Interrupted(f"stopped at step {training.step}; go on with `seqpope train --resume {folder}`")
+    lost = [seed for seed, best in zip(training.seeds, training.best, strict=True) if math.isinf(best)]
+    if lost:
+        raise SeqpopeError(
+            f"no validation of {config.position} was finite under the seeds {lost}: lower "
+            "optimizer.learning_rate or lengthen optimizer.warmup_steps"
+        )
+    return [training.run(seed) for seed in training.seeds]
+
+
+@contextlib.contextmanager
+def _logs(training: StackTraining) -> Iterator[Callable[[int, list[float] | None, list[float] | None], None]]:
+    """Log rows of each run to a CSV file of its own, as a run trained alone has it, a new one at each start."""
+    with contextlib.ExitStack() as held:
+        files = []
+        for seed in training.seeds:
+            logs = training.run(seed) / "logs"
+            logs.mkdir(exist_ok=True)
+            place = logs / f"version_{len(list(logs.iterdir()))}"
+            place.mkdir()
+            files.append(held.enter_context(open(place / "metrics.csv", "w", newline="")))
+            files[-1].write("learning_rate,step,train_nats_per_token,validation_nats_per_token\n")
+
+        def log(step: int, train: list[float] | None, validation: list[float] | None) -> None:
+            rate = training.config.optimizer.rate_at(step - 1)
+            for number, file in enumerate(files):
+                row = [rate, step, train[number], ""] if train else ["", step, "", validation[number]]  # type: ignore[index]
+                csv.writer(file).writerow(row)
+                file.flush()
+
+        yield log

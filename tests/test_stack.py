@@ -1,0 +1,206 @@
+"""Seeds trained side by side: each is what it would be alone."""
+
+import csv
+import json
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.indexing import prepare
+from seqpope.checkpoint import load_checkpoint
+from seqpope.config import DataConfig, OptimizerConfig, TrainConfig
+from seqpope.errors import SeqpopeError
+from seqpope.experiment import Interrupted, train
+from seqpope.model.config import ModelConfig
+from seqpope.model.transformer import Transformer
+from seqpope.stack import StackedTransformer
+from seqpope.training import parameter_groups
+
+MODEL = ModelConfig(width=16, layers=2, heads=2, delta_init="uniform")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    prepare(folder / "indexing", counts={"train": 60, "validation": 9, "test": 8}, progress=lambda _: None)
+    return folder
+
+
+def make_config(data, out, **changes) -> TrainConfig:
+    config = TrainConfig(
+        domain="indexing",
+        dataset="indexing",
+        seeds=3,
+        seed=5,
+        side_by_side=True,
+        device="cpu",
+        model=MODEL,
+        data=DataConfig(length=51, batch_size=4),
+        # A rate and a norm at which clipping decides and seeds differ.
+        optimizer=OptimizerConfig(steps=6, warmup_steps=2, learning_rate=0.03, gradient_clip=0.2),
+        eval_every=3,
+        eval_length=51,
+        eval_stride=51,
+        data_folder=data,
+        out=out,
+        name="x",
+    )
+    return replace(config, **changes)
+
+
+def curve(run, column):
+    return [
+        float(row[column])
+        for row in csv.DictReader(open(run / "logs" / "version_0" / "metrics.csv"))
+        if row[column]
+    ]
+
+
+def models(position, count=3):
+    made = []
+    for seed in range(count):
+        torch.manual_seed(seed)
+        made.append(Transformer(30, position, MODEL))
+        for parameter in made[-1].parameters():
+            torch.nn.init.normal_(parameter, std=0.3)  # norms too
+    return made
+
+
+@pytest.mark.parametrize("position", ["pope", "rope", "alibi", "nope"])
+class TestModel:
+    def test_logits_are_those_of_each_model(self, position):
+        alone = models(position)
+        stacked = StackedTransformer(alone)
+        ids = torch.randint(30, (6, 9), generator=torch.Generator().manual_seed(0))
+        expected = torch.cat([model(ids[2 * n : 2 * n + 2]) for n, model in enumerate(alone)])
+        torch.testing.assert_close(stacked(ids), expected, rtol=2e-5, atol=2e-5)
+
+    def test_gradients_are_those_of_each_model(self, position):
+        alone = models(position)
+        stacked = StackedTransformer(alone)
+        ids = torch.randint(30, (6, 9), generator=torch.Generator().manual_seed(0))
+        weight = torch.randn(6, 9, 30, generator=torch.Generator().manual_seed(1))
+        (stacked(ids) * weight).sum().backward()
+        stacked.clip_gradients(0.1)
+        for n, model in enumerate(alone):
+            (model(ids[2 * n : 2 * n + 2]) * weight[2 * n : 2 * n + 2]).sum().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            grads = {name: p.grad for name, p in model.named_parameters()}
+            for name, p in stacked.named_parameters():
+                own = grads[name.replace(".wide.", ".")]
+                torch.testing.assert_close(p.grad.view(3, *own.shape)[n], own, rtol=1e-4, atol=1e-6)
+
+    def test_taken_out_again(self, position):
+        alone = models(position)
+        for n, model in enumerate(alone):
+            copy = StackedTransformer(alone).take_out(n, Transformer(30, position, MODEL))
+            for name, parameter in copy.named_parameters():
+                assert torch.equal(parameter, dict(model.named_parameters())[name])
+
+    def test_the_same_parameters_decay(self, position):
+        alone = models(position)
+        stacked = StackedTransformer(alone)
+        sizes = [
+            [sum(p.numel() for p in group["params"]) for group in groups]
+            for groups in (parameter_groups(alone[0], 0.1), stacked.groups(0.1))
+        ]
+        assert sizes[1] == [3 * size for size in sizes[0]]
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_runs_are_those_of_seeds_trained_alone(data, tmp_path, average):
+    config = make_config(data, tmp_path / "side")
+    config.optimizer.average_decay = average
+    side = train(config, say=lambda _: None)
+    alone = train(replace(config, side_by_side=False, out=tmp_path / "alone"), say=lambda _: None)
+    told = []
+    for position in ("pope", "rope"):
+        for seed in (5, 6, 7):
+            pair = [folder / f"{position}-seed{seed}" for folder in (side, alone)]
+            for column in ("train_nats_per_token", "validation_nats_per_token", "learning_rate"):
+                values = [curve(run, column) for run in pair]
+                assert len(values[0]) == len(values[1]) > 0
+                np.testing.assert_allclose(*values, rtol=2e-4)
+            results = [json.loads((run / "result.json").read_text()) for run in pair]
+            assert results[0]["nats_per_token"] == pytest.approx(results[1]["nats_per_token"], rel=2e-4)
+            assert results[0]["trained"]["step"] == results[1]["trained"]["step"]
+            assert results[0]["trained"]["side_by_side"] == 3
+            told.append(results[0]["nats_per_token"])
+    assert len({round(nats, 4) for nats in told}) == 6
+    assert not list(side.glob("stack-*"))
+    assert "accuracy, %" in (side / "report.md").read_text()
+    torch.testing.assert_close(
+        *[load_checkpoint(folder / "rope-seed6")[0].embedding.weight for folder in (side, alone)],
+        rtol=1e-2,
+        atol=1e-4,
+    )
+
+
+def test_resumed_runs_follow_the_uninterrupted_ones(data, tmp_path, monkeypatch):
+    config = make_config(data, tmp_path / "whole", model=replace(MODEL, dropout=0.2), baseline="none")
+    whole = train(config, say=lambda _: None)
+    from seqpope import stack
+
+    plain = stack.StackTraining.update
+
+    def stopped(self, losses):
+        plain(self, losses)
+        if self.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(stack.StackTraining, "update", stopped)
+    config = replace(config, out=tmp_path / "parts")
+    with pytest.raises(Interrupted, match="stopped at step 4"):
+        train(config, say=lambda _: None)
+    monkeypatch.setattr(stack.StackTraining, "update", plain)
+    folder = tmp_path / "parts" / "x"
+    assert (folder / "stack-pope.ckpt").is_file()
+    with pytest.raises(SeqpopeError, match=r"is of the seeds \[5, 6, 7\], these are \[5, 6\]"):
+        train(replace(config, seeds=2), resume=folder, say=lambda _: None)
+    train(config, resume=folder, say=lambda _: None)
+    for seed in (5, 6, 7):
+        first, second = (load_checkpoint(f / f"pope-seed{seed}")[0].state_dict() for f in (whole, folder))
+        for name in first:
+            torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
+        a, b = (json.loads((f / f"pope-seed{seed}" / "result.json").read_text()) for f in (whole, folder))
+        assert a["nats_per_token"] == b["nats_per_token"]
+
+
+def test_a_seed_that_diverges_leaves_the_others_alone(data, tmp_path, monkeypatch):
+    from seqpope import stack
+
+    config = make_config(data, tmp_path / "well", baseline="none")
+    well = train(config, say=lambda _: None)
+    plain = stack.StackTraining.__init__
+
+    def spoilt(self, *args):
+        plain(self, *args)
+        with torch.no_grad():
+            self.model.norm.weight[1] = float("nan")
+
+    monkeypatch.setattr(stack.StackTraining, "__init__", spoilt)
+    with pytest.raises(SeqpopeError, match=r"no validation of pope was finite under the seeds \[6\]"):
+        train(replace(config, out=tmp_path / "ill"), say=lambda _: None)
+    for seed in (5, 7):
+        a, b = (load_checkpoint(tmp_path / f / "x" / f"pope-seed{seed}")[0] for f in ("well", "ill"))
+        torch.testing.assert_close(a.embedding.weight, b.embedding.weight, rtol=0, atol=0)
+    assert well.is_dir()
+
+
+def test_muon_is_refused(data, tmp_path):
+    config = make_config(data, tmp_path)
+    config.optimizer.name = "muon"
+    with pytest.raises(SeqpopeError, match="by adamw, not by muon"):
+        train(config, say=lambda _: None)
+
+
+def test_a_damaged_state_is_told(data, tmp_path):
+    config = make_config(data, tmp_path, baseline="none")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "stack-pope.ckpt").write_bytes(b"no state")
+    with pytest.raises(SeqpopeError, match="delete it to train these runs from the start"):
+        train(config, resume=tmp_path / "x", say=lambda _: None)
