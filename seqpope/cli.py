@@ -694,6 +694,69 @@ def track(
     print(f"{out}  {told}")
 
 
+def reproduce(
+    study: str,
+    take: list[str] | None = None,
+    budget: float | None = None,
+    seeds: int | None = None,
+    only: str = "",
+    out: Path | None = None,
+    documents: Path = Path("benchmarks/results/reproduce"),
+    data_folder: Path = Path("data"),
+    device: Device = "auto",
+) -> None:
+    """Make one of the paper's tables or figures: train what is missing, test it, write JSON, table and picture.
+
+    Args:
+        study: Its name; or `results`, which writes one Markdown file of all documents.
+        take: Finished runs that stand for an arm.
+        budget: Minutes of training, for which every run is shortened alike; all steps if not given.
+        seeds: Runs of each arm; as many as the study has if not given.
+        only: Arms to train, by the beginnings of their labels, with semicolons between.
+        out: Folder in which one of the study's name is made, runs/reproduce if not given; the same command goes on
+            there after Ctrl-C. For `results` the file, RESULTS.md if not given.
+        documents: For `results`, the folder of the studies' JSON files.
+        data_folder: Folder of prepared data.
+        device: Where to compute.
+    """
+    from seqpope.reproduce.studies import STUDIES, find_study
+
+    if study == "results":
+        from seqpope.reproduce.summary import write_results
+
+        file = out or Path("RESULTS.md")
+        write_results(documents, file, list(STUDIES))
+        print(f"{file}  written from {documents}")
+        return
+    from seqpope.reproduce.running import arm_config, run_study
+
+    chosen, out = find_study(study), out or Path("runs") / "reproduce"
+    taken: dict[str, list[Path]] = {}
+    for words in take or []:
+        label, equals, paths = words.partition("=")
+        if not equals or not paths:
+            raise SeqpopeError(
+                f"--take {words!r}: expected LABEL=FOLDER or LABEL=report.json, commas between more"
+            )
+        taken[label] = [Path(path) for path in _words(paths)]
+    for arm in chosen.arms:
+        entry = find_dataset(arm_config(arm).dataset)
+        places = (data_folder, data_folder / entry.name)
+        if arm.label not in taken and entry.embedded and not any((p / "manifest.json").is_file() for p in places):
+            prepare(entry.name, data_folder=data_folder)
+    run_study(
+        chosen,
+        out,
+        budget=budget,
+        seeds=seeds,
+        only=[word.strip() for word in only.split(";") if word.strip()],
+        taken=taken,
+        data_folder=data_folder,
+        device=device,
+    )
+    print((out / study / f"{study}.md").read_text())
+
+
 VERBS: dict[str, Callable[..., None]] = {
     "prepare": prepare,
     "train": train,
@@ -704,6 +767,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "examine": examine,
     "score": score,
     "track": track,
+    "reproduce": reproduce,
 }
 
 
@@ -745,6 +809,18 @@ def build_parser() -> Any:
         else:
             listed = name in ("evaluate", "compare")
             skipped: set[str | int] = {"runs", "melody", "samples", "scores"}
+            if name == "reproduce":
+                from seqpope.reproduce.studies import STUDIES
+
+                skipped |= {"study", "take"}
+                named = "; ".join(f"{study.name}: {study.title}" for study in STUDIES.values())
+                verb.add_argument("study", type=str, help=f"{named}; results: one Markdown file of all documents.")
+                verb.add_argument(
+                    "--take",
+                    action="append",
+                    type=str,
+                    help="LABEL=FOLDER: finished runs, or a report.json, that stand for an arm. May be repeated.",
+                )
             if name == "examine":
                 verb.add_argument(
                     "samples", nargs="+", type=Path, help="Scores or FASTA files, or folders of them."

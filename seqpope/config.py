@@ -171,6 +171,19 @@ class TrainConfig:
             )
         self.data_folder, self.out = Path(self.data_folder), Path(self.out)
 
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> TrainConfig:
+        """What `as_dict` or a preset gives; fields that it lacks are the defaults.
+
+        Raises:
+            SeqpopeError: a field is unknown or a value impossible.
+        """
+        parts = {"model": ModelConfig, "data": DataConfig, "optimizer": OptimizerConfig}
+        try:
+            return cls(**{k: parts[k](**v) if k in parts else v for k, v in raw.items()})
+        except TypeError as error:
+            raise SeqpopeError(f"the configuration cannot be used ({error})") from error
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as written to config.yaml and read back by --config."""
         raw = asdict(self)

@@ -91,13 +91,14 @@ class RunKeeper(lightning.Callback):
         validate_now = step % self.config.eval_every == 0 or step == total
         # Every validated step is logged too, so that a loss that is no number is seen before it is saved.
         log_now = validate_now or step % max(1, min(50, total // 50)) == 0
-        if log_now:
-            loss = float(outputs["loss"])
-            _refuse_infinite(loss, step)
-            rate = self.config.optimizer.rate_at(step - 1)  # the schedule has moved on by now
-            self._log(trainer, step, {"train_nats_per_token": loss, "learning_rate": rate})
+        loss = float(outputs["loss"]) if log_now else 0.0  # waits for the GPU
         now = time.perf_counter()
         self.seconds += now - self._tick
+        if log_now:
+            _refuse_infinite(loss, step)
+            rate = self.config.optimizer.rate_at(step - 1)  # the schedule has moved on by now
+            values = {"train_nats_per_token": loss, "learning_rate": rate, "seconds": self.seconds}
+            self._log(trainer, step, values)
         if validate_now:
             self._validate(trainer, pl_module, step)
         elif log_now:  # where the loss is known to be a number
@@ -300,29 +301,18 @@ def _train_side_by_side(config: TrainConfig, folder: Path) -> None:
         raise _too_large(config) from error
 
 
-def train(config: TrainConfig, *, resume: Path | None = None, say: Callable[[str], None] = print) -> Path:
-    """Train the encoding and its baseline under every seed, test each once, write the report.
+def train_runs(
+    config: TrainConfig, folder: Path, *, say: Callable[[str], None] = print, test: bool = True
+) -> list[Path]:
+    """Train the encoding and its baseline under every seed, and test each once unless `test` is false.
 
     Runs that are finished are kept as they are, those begun are resumed.
 
-    Args:
-        resume: the folder of an experiment begun earlier, whose configuration is `config`.
-
     Returns:
-        The experiment's folder.
+        The runs' folders in `folder`, seed by seed.
     """
     from seqpope.evaluate import evaluate_run
 
-    for position in {config.position, config.baseline} - {"none"}:
-        find_position(position)
-    folder = resume or config.out / (config.name or f"{config.dataset}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
-    if resume is None and folder.exists() and any(folder.iterdir()):
-        raise SeqpopeError(
-            f"{folder} exists already: go on with it by --resume {folder}, or choose another --name"
-        )
-    open_store(find_store(config.data_folder, config.dataset))  # nothing is made if the data is not there
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False))
     positions = [config.position] + [p for p in (config.baseline,) if p not in ("none", config.position)]
     runs = []
     if config.side_by_side:
@@ -338,9 +328,36 @@ def train(config: TrainConfig, *, resume: Path | None = None, say: Callable[[str
             title = f"{position} seed {seed}"
             if not config.side_by_side:
                 train_run(replace(config, position=position, baseline="none", seed=seed, seeds=1), run, title)
+            if not test:
+                continue
             shown = Progress(f"{title}  test", "tokens")
             result = evaluate_run(run, config.data_folder, split="test", device=config.device, progress=shown)
             say(f"{title}  test {result['nats_per_token']:.4f} nats/token at step {result['trained']['step']}")
+    return runs
+
+
+def train(config: TrainConfig, *, resume: Path | None = None, say: Callable[[str], None] = print) -> Path:
+    """Train the encoding and its baseline under every seed, test each once, write the report.
+
+    Runs that are finished are kept as they are, those begun are resumed.
+
+    Args:
+        resume: the folder of an experiment begun earlier, whose configuration is `config`.
+
+    Returns:
+        The experiment's folder.
+    """
+    for position in {config.position, config.baseline} - {"none"}:
+        find_position(position)
+    folder = resume or config.out / (config.name or f"{config.dataset}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    if resume is None and folder.exists() and any(folder.iterdir()):
+        raise SeqpopeError(
+            f"{folder} exists already: go on with it by --resume {folder}, or choose another --name"
+        )
+    open_store(find_store(config.data_folder, config.dataset))  # nothing is made if the data is not there
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False))
+    runs = train_runs(config, folder, say=say)
     from seqpope.report import write_report
 
     write_report(runs, folder)

@@ -64,7 +64,7 @@ def draw_loss(results: list[dict[str, Any]]) -> bytes | None:
     curves = [read_curve(Path(r["folder"])) for r in results]
     if not any(curve for run in curves for curve in run.values()):
         return None
-    pyplot = _pyplot()
+    pyplot = open_pyplot()
     from matplotlib.lines import Line2D
 
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
@@ -122,12 +122,12 @@ def draw_loss(results: list[dict[str, Any]]) -> bytes | None:
         xlabel="optimiser step", ylabel="nats/token", title=f"{results[0]['dataset']}: training and validation"
     )
     axes.legend(handles=legend, frameon=False, fontsize=8)
-    return _png(figure)
+    return as_png(figure)
 
 
 def draw_position(results: list[dict[str, Any]]) -> bytes:
     """NLL against position in the piece, mean over seeds of each encoding, as PNG."""
-    pyplot = _pyplot()
+    pyplot = open_pyplot()
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     groups = group_by_position(results)
     bins = [i for i, b in enumerate(results[0]["by_position"]) if b["tokens"]]
@@ -161,7 +161,7 @@ def draw_position(results: list[dict[str, Any]]) -> bytes:
         title=f"{results[0]['dataset']}, {results[0]['split']}: NLL against position",
     )
     axes.legend(frameon=False)
-    return _png(figure)
+    return as_png(figure)
 
 
 FIRST_SHOWN = 16  # tokens read: bins before hold a handful of targets, and all models start alike
@@ -179,7 +179,7 @@ def draw_extrapolation(results: list[dict[str, Any]]) -> bytes:
     Args:
         results: what `load_lengths` returns.
     """
-    pyplot = _pyplot()
+    pyplot = open_pyplot()
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     groups, trained = group_by_label(results), results[0]["trained_length"]
     shown, length = [], results[0]["protocol"]["lengths"][-1]
@@ -213,7 +213,7 @@ def draw_extrapolation(results: list[dict[str, Any]]) -> bytes:
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.legend(frameon=False)
-    return _png(figure)
+    return as_png(figure)
 
 
 def _range(arrays: Iterable[np.ndarray]) -> tuple[float, float]:
@@ -221,7 +221,8 @@ def _range(arrays: Iterable[np.ndarray]) -> tuple[float, float]:
     return float(values.min()), float(values.max())
 
 
-def _pyplot() -> Any:
+def open_pyplot() -> Any:
+    """Matplotlib's pyplot without a screen, in the project's style (imports it)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -231,8 +232,9 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def _png(figure: Any) -> bytes:
+def as_png(figure: Any) -> bytes:
+    """A figure as PNG; it is closed."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
-    _pyplot().close(figure)
+    open_pyplot().close(figure)
     return buffer.getvalue()

@@ -168,16 +168,17 @@ def recipe(config: dict[str, Any]) -> dict[str, Any]:
 
 def _recipe(result: dict[str, Any]) -> dict[str, Any]:
     """What a run was trained by, flat; the precision is what `auto` became."""
-    flat = _flat(recipe(result["config"])) | {"training precision": precision_of(result)}
-    flat.pop("precision", None)
-    return flat
+    fields = flat(recipe(result["config"])) | {"training precision": precision_of(result)}
+    fields.pop("precision", None)
+    return fields
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted name."""
+    fields: dict[str, Any] = {}
     for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+        fields |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return fields
 
 
 def precision_of(result: dict[str, Any]) -> str:
@@ -473,7 +474,7 @@ def group_by_label(results: list[dict[str, Any]]) -> dict[str, list[Reading]]:
     """
     groups: dict[str, list[Reading]] = {}
     for group in group_by_position(results).values():
-        recipes = [_flat(recipe(r["config"])) for r in group]
+        recipes = [flat(recipe(r["config"])) for r in group]
         # A field that only some have was added to the program between the runs.
         shared = set(recipes[0]).intersection(*recipes)
         differing = sorted(f for f in shared if any(one[f] != recipes[0][f] for one in recipes))

@@ -413,13 +413,13 @@ def train_stack(
             training.update(found)
             validate_now = training.step % config.eval_every == 0 or training.step == steps
             log_now = validate_now or training.step % max(1, min(50, steps // 50)) == 0
-            if log_now:
-                values = found.tolist()
-                log(training.step, values, None)
+            values = found.tolist() if log_now else []  # waits for the GPU
             training.seconds += time.perf_counter() - tick
+            if log_now:
+                log(training.step, values)
             if validate_now:
                 nats = training.validate(infos)
-                log(training.step, None, nats)
+                log(training.step, (), nats)
                 told = f"validation {min(nats):.4f} to {max(nats):.4f}"
             elif log_now:
                 told = f"train {min(values):.4f} to {max(values):.4f}"
@@ -443,7 +443,7 @@ def train_stack(
 
 
 @contextlib.contextmanager
-def _logs(training: StackTraining) -> Iterator[Callable[[int, list[float] | None, list[float] | None], None]]:
+def _logs(training: StackTraining) -> Iterator[Callable[..., None]]:
     """Log rows of each run to a CSV file of its own, as a run trained alone has it, a new one at each start."""
     with contextlib.ExitStack() as held:
         files = []
@@ -453,12 +453,12 @@ def _logs(training: StackTraining) -> Iterator[Callable[[int, list[float] | None
             place = logs / f"version_{len(list(logs.iterdir()))}"
             place.mkdir()
             files.append(held.enter_context(open(place / "metrics.csv", "w", newline="")))
-            files[-1].write("learning_rate,step,train_nats_per_token,validation_nats_per_token\n")
+            files[-1].write("learning_rate,seconds,step,train_nats_per_token,validation_nats_per_token\n")
 
-        def log(step: int, train: list[float] | None, validation: list[float] | None) -> None:
-            rate = training.config.optimizer.rate_at(step - 1)
+        def log(step: int, train: Sequence[float], nats: Sequence[float] = ()) -> None:
+            rate, seconds = training.config.optimizer.rate_at(step - 1), round(training.seconds, 3)
             for number, file in enumerate(files):
-                row = [rate, step, train[number], ""] if train else ["", step, "", validation[number]]  # type: ignore[index]
+                row = [rate, seconds, step, train[number], ""] if train else ["", "", step, "", nats[number]]
                 csv.writer(file).writerow(row)
                 file.flush()
 

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [
     ["seqpope.__main__"],
     ["seqpope.cli"],
+    ["seqpope.reproduce"],
     ["seqpope.experiment", "seqpope.generate", "seqpope.score", "seqpope.examine"],
     ["seqpope.report", "seqpope.output", "seqpope.track"],
     ["seqpope.evaluate", "seqpope.figures"],

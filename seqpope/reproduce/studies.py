@@ -1,0 +1,167 @@
+"""What can be reproduced: studies, their arms, and what was published. Light to import: `--help` reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from seqpope.errors import SeqpopeError
+
+PAPER = "arXiv 2509.10534"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of a study: an encoding trained by a preset, with some of its settings changed.
+
+    Attributes:
+        label: of the row; unique in its study.
+        settings: fields of `TrainConfig` by dotted name.
+        published: what the paper has for it, in the study's measure.
+        lengths: windows that its runs are read in beyond training, tokens.
+    """
+
+    label: str
+    position: str
+    preset: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    published: float | None = None
+    lengths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table or figure.
+
+    Attributes:
+        measure: "nats_per_token", or "accuracy" (per cent of scored targets that were the likeliest token).
+        pairs: labels of arms whose difference, first minus second, is told, paired by seed.
+        seeds: of each arm, unless fewer are asked for.
+        side_by_side: an arm's seeds are trained as one model (`stack`).
+        published: where the figures of the arms are from, and what is to be known of them.
+        notes: sentences that belong below the table.
+    """
+
+    name: str
+    title: str
+    question: str
+    measure: str
+    arms: tuple[Arm, ...]
+    pairs: tuple[tuple[str, str], ...]
+    seeds: int
+    side_by_side: bool = False
+    published: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def _twins(preset: str, name: str, **more: Any) -> tuple[Arm, Arm]:
+    published = more.pop("published", (None, None))
+    arms = [
+        Arm(f"{title}, {name}", position, preset, published=value, **more)
+        for (position, title), value in zip((("pope", "PoPE"), ("rope", "RoPE")), published, strict=True)
+    ]
+    return arms[0], arms[1]
+
+
+_JSB = _twins("jsb-paper", "the paper's recipe", published=(0.4889, 0.5081))
+_JSB_MORE = _twins("jsb-augmented", "augmented")
+_MAESTRO = _twins("maestro-paper", "the paper's recipe", published=(1.486, 1.501))
+_MAESTRO_MORE = _twins("maestro-20min", "held against overfitting")
+_GENOME = _twins("genome-small", "11 Mb", settings={"dataset": "grch38"})
+_BEYOND = (2048, 4096, 8192, 16384, 20480)
+_FROM_ZERO = Arm("PoPE, delta from 0", "pope", "maestro-short", {"model.delta_init": "zero"}, lengths=_BEYOND)
+_UNIFORM = Arm("PoPE, delta uniform", "pope", "maestro-short", {"model.delta_init": "uniform"}, lengths=_BEYOND)
+_ROPE = Arm("RoPE", "rope", "maestro-short", lengths=_BEYOND)
+
+
+def _pairs(*twins: tuple[Arm, Arm]) -> tuple[tuple[str, str], ...]:
+    return tuple((pope.label, rope.label) for pope, rope in twins)
+
+
+STUDIES = {
+    study.name: study
+    for study in (
+        Study(
+            name="indirect-indexing",
+            title="Indirect Indexing",
+            question="Can a model find a letter by what it is, and another by where it stands from there?",
+            measure="accuracy",
+            arms=(
+                Arm(
+                    "PoPE, delta uniform and clamped (the paper's)",
+                    "pope",
+                    "indexing-paper",
+                    {"model.delta_bound": "clamp"},
+                    published=94.82,
+                ),
+                Arm("PoPE, delta uniform", "pope", "indexing-paper"),
+                Arm("PoPE, delta from 0", "pope", "indexing-paper", {"model.delta_init": "zero"}),
+                Arm("RoPE", "rope", "indexing-paper", published=11.16),
+            ),
+            pairs=(("PoPE, delta uniform", "RoPE"), ("PoPE, delta from 0", "RoPE")),
+            seeds=8,
+            side_by_side=True,
+            published=f"{PAPER}: 3 seeds, RoPE 11.16 ± 2.45, PoPE 94.82 ± 2.91",
+            notes=(
+                "A seed is solved if it names more than half of the test targets. An independent replication "
+                "(github PrashRangarajan/mapformer) found it all or nothing: 1 of 8 PoPE seeds at 100,000 "
+                "steps, 7 at 200,000.",
+            ),
+        ),
+        Study(
+            name="jsb",
+            title="JSB Chorales",
+            question="Which encoding models four-part chorales better?",
+            measure="nats_per_token",
+            arms=(*_JSB, *_JSB_MORE),
+            pairs=_pairs(_JSB, _JSB_MORE),
+            seeds=3,
+            published=f"{PAPER}; its protocol is a little another (see a run's report)",
+        ),
+        Study(
+            name="maestro",
+            title="MAESTRO",
+            question="Which encoding models piano performances better?",
+            measure="nats_per_token",
+            arms=(*_MAESTRO, *_MAESTRO_MORE),
+            pairs=_pairs(_MAESTRO, _MAESTRO_MORE),
+            seeds=3,
+            published=f"{PAPER}, on a split of its own that it does not describe",
+        ),
+        Study(
+            name="genome",
+            title="Human genome",
+            question="Which encoding models human DNA better?",
+            measure="nats_per_token",
+            arms=_GENOME,
+            pairs=_pairs(_GENOME),
+            seeds=3,
+            published=f"{PAPER}: RoPE 4.217, PoPE 4.152 on the whole genome",
+            notes=(
+                "The published figures are about a bit a base, which no model of human DNA reaches (the best need "
+                "1.45 to 1.61): N, padding or remainders must be among their targets. Here they never are.",
+            ),
+        ),
+        Study(
+            name="extrapolation",
+            title="Beyond the training length, piano",
+            question="What is left of a model that reads ten times as far as it was trained?",
+            measure="nats_per_token",
+            arms=(_FROM_ZERO, _UNIFORM, _ROPE),
+            pairs=((_FROM_ZERO.label, _ROPE.label), (_UNIFORM.label, _ROPE.label)),
+            seeds=3,
+            published=f"{PAPER}, for text: RoPE collapses, PoPE holds",
+        ),
+    )
+}
+
+
+def find_study(name: str) -> Study:
+    """Look a study up by name.
+
+    Raises:
+        SeqpopeError: there is none of that name; the message lists those there are.
+    """
+    if name not in STUDIES:
+        raise SeqpopeError(f"unknown study {name!r}: expected one of {', '.join(STUDIES)}")
+    return STUDIES[name]
