@@ -216,8 +216,12 @@ class TestStrata:
             strata_of(paths, {"one": 20})
         store, _ = prepared(tmp_path, strata=",".join(map(str, paths[:MOST_FILES])))
         assert (store.split("train").flags[0] >> 3).tolist() == 2**MOST_FILES - 1
-        with pytest.raises(SeqpopeError, match="two strata are called 'unique'"):
-            strata_of([bed(tmp_path / "unique.bed", ("one", 0, 9))], {"one": 20})
+
+    @pytest.mark.parametrize("name", ["unique", "all", "seen in training", "not x"])
+    def test_a_name_that_a_report_has_is_refused(self, tmp_path, name):
+        paths = [bed(tmp_path / f"{each}.bed", ("one", 0, 9)) for each in ("x", name)]
+        with pytest.raises(SeqpopeError, match=f"two strata of a report would be called '{name}'.*{name}.bed"):
+            strata_of(paths, {"one": 20})
 
 
 @pytest.mark.parametrize("tokenizer", [SixMerTokenizer(), BaseTokenizer()])
