@@ -22,7 +22,7 @@ from data_prep.download import download
 from data_prep.intervals import FRACTION, NT, PRESETS, splits_of, strata_of
 from data_prep.stores import locked, run
 from seqpope.data.baselines import BACKOFF_WEIGHTS
-from seqpope.data.shards import Manifest, StoreError, replace_folder
+from seqpope.data.shards import Manifest, StoreError, leftovers, replace_folder
 from seqpope.domains.base import DATASETS, find_dataset
 from seqpope.domains.genome.ingest import Contig, Ingested, ingest
 from seqpope.domains.genome.store import (
@@ -87,7 +87,8 @@ def prepare(
         if not file.is_file():
             raise SeqpopeError(f"there is no file {file}: expected a BED file, or as a split {', '.join(PRESETS)}")
     with locked(folder, progress):
-        _sweep(folder)
+        for place in leftovers(folder):  # the lock is held: a process that was killed left it
+            shutil.rmtree(place, ignore_errors=True)
         sha256 = SHA256 if source is None else sha256_of(Path(source))
         same = {
             "preparation": PREPARATION,
@@ -284,13 +285,6 @@ def _lent(folder: Path, fresh: Path, sha256: str, progress: Callable[[str], None
         progress(f"the bases are those of {store.folder}")
         return found
     return None
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a preparation that was killed has left beside `folder`; the lock is held, so nobody uses it."""
-    for place in folder.parent.glob(f".{folder.name}.*"):
-        if place.is_dir():
-            shutil.rmtree(place, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -317,12 +317,13 @@ class TestPreparing:
             patched.setattr(data_prep.genome, "write_genome", stop)
             with pytest.raises(KeyboardInterrupt):
                 prepared(tmp_path)
-        (tmp_path / "data" / ".genome.killed").mkdir()
-        (tmp_path / "data" / ".genome-bases.other").mkdir()
+        of_others = [".genome-bases.gq3w0ug9", ".genome.masked.6j9_72sw", ".genome.old.v5xbgq5e"]
+        for name in (".genome.oquyul3u", *of_others):
+            (tmp_path / "data" / name).mkdir()
         assert not (tmp_path / "data" / "genome").exists()
         prepared(tmp_path)
         left = sorted(path.name for path in (tmp_path / "data").iterdir())
-        assert left == [".genome-bases.other", ".genome.lock", "genome"]
+        assert left == sorted([*of_others, ".genome.lock", "genome"])
 
     def test_two_at_once_make_it_once(self, tmp_path):
         source = write(tmp_path / "a.fa", small())
