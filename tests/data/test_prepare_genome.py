@@ -201,6 +201,11 @@ class TestSplits:
 
 
 class TestStrata:
+    def test_a_mark_before_the_first_line_is_no_part_of_a_name(self, tmp_path):
+        path = tmp_path / "x.bed"
+        path.write_bytes(b"\xef\xbb\xbfa\t0\t9\r\na\t12\t13\r\n")
+        assert strata_of([path], {"a": 20})[0].rows.tolist() == [[0, 0, 9], [0, 12, 13]]
+
     def test_files_of_other_assemblies(self, tmp_path):
         path = bed(tmp_path / "x.bed", ("a", 0, 9), ("z", 0, 9))
         (stratum,) = strata_of([path], {"a": 20})
@@ -298,7 +303,7 @@ class TestPreparing:
         assert changed.manifest.content != own.manifest.content
 
     def test_what_is_in_the_manifest(self, tmp_path):
-        store, _ = prepared(tmp_path)
+        store, lines = prepared(tmp_path)
         told = store.statistics["two"]
         text = small()["two"]
         assert told["length"] == len(text) == sum(told["counts"].values())
@@ -306,6 +311,7 @@ class TestPreparing:
         assert told["replaced"] == {"R": 1}
         assert told["stretches"] == 2
         assert told["soft_masked"] == sum(map(text.count, "acgt"))
+        assert lines.count("read as N, each contig's in the manifest: 1 R") == 1
         assert store.manifest.provenance["split"] == "fraction"
         assert len(store.manifest.provenance["sha256"]) == 64
 
@@ -352,6 +358,8 @@ class TestPreparing:
                 "leaves nothing for validation and test: a contig of at least",
             ),
             (gzip.compress(fasta({"a": random_dna(50_000)}), mtime=0)[:-9], "cut short"),
+            (fasta({"a": random_dna(5_000)}, end=b"\r"), "line 1: lines that end with a carriage return alone"),
+            (fasta({"a": random_dna(70_000)}, end=b"\r"), "a header without an end, .* with a line feed"),
         ],
     )
     def test_what_is_no_genome_is_told(self, tmp_path, content, message):
@@ -365,6 +373,7 @@ class TestPreparing:
         [
             ({}, "no genome is named: .*--source FILE"),
             ({"source": "there.fa"}, "there is no file there.fa"),
+            ({"source": "."}, r"\. is a folder or a pipe: give a FASTA"),
             ({"source": __file__, "strata": "there.bed"}, "there is no file there.bed"),
             ({"source": __file__, "split": "there.bed"}, "there is no file there.bed"),
         ],
@@ -372,6 +381,14 @@ class TestPreparing:
     def test_files_that_are_missing(self, tmp_path, options, message):
         with pytest.raises(SeqpopeError, match=message):
             prepare(tmp_path / "genome", **options)
+
+    def test_a_source_that_cannot_be_read(self, tmp_path, monkeypatch):
+        def refused(_):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(data_prep.genome, "sha256_of", refused)
+        with pytest.raises(SeqpopeError, match=r"a\.fa cannot be read \(Permission denied\): look at"):
+            prepared(tmp_path)
 
     def test_grch38_is_downloaded_and_checked(self, tmp_path, monkeypatch):
         asked = []

@@ -146,7 +146,10 @@ class _Reader:
                 end = block.find(b"\n", place)
                 if end < 0:
                     if len(block) - place > LONGEST_HEADER:
-                        raise SequenceError(f"{self.source}, line {self.line}: a header without an end, no FASTA")
+                        raise SequenceError(
+                            f"{self.source}, line {self.line}: a header without an end, no FASTA; "
+                            "lines must end with a line feed"
+                        )
                     self.carry = block[place:]
                     return
                 self._begin(block[place + 1 : end])
@@ -173,6 +176,11 @@ class _Reader:
 
     def _begin(self, header: bytes) -> None:
         where = f"{self.source}, line {self.line}"
+        if b"\r" in header.rstrip():
+            raise SequenceError(
+                f"{where}: lines that end with a carriage return alone, expected a line feed at each one's end: "
+                "convert them (tr '\\r' '\\n')"
+            )
         try:
             words = header.decode("ascii").split()
         except UnicodeDecodeError as error:
