@@ -282,6 +282,25 @@ class TestIndexedFasta:
         assert sorted(file.name for file in tmp_path.iterdir()) == ["a.fa", "cache"]
         assert len(list((tmp_path / "cache" / "seqpope").iterdir())) == 1
 
+    @pytest.mark.parametrize("indexed", [False, True])
+    @pytest.mark.parametrize("place", [100, 20_000, 24_000])
+    def test_a_damaged_block(self, tmp_path, indexed, place):
+        path = tmp_path / "a.fa.gz"
+        whole = bgzip(fasta({"a": random_dna(60_000)}), 8_000)
+        path.write_bytes(whole)
+        if indexed:
+            open_genome(path)
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        os.utime(path, (0, 0))
+        with pytest.raises(SequenceError, match=r"a\.fa\.gz is damaged .*: copy it again"):
+            open_genome(path).fetch("a", 0, 60_000)
+
+    @pytest.mark.parametrize("lost", [28, 29, 3_000])
+    def test_a_bgzipped_file_cut_short(self, tmp_path, lost):
+        (tmp_path / "a.fa.gz").write_bytes(bgzip(fasta({"a": random_dna(60_000)}), 8_000)[:-lost])
+        with pytest.raises(SequenceError, match=r"cut short .*: copy it again"):
+            open_genome(tmp_path / "a.fa.gz")
+
     def test_nothing_there(self, tmp_path):
         with pytest.raises(SequenceError, match="there is no"):
             open_genome(tmp_path / "a.fa")
