@@ -117,10 +117,9 @@ def _by_chromosome(names: Names) -> dict[str, Rows]:
 
 def _by_fraction(count: int, stretches: np.ndarray) -> dict[str, Rows]:
     splits: dict[str, Rows] = {name: [] for name in SPLITS}
-    for number in range(count):
-        edges = stretches[stretches[:, 0] == number, 1:]
-        if not len(edges):
-            continue
+    first_of = np.searchsorted(stretches[:, 0], np.arange(count + 1))
+    for number in np.unique(stretches[:, 0]).tolist():
+        edges = stretches[first_of[number] : first_of[number + 1], 1:]
         known = np.cumsum(edges[:, 1] - edges[:, 0])
         total = int(known[-1])
         first, last = int(edges[0, 0]), int(edges[-1, 1])

@@ -4,6 +4,7 @@ import gzip
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -136,6 +137,19 @@ class TestSplits:
             assert sizes["train"] == total - 2 * round(0.05 * total) - 2 * (total // 100)
         assert [row[0] for row in splits["train"]] == [0, 1, 2]
         assert len(splits["test"]) == 2  # the short one trains
+
+    def test_time_grows_with_the_number_of_contigs_and_not_with_its_square(self, tmp_path):
+        """A draft assembly's 40,000 scaffolds, after one contig that can be divided."""
+        count = 40_001
+        lengths = {f"s{n}": 300 for n in range(count)} | {"s0": 30_000}
+        stretches = np.column_stack((np.arange(count), np.zeros(count, int), [*lengths.values()]))
+        path = tmp_path / "x.bed"
+        path.write_text("".join(f"{name}\t0\t100\n" for name in lengths))
+        began = time.process_time()
+        splits = splits_of("fraction", lengths, stretches)
+        assert len(strata_of([path], lengths)[0].rows) == count
+        assert time.process_time() - began < 6  # 2; with its square 15
+        assert [len(splits[name]) for name in SPLITS] == [count, 1, 1]
 
     @pytest.mark.parametrize("prefix", ["chr", ""])
     @pytest.mark.parametrize("name", ["nt", "paper"])
