@@ -222,7 +222,9 @@ class TestStore:
             (lambda folder: (folder / "stretches.npy").write_bytes(b""), "cannot be read"),
             (lambda folder: (folder / MANIFEST).write_text("{}"), "cannot be read"),
             (lambda folder: (folder / MANIFEST).write_text("{"), "cannot be read"),
-            (lambda folder: newer(folder), "has genome format 99"),
+            (lambda folder: np.save(folder / "stretches.npy", np.zeros(4)), "cannot be read"),
+            (lambda folder: changed(folder, splits=[]), "cannot be read"),
+            (lambda folder: changed(folder, format=99), "has genome format 99"),
         ],
     )
     def test_a_damaged_store(self, tmp_path, harm, message):
@@ -232,9 +234,9 @@ class TestStore:
             GenomeStore(tmp_path / "s")
 
 
-def newer(folder):
+def changed(folder, **values):
     raw = json.loads((folder / MANIFEST).read_text())
-    raw["genome"]["format"] = 99
+    raw["genome"] |= values
     (folder / MANIFEST).write_text(json.dumps(raw))
 
 

@@ -84,14 +84,14 @@ class GenomeStore:
             self.intervals = {
                 name: np.array(rows, np.int64).reshape(-1, 3) for name, rows in about["splits"].items()
             }
-            self._stretches = np.load(self.folder / STRETCHES, allow_pickle=False)
-            self._strata = np.load(self.folder / STRATA, allow_pickle=False)
+            self._stretches = np.load(self.folder / STRETCHES, allow_pickle=False).reshape(-1, 3)
+            self._strata = np.load(self.folder / STRATA, allow_pickle=False).reshape(-1, 4)
             size = os.path.getsize(self.folder / BASES)
         except FileNotFoundError as error:
             raise StoreError(
                 f"no prepared genome in {self.folder} ({Path(error.filename).name} is missing): {again}"
             ) from error
-        except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError) as error:
             raise StoreError(f"{self.folder} cannot be read as a prepared genome ({error!r}): {again}") from error
         if size != self._offsets[-1]:
             raise StoreError(
