@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seqpope.domains.genome.references import measure_anew
+from seqpope.domains.genome.references import NOT_SEEN, complement, measure_anew
 from seqpope.domains.genome.store import GenomeStore
 from seqpope.files import write_text
 from seqpope.progress import Progress
@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of a prepared genome")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--without", default="", help="a stratum whose complement is shown too, such as repeats")
+    parser.add_argument("--without", default="", help="a stratum outside of which the unseen are shown")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
     store = GenomeStore(given.data)
@@ -42,9 +42,8 @@ def main() -> None:
         name: (split.flags & (2 << bit)).astype(bool) for bit, name in enumerate(store.manifest.strata)
     } | found.strata
     if given.without:
-        outside = ~strata[given.without]
-        strata |= {f"not {given.without}": outside}
-        strata |= {f"not {given.without}, not seen in training": outside & found.strata["not seen in training"]}
+        both = strata[complement(given.without)] & strata[NOT_SEEN]
+        strata |= {f"{complement(given.without)}, {NOT_SEEN}": both}
     rows = {
         stratum: {
             "tokens": int(mask.sum()),

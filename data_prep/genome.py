@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -22,7 +23,7 @@ from data_prep.download import download
 from data_prep.intervals import FRACTION, NT, PRESETS, splits_of, strata_of
 from data_prep.stores import locked, run
 from seqpope.data.baselines import BACKOFF_WEIGHTS
-from seqpope.data.shards import Manifest, StoreError, replace_folder
+from seqpope.data.shards import Manifest, StoreError, leftovers, replace_folder
 from seqpope.domains.base import DATASETS, find_dataset
 from seqpope.domains.genome.ingest import Contig, Ingested, ingest
 from seqpope.domains.genome.store import (
@@ -61,7 +62,7 @@ def prepare(
 ) -> Manifest:
     """Write the store of a genome to `folder`; a complete one of the same source, split and strata is left alone.
 
-    IUPAC codes other than A, C, G, T and N become N, counted for each contig in the manifest.
+    IUPAC codes other than A, C, G, T and N become N: told, and counted for each contig in the manifest.
 
     Args:
         source: a FASTA file, plain, gzipped or bgzipped; `grch38` downloads UCSC's to `downloads` beside the
@@ -78,7 +79,8 @@ def prepare(
     folder, began = Path(folder), time.monotonic()
     tokenizer = find_dataset(dataset).load_tokenizer()
     if source is not None and not Path(source).is_file():
-        raise SeqpopeError(f"there is no file {source}: give a FASTA file, plain or gzipped, by --source FILE")
+        what = f"{source} is a folder or a pipe" if Path(source).exists() else f"there is no file {source}"
+        raise SeqpopeError(f"{what}: give a FASTA file, plain or gzipped, by --source FILE")
     if source is None and dataset not in DOWNLOADED:
         raise SeqpopeError("no genome is named: give a FASTA file, plain or gzipped, by --source FILE")
     split = split or (NT if dataset in DOWNLOADED else FRACTION)
@@ -87,14 +89,15 @@ def prepare(
         if not file.is_file():
             raise SeqpopeError(f"there is no file {file}: expected a BED file, or as a split {', '.join(PRESETS)}")
     with locked(folder, progress):
-        _sweep(folder)
-        sha256 = SHA256 if source is None else sha256_of(Path(source))
+        for place in leftovers(folder):  # the lock is held: a process that was killed left it
+            shutil.rmtree(place, ignore_errors=True)
+        sha256 = SHA256 if source is None else _sha256(Path(source))
         same = {
             "preparation": PREPARATION,
             "sha256": sha256,
             "split": split if split in PRESETS else Path(split).name,
-            "split file": None if split in PRESETS else sha256_of(Path(split)),
-            "strata files": [{"name": file.name, "sha256": sha256_of(file)} for file in files],
+            "split file": None if split in PRESETS else _sha256(Path(split)),
+            "strata files": [{"name": file.name, "sha256": _sha256(file)} for file in files],
         }
         if not force and (manifest := _finished(folder, dataset, tokenizer.fingerprint, same)) is not None:
             progress(f"{folder} is already prepared (--force prepares it again)")
@@ -124,6 +127,13 @@ def prepare(
     return manifest
 
 
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise SeqpopeError(f"{path} cannot be read ({error.strerror}): look at its permissions") from error
+
+
 def _fill(
     folder: Path,
     found: Ingested,
@@ -142,6 +152,12 @@ def _fill(
     for stratum in strata:
         if stratum.elsewhere:
             progress(f"{stratum.name}: {stratum.elsewhere} rows of contigs that this genome lacks are left out")
+    replaced: Counter[str] = Counter()
+    for contig in found.contigs:
+        replaced.update(contig.replaced)
+    if replaced:
+        letters = ", ".join(f"{count} {letter}" for letter, count in replaced.most_common())
+        progress(f"read as N, each contig's in the manifest: {letters}")
     if not any(contig.soft_masked for contig in found.contigs):
         progress("no base is soft-masked: the strata soft-masked and unique say nothing here")
     manifest = Manifest(
@@ -284,13 +300,6 @@ def _lent(folder: Path, fresh: Path, sha256: str, progress: Callable[[str], None
         progress(f"the bases are those of {store.folder}")
         return found
     return None
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a preparation that was killed has left beside `folder`; the lock is held, so nobody uses it."""
-    for place in folder.parent.glob(f".{folder.name}.*"):
-        if place.is_dir():
-            shutil.rmtree(place, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from seqpope.data.shards import SPLITS
 from seqpope.domains.genome.bases import SequenceError
 from seqpope.domains.genome.bed import bed_lines
 from seqpope.domains.genome.names import CHROMOSOMES, Names
+from seqpope.domains.genome.references import TAKEN, complement
 from seqpope.domains.genome.store import MOST_FILES, merged
 from seqpope.errors import SeqpopeError
 
@@ -116,10 +117,9 @@ def _by_chromosome(names: Names) -> dict[str, Rows]:
 
 def _by_fraction(count: int, stretches: np.ndarray) -> dict[str, Rows]:
     splits: dict[str, Rows] = {name: [] for name in SPLITS}
-    for number in range(count):
-        edges = stretches[stretches[:, 0] == number, 1:]
-        if not len(edges):
-            continue
+    first_of = np.searchsorted(stretches[:, 0], np.arange(count + 1))
+    for number in np.unique(stretches[:, 0]).tolist():
+        edges = stretches[first_of[number] : first_of[number + 1], 1:]
         known = np.cumsum(edges[:, 1] - edges[:, 0])
         total = int(known[-1])
         first, last = int(edges[0, 0]), int(edges[-1, 1])
@@ -187,8 +187,8 @@ def strata_of(paths: Sequence[Path], contigs: Mapping[str, int]) -> list[Stratum
     Rows of contigs that the genome lacks are counted: such files are of whole assemblies.
 
     Raises:
-        SeqpopeError: there are too many, two have one name, one cannot be read, says nothing of this genome or
-            passes a contig's end.
+        SeqpopeError: there are too many, two have one name or one has a name of a report's, one cannot be read,
+            says nothing of this genome or passes a contig's end.
     """
     if len(paths) > MOST_FILES:
         raise SeqpopeError(f"{len(paths)} files of strata were given, a token's flags have room for {MOST_FILES}")
@@ -210,14 +210,14 @@ def strata_of(paths: Sequence[Path], contigs: Mapping[str, int]) -> list[Stratum
                 f"{', '.join(list(contigs)[:5])}"
             )
         strata.append(Stratum(stratum_name(path), merged(np.array(rows, np.int64)), elsewhere))
-    called = ["soft-masked", "unique", *(stratum.name for stratum in strata)]
-    twice = [name for name in called if called.count(name) > 1]
-    if twice:
-        raise SeqpopeError(f"two strata are called {twice[0]!r}: rename a file")
+    called = [*TAKEN, *(name for stratum in strata for name in (stratum.name, complement(stratum.name)))]
+    for path, stratum in zip(paths, strata, strict=True):
+        if called.count(stratum.name) > 1:
+            raise SeqpopeError(f"two strata of a report would be called {stratum.name!r}: rename the file {path}")
     return strata
 
 
 def stratum_name(path: Path) -> str:
     """A file's name without what says that it is a BED file."""
     name = path.name.removesuffix(".gz").removesuffix(".bgz")
-    return name.removesuffix(".bed")
+    return name.removesuffix(".bed") or path.name

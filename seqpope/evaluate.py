@@ -192,9 +192,12 @@ def evaluate_run(
     manifest = store.manifest
     default = length is None and stride is None
     length = config["eval_length"] if length is None else length
-    stride = min(config["eval_stride"] if stride is None else stride, length)
-    if stride < 1:
-        raise SeqpopeError(f"length and stride must be at least 1, they are {length} and {stride}")
+    stride = min(config["eval_stride"], length) if stride is None else stride
+    if not 1 <= stride <= length:
+        raise SeqpopeError(
+            "length and stride must be at least 1, and the stride at most the length, they are "
+            f"{length} and {stride}"
+        )
     part = store.split(split)
     made = provenance(device)
     if split == "test":

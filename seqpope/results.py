@@ -114,8 +114,8 @@ def check_comparable(results: list[dict[str, Any]]) -> dict[str, dict[str, list[
         For each recipe field that differs: the values that each encoding's runs have of it.
 
     Raises:
-        SeqpopeError: data, tokens, split, window, stride or scoring precision differ, or a seed of an encoding
-            comes twice.
+        SeqpopeError: data, tokens, split, strata, window, stride or scoring precision differ, or a seed of an
+            encoding comes twice.
     """
     first = results[0]
     for result in results[1:]:
@@ -153,6 +153,7 @@ def _compared(result: dict[str, Any]) -> dict[str, Any]:
         "data (content hash)": result["content"],
         "tokenizer (fingerprint)": result["fingerprint"],
         "split": result["split"],
+        "set of strata": [*result["strata"]],
     }
     return data | {f"protocol's {name.replace('_', ' ')}": v for name, v in result["protocol"].items()}
 

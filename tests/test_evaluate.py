@@ -310,7 +310,11 @@ class TestRefused:
         with pytest.raises(SeqpopeError, match="'holdout' was asked for"):
             evaluate_run(run, split="holdout", device="cpu")
 
-    @pytest.mark.parametrize("window", [{"length": 0}, {"length": -1}, {"stride": 0}, {"stride": -3}], ids=str)
+    @pytest.mark.parametrize(
+        "window",
+        [{"length": 0}, {"length": -1}, {"stride": 0}, {"stride": -3}, {"length": 5, "stride": 9}],
+        ids=str,
+    )
     def test_windows_that_make_no_sense(self, tmp_path, window):
         run, _, _ = make_run(tmp_path)
         with pytest.raises(SeqpopeError, match="length and stride must be at least 1"):

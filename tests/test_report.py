@@ -185,7 +185,8 @@ class TestNumbers:
         assert name in table(text, "encoding")[0]
 
     def test_a_stratum_that_is_the_whole_split_is_left_out(self, tmp_path):
-        whole = {"changed": {"tokens": 200, "nats_per_token": 0.5}}
+        empty = {"tokens": 0, "nats_per_token": None}
+        whole = {"changed": {"tokens": 200, "nats_per_token": 0.5}, "empty": empty}
         text = compare([write_experiment(tmp_path / "x", strata=whole)])["markdown"]
         assert "changed" not in table(text, "encoding")[0]
 
@@ -537,6 +538,12 @@ class TestRefusals:
             compare([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
         assert repr(next(iter(change.values()))) in str(error.value)
         assert not (tmp_path / "out").exists()
+
+    def test_strata_of_another_version(self, tmp_path):
+        write_run(tmp_path / "a", make_result("pope", 0, POPE[0]))
+        write_run(tmp_path / "b", make_result("rope", 0, ROPE[0], strata={"not changed": {"tokens": 0}}))
+        with pytest.raises(SeqpopeError, match=r"set of strata differs, .* and \['not changed'\]; compare"):
+            compare([tmp_path / "a", tmp_path / "b"])
 
     def test_a_seed_twice(self, tmp_path):
         for name in "ab":

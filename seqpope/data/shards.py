@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -110,7 +111,7 @@ def replace_folder(target: Path) -> Iterator[Path]:
         yield fresh
         os.chmod(fresh, 0o755)
         if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
             os.replace(target, old)
             os.replace(fresh, target)
             shutil.rmtree(old, ignore_errors=True)
@@ -118,6 +119,13 @@ def replace_folder(target: Path) -> Iterator[Path]:
             os.replace(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def leftovers(target: Path) -> list[Path]:
+    """Folders that `replace_folder` made beside `target`: of processes that were killed or are at it now."""
+    # As mkdtemp ends names: .a.b.xxxxxxxx is not one of a's.
+    name = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}")
+    return [path for path in target.parent.iterdir() if name.fullmatch(path.name) and path.is_dir()]
 
 
 def pack(

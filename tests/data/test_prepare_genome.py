@@ -4,6 +4,7 @@ import gzip
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -137,6 +138,19 @@ class TestSplits:
         assert [row[0] for row in splits["train"]] == [0, 1, 2]
         assert len(splits["test"]) == 2  # the short one trains
 
+    def test_time_grows_with_the_number_of_contigs_and_not_with_its_square(self, tmp_path):
+        """A draft assembly's 40,000 scaffolds, after one contig that can be divided."""
+        count = 40_001
+        lengths = {f"s{n}": 300 for n in range(count)} | {"s0": 30_000}
+        stretches = np.column_stack((np.arange(count), np.zeros(count, int), [*lengths.values()]))
+        path = tmp_path / "x.bed"
+        path.write_text("".join(f"{name}\t0\t100\n" for name in lengths))
+        began = time.process_time()
+        splits = splits_of("fraction", lengths, stretches)
+        assert len(strata_of([path], lengths)[0].rows) == count
+        assert time.process_time() - began < 6  # 2; with its square 15
+        assert [len(splits[name]) for name in SPLITS] == [count, 1, 1]
+
     @pytest.mark.parametrize("prefix", ["chr", ""])
     @pytest.mark.parametrize("name", ["nt", "paper"])
     def test_by_chromosome(self, prefix, name):
@@ -201,6 +215,11 @@ class TestSplits:
 
 
 class TestStrata:
+    def test_a_mark_before_the_first_line_is_no_part_of_a_name(self, tmp_path):
+        path = tmp_path / "x.bed"
+        path.write_bytes(b"\xef\xbb\xbfa\t0\t9\r\na\t12\t13\r\n")
+        assert strata_of([path], {"a": 20})[0].rows.tolist() == [[0, 0, 9], [0, 12, 13]]
+
     def test_files_of_other_assemblies(self, tmp_path):
         path = bed(tmp_path / "x.bed", ("a", 0, 9), ("z", 0, 9))
         (stratum,) = strata_of([path], {"a": 20})
@@ -216,8 +235,12 @@ class TestStrata:
             strata_of(paths, {"one": 20})
         store, _ = prepared(tmp_path, strata=",".join(map(str, paths[:MOST_FILES])))
         assert (store.split("train").flags[0] >> 3).tolist() == 2**MOST_FILES - 1
-        with pytest.raises(SeqpopeError, match="two strata are called 'unique'"):
-            strata_of([bed(tmp_path / "unique.bed", ("one", 0, 9))], {"one": 20})
+
+    @pytest.mark.parametrize("name", ["unique", "all", "seen in training", "not x"])
+    def test_a_name_that_a_report_has_is_refused(self, tmp_path, name):
+        paths = [bed(tmp_path / f"{each}.bed", ("one", 0, 9)) for each in ("x", name)]
+        with pytest.raises(SeqpopeError, match=f"two strata of a report would be called '{name}'.*{name}.bed"):
+            strata_of(paths, {"one": 20})
 
 
 @pytest.mark.parametrize("tokenizer", [SixMerTokenizer(), BaseTokenizer()])
@@ -294,7 +317,7 @@ class TestPreparing:
         assert changed.manifest.content != own.manifest.content
 
     def test_what_is_in_the_manifest(self, tmp_path):
-        store, _ = prepared(tmp_path)
+        store, lines = prepared(tmp_path)
         told = store.statistics["two"]
         text = small()["two"]
         assert told["length"] == len(text) == sum(told["counts"].values())
@@ -302,6 +325,7 @@ class TestPreparing:
         assert told["replaced"] == {"R": 1}
         assert told["stretches"] == 2
         assert told["soft_masked"] == sum(map(text.count, "acgt"))
+        assert lines.count("read as N, each contig's in the manifest: 1 R") == 1
         assert store.manifest.provenance["split"] == "fraction"
         assert len(store.manifest.provenance["sha256"]) == 64
 
@@ -313,12 +337,13 @@ class TestPreparing:
             patched.setattr(data_prep.genome, "write_genome", stop)
             with pytest.raises(KeyboardInterrupt):
                 prepared(tmp_path)
-        (tmp_path / "data" / ".genome.killed").mkdir()
-        (tmp_path / "data" / ".genome-bases.other").mkdir()
+        of_others = [".genome-bases.gq3w0ug9", ".genome.masked.6j9_72sw", ".genome.old.v5xbgq5e"]
+        for name in (".genome.oquyul3u", *of_others):
+            (tmp_path / "data" / name).mkdir()
         assert not (tmp_path / "data" / "genome").exists()
         prepared(tmp_path)
         left = sorted(path.name for path in (tmp_path / "data").iterdir())
-        assert left == [".genome-bases.other", ".genome.lock", "genome"]
+        assert left == sorted([*of_others, ".genome.lock", "genome"])
 
     def test_two_at_once_make_it_once(self, tmp_path):
         source = write(tmp_path / "a.fa", small())
@@ -347,6 +372,8 @@ class TestPreparing:
                 "leaves nothing for validation and test: a contig of at least",
             ),
             (gzip.compress(fasta({"a": random_dna(50_000)}), mtime=0)[:-9], "cut short"),
+            (fasta({"a": random_dna(5_000)}, end=b"\r"), "line 1: lines that end with a carriage return alone"),
+            (fasta({"a": random_dna(70_000)}, end=b"\r"), "a header without an end, .* with a line feed"),
         ],
     )
     def test_what_is_no_genome_is_told(self, tmp_path, content, message):
@@ -360,6 +387,7 @@ class TestPreparing:
         [
             ({}, "no genome is named: .*--source FILE"),
             ({"source": "there.fa"}, "there is no file there.fa"),
+            ({"source": "."}, r"\. is a folder or a pipe: give a FASTA"),
             ({"source": __file__, "strata": "there.bed"}, "there is no file there.bed"),
             ({"source": __file__, "split": "there.bed"}, "there is no file there.bed"),
         ],
@@ -367,6 +395,14 @@ class TestPreparing:
     def test_files_that_are_missing(self, tmp_path, options, message):
         with pytest.raises(SeqpopeError, match=message):
             prepare(tmp_path / "genome", **options)
+
+    def test_a_source_that_cannot_be_read(self, tmp_path, monkeypatch):
+        def refused(_):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(data_prep.genome, "sha256_of", refused)
+        with pytest.raises(SeqpopeError, match=r"a\.fa cannot be read \(Permission denied\): look at"):
+            prepared(tmp_path)
 
     def test_grch38_is_downloaded_and_checked(self, tmp_path, monkeypatch):
         asked = []

@@ -99,6 +99,18 @@ def test_without_soft_masking_there_is_no_stratum_of_the_unique(tmp_path):
     assert list(measure(made, "test").strata) == ["seen in training", "not seen in training"]
 
 
+def test_what_is_outside_a_bed_file_is_a_stratum_too(tmp_path):
+    """Of six-mers from 6000 on, that at 6006 has half of its bases inside: not in it."""
+    text = drawn(9_000, 7)
+    intervals = {"train": [("a", 0, 3000)], "validation": [("a", 3000, 6000)], "test": [("a", 6000, 9000)]}
+    inside = {"repeats": [("a", 5000, 6009)], "none": []}
+    made = make_store(tmp_path / "data" / "x", {"a": text}, intervals, strata=inside)
+    found = measure(made, "test").strata
+    assert list(found) == ["not repeats", "not none", "seen in training", "not seen in training"]
+    assert np.flatnonzero(~found["not repeats"]).tolist() == [0]
+    assert found["not none"].all()
+
+
 def test_the_training_split_has_none(store):
     assert measure(store, "train") is None
 

@@ -222,7 +222,9 @@ class TestStore:
             (lambda folder: (folder / "stretches.npy").write_bytes(b""), "cannot be read"),
             (lambda folder: (folder / MANIFEST).write_text("{}"), "cannot be read"),
             (lambda folder: (folder / MANIFEST).write_text("{"), "cannot be read"),
-            (lambda folder: newer(folder), "has genome format 99"),
+            (lambda folder: np.save(folder / "stretches.npy", np.zeros(4)), "cannot be read"),
+            (lambda folder: changed(folder, splits=[]), "cannot be read"),
+            (lambda folder: changed(folder, format=99), "has genome format 99"),
         ],
     )
     def test_a_damaged_store(self, tmp_path, harm, message):
@@ -232,9 +234,9 @@ class TestStore:
             GenomeStore(tmp_path / "s")
 
 
-def newer(folder):
+def changed(folder, **values):
     raw = json.loads((folder / MANIFEST).read_text())
-    raw["genome"]["format"] = 99
+    raw["genome"] |= values
     (folder / MANIFEST).write_text(json.dumps(raw))
 
 
@@ -281,6 +283,25 @@ class TestIndexedFasta:
         assert as_text(open_genome(path).fetch("a", 1, 5)) == "CGTA"
         assert sorted(file.name for file in tmp_path.iterdir()) == ["a.fa", "cache"]
         assert len(list((tmp_path / "cache" / "seqpope").iterdir())) == 1
+
+    @pytest.mark.parametrize("indexed", [False, True])
+    @pytest.mark.parametrize("place", [100, 20_000, 24_000])
+    def test_a_damaged_block(self, tmp_path, indexed, place):
+        path = tmp_path / "a.fa.gz"
+        whole = bgzip(fasta({"a": random_dna(60_000)}), 8_000)
+        path.write_bytes(whole)
+        if indexed:
+            open_genome(path)
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        os.utime(path, (0, 0))
+        with pytest.raises(SequenceError, match=r"a\.fa\.gz is damaged .*: copy it again"):
+            open_genome(path).fetch("a", 0, 60_000)
+
+    @pytest.mark.parametrize("lost", [28, 29, 3_000])
+    def test_a_bgzipped_file_cut_short(self, tmp_path, lost):
+        (tmp_path / "a.fa.gz").write_bytes(bgzip(fasta({"a": random_dna(60_000)}), 8_000)[:-lost])
+        with pytest.raises(SequenceError, match=r"cut short .*: copy it again"):
+            open_genome(tmp_path / "a.fa.gz")
 
     def test_nothing_there(self, tmp_path):
         with pytest.raises(SequenceError, match="there is no"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from seqpope.domains.genome.bases import SequenceError, no_dna
-from seqpope.domains.genome.ingest import AMBIGUOUS, FOREIGN, TABLE, is_bgzipped
+from seqpope.domains.genome.ingest import AMBIGUOUS, FOREIGN, TABLE, has_end, is_bgzipped
 from seqpope.domains.genome.names import Names
 from seqpope.domains.genome.sequences import SOFT_MASKED, joined, known_stretches
 
+_DAMAGED = (RuntimeError, ValueError, EOFError, struct.error, zlib.error)  # what reading broken blocks ends in
 _PART = 1 << 22  # bases at once where a whole contig is read
 
 
@@ -48,7 +51,12 @@ class FastaGenome:
         contig = self._names.interval(contig, start, end)
         if start == end:
             return np.zeros(0, np.uint8)
-        text = self._handle().fetch(contig, start + 1, end).encode("utf-8", "surrogateescape")
+        try:
+            text = self._handle().fetch(contig, start + 1, end).encode("utf-8", "surrogateescape")
+        except _DAMAGED as error:
+            raise SequenceError(
+                f"{self.path} is damaged at {contig}:{start + 1}-{end} ({error}): copy it again"
+            ) from error
         if len(text) != end - start:
             raise SequenceError(
                 f"{self.path} gave {len(text)} bases for {contig}:{start + 1}-{end}: another file's index, "
@@ -101,6 +109,8 @@ def _opened(path: Path) -> Any:
     if not first or (not zipped and first not in (b">", b"\n", b"\r")):
         told = f"it begins with {first!r}" if first else "it is empty"
         raise SequenceError(f"{path} is no FASTA: expected a line with > and a name first, {told}")
+    if zipped and not has_end(path):
+        raise SequenceError(f"{path} is cut short (the mark at a bgzipped file's end is missing): copy it again")
     suffixes = (".fai", ".gzi") if zipped else (".fai",)
     places = [path, _cached(path)]
     made = next((place for place in places if _fresh(path, place, suffixes)), None)
@@ -144,6 +154,8 @@ def _faidx(path: Path, index: Path) -> Any:
 
     try:
         return Faidx(str(path), f"{index}.fai", as_raw=True, gzi_indexname=f"{index}.gzi")
+    except (RuntimeError, struct.error, zlib.error) as error:
+        raise SequenceError(f"{path} is damaged ({error}): copy it again") from error
     except (FastaIndexingError, UnsupportedCompressionFormat, ValueError, EOFError) as error:
         raise SequenceError(
             f"{path} cannot be read as an indexed FASTA ({error}): lines of a sequence must be equally long "

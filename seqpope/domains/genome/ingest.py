@@ -95,7 +95,7 @@ def _blocks(source: Path, progress: Callable[[int, int], None] | None) -> Iterat
     with raw:
         total = os.fstat(raw.fileno()).st_size
         zipped = raw.peek(2)[:2] == b"\x1f\x8b"
-        if zipped and is_bgzipped(source) and not _has_end(source):
+        if zipped and is_bgzipped(source) and not has_end(source):
             raise SequenceError(
                 f"{source} is cut short (the mark at a bgzipped file's end is missing): copy it again"
             )
@@ -113,7 +113,8 @@ def is_bgzipped(path: Path) -> bool:
     return head[:4] == b"\x1f\x8b\x08\x04" and head[12:16] == b"BC\x02\x00"
 
 
-def _has_end(path: Path) -> bool:
+def has_end(path: Path) -> bool:
+    """Whether a bgzipped file has the empty block that ends it, so that nothing is missing behind."""
     with open(path, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - len(BGZF_END)))
         return file.read() == BGZF_END
@@ -146,7 +147,10 @@ class _Reader:
                 end = block.find(b"\n", place)
                 if end < 0:
                     if len(block) - place > LONGEST_HEADER:
-                        raise SequenceError(f"{self.source}, line {self.line}: a header without an end, no FASTA")
+                        raise SequenceError(
+                            f"{self.source}, line {self.line}: a header without an end, no FASTA; "
+                            "lines must end with a line feed"
+                        )
                     self.carry = block[place:]
                     return
                 self._begin(block[place + 1 : end])
@@ -173,6 +177,11 @@ class _Reader:
 
     def _begin(self, header: bytes) -> None:
         where = f"{self.source}, line {self.line}"
+        if b"\r" in header.rstrip():
+            raise SequenceError(
+                f"{where}: lines that end with a carriage return alone, expected a line feed at each one's end: "
+                "convert them (tr '\\r' '\\n')"
+            )
         try:
             words = header.decode("ascii").split()
         except UnicodeDecodeError as error:

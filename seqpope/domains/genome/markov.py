@@ -177,11 +177,13 @@ def _words(stretches: Sequence[np.ndarray], order: int) -> tuple[np.ndarray, np.
 def _gathered(stretches: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
     """Stretches in groups of about BATCH bases."""
     group: list[np.ndarray] = []
+    size = 0
     for stretch in stretches:
         group.append(stretch)
-        if sum(map(len, group)) >= BATCH or len(group) >= 4096:
+        size += len(stretch)
+        if size >= BATCH or len(group) >= 4096:
             yield group
-            group = []
+            group, size = [], 0
     if group:
         yield group
 

@@ -40,6 +40,7 @@ _ACCESSIONS = {
     for number, (name, length, version) in enumerate(_GRCH38, 1)
 }
 _ACCESSIONS["M"] = (_MITOCHONDRION, "NC_012920.1", "J01415.2")
+_OF_ACCESSIONS = {accession: name for name, (_, *both) in _ACCESSIONS.items() for accession in both}
 
 
 def aliases(contig: str, length: int) -> list[str]:
@@ -49,7 +50,7 @@ def aliases(contig: str, length: int) -> list[str]:
     it is as long as that chromosome, by which GRCh37's, say, are told apart.
     """
     bare = contig.removeprefix("chr")
-    bare = {accession: name for name, (_, *both) in _ACCESSIONS.items() for accession in both}.get(bare, bare)
+    bare = _OF_ACCESSIONS.get(bare, bare)
     bare = "M" if bare == "MT" else bare
     names = ["chrM", "MT", "M", "chrMT"] if bare == "M" else [f"chr{bare}", bare]
     known, *accessions = _ACCESSIONS.get(bare, (0,))

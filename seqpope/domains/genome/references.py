@@ -20,11 +20,13 @@ from seqpope.domains.genome import leakage
 from seqpope.domains.genome.markov import Markov, count_bases
 from seqpope.domains.genome.store import GenomeStore
 from seqpope.files import locked, write_bytes
+from seqpope.results import ALL
 
-VERSION = 1  # raised when what is measured changes, so that kept ones are measured again
+VERSION = 2  # raised when what is measured changes, so that kept ones are measured again
 ORDERS = (2, 6, 12)
 MASKED, UNIQUE, SEEN, NOT_SEEN = "soft-masked", "unique", "seen in training", "not seen in training"
 UNSEEN_UNIQUE = f"{UNIQUE}, {NOT_SEEN}"
+TAKEN = (ALL, MASKED, UNIQUE, SEEN, NOT_SEEN, UNSEEN_UNIQUE)  # names in a report that no BED file may have
 
 
 def measure(
@@ -35,7 +37,8 @@ def measure(
     Baselines: interpolated Markov models of order 2, 6 and 12 (of lower order than 12 where the training bases are
     fewer than a sixteenth of its contexts), each document read from its start as the model does. Strata: seen in
     training (more than half of a token's bases lie in a 32-mer that the training sequences have on either strand),
-    not seen, and, of a genome with soft-masking, unique and not seen.
+    not seen, and, of a genome with soft-masking, unique and not seen; for each BED file the tokens that are not in
+    its stratum.
 
     It takes minutes and a gigabyte for a human genome; the result is kept in the store's folder, if that can be
     written to, and read from there the next time.
@@ -84,8 +87,13 @@ def measure_anew(store: GenomeStore, name: str, progress: Callable[[int, int], N
     k = store.reading.k
     tokens = nats.reshape(len(orders), -1, k).sum(-1, dtype=np.float64).astype(np.float32)
     seen = 2 * inside.reshape(-1, k).sum(1) > k
-    strata = {SEEN: seen, NOT_SEEN: ~seen}
     flags, told = store.split(name).flags, store.manifest.strata
+    strata = {
+        complement(title): ~(flags & (2 << bit)).astype(bool)
+        for bit, title in enumerate(told)
+        if title not in (MASKED, UNIQUE)
+    }
+    strata |= {SEEN: seen, NOT_SEEN: ~seen}
     if {MASKED, UNIQUE} <= {*told} and (flags & (2 << told.index(MASKED))).any():
         strata[UNSEEN_UNIQUE] = (flags & (2 << told.index(UNIQUE))).astype(bool) & ~seen
     return References(
@@ -99,6 +107,11 @@ def measure_anew(store: GenomeStore, name: str, progress: Callable[[int, int], N
             "one.",
         ],
     )
+
+
+def complement(stratum: str) -> str:
+    """What the tokens that are not in a BED file's stratum are called."""
+    return f"not {stratum}"
 
 
 def _bases(store: GenomeStore, intervals: np.ndarray) -> Iterator[np.ndarray]:

@@ -84,14 +84,14 @@ class GenomeStore:
             self.intervals = {
                 name: np.array(rows, np.int64).reshape(-1, 3) for name, rows in about["splits"].items()
             }
-            self._stretches = np.load(self.folder / STRETCHES, allow_pickle=False)
-            self._strata = np.load(self.folder / STRATA, allow_pickle=False)
+            self._stretches = np.load(self.folder / STRETCHES, allow_pickle=False).reshape(-1, 3)
+            self._strata = np.load(self.folder / STRATA, allow_pickle=False).reshape(-1, 4)
             size = os.path.getsize(self.folder / BASES)
         except FileNotFoundError as error:
             raise StoreError(
                 f"no prepared genome in {self.folder} ({Path(error.filename).name} is missing): {again}"
             ) from error
-        except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError) as error:
             raise StoreError(f"{self.folder} cannot be read as a prepared genome ({error!r}): {again}") from error
         if size != self._offsets[-1]:
             raise StoreError(
@@ -160,6 +160,8 @@ class GenomeStore:
         documents, k = self.documents(split), self.reading.k
         # Runs of documents that lie side by side are read together.
         ends = np.cumsum(documents[:, 2] - documents[:, 1])
+        apart = (np.diff(documents[:, 0]) != 0) | (documents[1:, 1] != documents[:-1, 2])
+        breaks = np.append(np.flatnonzero(apart) + 1, len(documents))
         place = 0
         # Read, not mapped: a whole genome's pages would count as this process's memory.
         with open(self.folder / BASES, "rb", buffering=0) as file:
@@ -167,9 +169,7 @@ class GenomeStore:
                 number = documents[place, 0]
                 before = ends[place - 1] if place else 0
                 stop = max(place + 1, int(np.searchsorted(ends, before + _AT_ONCE, side="right")))
-                some = documents[place:stop]
-                breaks = np.flatnonzero((some[1:, 0] != number) | (some[1:, 1] != some[:-1, 2]))
-                some = some[: int(breaks[0]) + 1 if len(breaks) else len(some)]
+                some = documents[place : min(stop, int(breaks[np.searchsorted(breaks, place, side="right")]))]
                 place += len(some)
                 start, end = int(some[0, 1]), int(some[-1, 2])
                 file.seek(int(self._offsets[number]) + start)
@@ -282,6 +282,7 @@ def write_genome(
     np.save(folder / STRETCHES, stretches.astype(np.int64))
     np.save(folder / STRATA, table)
     names = Names({contig.name: contig.length for contig in contigs})
+    counts = np.bincount(stretches[:, 0].astype(np.int64), minlength=len(contigs)).tolist()
     about = {
         "format": FORMAT,
         "bases": digest,
@@ -289,10 +290,10 @@ def write_genome(
         "contigs": [
             {
                 **asdict(contig),
-                "stretches": int((stretches[:, 0] == n).sum()),
+                "stretches": count,
                 "aliases": names.aliases[contig.name],
             }
-            for n, contig in enumerate(contigs)
+            for contig, count in zip(contigs, counts, strict=True)
         ],
         "splits": {name: [list(row) for row in rows] for name, rows in splits.items()},
     }
@@ -326,8 +327,8 @@ def merged(rows: np.ndarray) -> np.ndarray:
     """Intervals (I, 3) of contigs in any order, sorted, those that meet or touch as one."""
     rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))].astype(np.int64)
     parts = [np.zeros((0, 3), np.int64)]
-    for number in np.unique(rows[:, 0]):
-        edges = rows[rows[:, 0] == number, 1:]
+    numbers, first = np.unique(rows[:, 0], return_index=True)
+    for number, edges in zip(numbers, np.split(rows[:, 1:], first)[1:], strict=True):
         edges = edges[edges[:, 1] > edges[:, 0]]
         # What begins inside what came before is cut to what it adds.
         furthest = np.maximum.accumulate(edges[:, 1])
