@@ -208,6 +208,7 @@ def test_encodings_are_named_in_one_place():
         "seqpope.config",
         "seqpope.checkpoint",
         "seqpope.cli",
+        "seqpope.reproduce.studies",
     }
     for module, path in MODULES.items():
         if module in free:

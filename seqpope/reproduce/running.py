@@ -132,7 +132,7 @@ def run_study(
     from seqpope.evaluate import evaluate_lengths
     from seqpope.experiment import train
     from seqpope.provenance import choose_device
-    from seqpope.reproduce.summary import summarise, write_study
+    from seqpope.reproduce.summary import row_of, summarise, write_study
 
     seeds = study.seeds if seeds is None else seeds
     if seeds < 1 or (budget is not None and not budget > 0):
@@ -151,6 +151,9 @@ def run_study(
             raise SeqpopeError(
                 f"{study.name} has no arm {begin!r}: expected one of {'; '.join(a.label for a in study.arms)}"
             )
+    for arm in study.arms:  # before hours of training
+        if arm.label in taken:
+            row_of(study, arm, taken[arm.label])
     folder = Path(out) / study.name
     plan_file = folder / "plan.yaml"
     asked = {"study": study.name, "arms": [arm.label for arm in arms], "seeds": seeds, "budget": budget}

@@ -139,7 +139,7 @@ STUDIES = {
             published=f"{PAPER}: RoPE 4.217, PoPE 4.152 on the whole genome",
             notes=(
                 "The published figures are about a bit a base, which no model of human DNA reaches (the best need "
-                "1.45 to 1.61): N, padding or remainders must be among their targets. Here they never are.",
+                "1.45 to 1.61): N, padding or remainders among the targets would explain it. Here they never are.",
             ),
         ),
         Study(

@@ -33,7 +33,7 @@ def summarise(study: Study, runs: Mapping[str, Sequence[Path]], plan: Mapping[st
     Raises:
         SeqpopeError: runs are not finished, or not of the arm.
     """
-    rows = [_row(study, arm, runs[arm.label]) for arm in study.arms if arm.label in runs]
+    rows = [row_of(study, arm, runs[arm.label]) for arm in study.arms if arm.label in runs]
     return {
         "study": study.name,
         "title": study.title,
@@ -52,7 +52,12 @@ def summarise(study: Study, runs: Mapping[str, Sequence[Path]], plan: Mapping[st
     }
 
 
-def _row(study: Study, arm: Arm, paths: Sequence[Path]) -> dict[str, Any]:
+def row_of(study: Study, arm: Arm, paths: Sequence[Path]) -> dict[str, Any]:
+    """An arm's row, from folders of runs or report.json files.
+
+    Raises:
+        SeqpopeError: they are not finished, or of another encoding.
+    """
     from seqpope.reproduce.running import arm_config
 
     reports = [path for path in paths if Path(path).suffix == ".json"]
@@ -143,8 +148,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     """A study's table and sentences, a section of RESULTS.md."""
     accuracy = document["measure"] == "accuracy"
     digits, unit = (1, "%") if accuracy else (4, "nats/token")
-    head = ["", "seeds", f"test {'accuracy, %' if accuracy else unit}", "published", "steps", "minutes a seed"]
-    head += ["seeds solved", "solved at step"] if accuracy else ["at step"]
+    head = ["", "seeds", f"test {'accuracy, %' if accuracy else unit}", "published", "steps", "minutes to it"]
+    head += ["seeds solved", "solved at step"] if accuracy else ["best at step"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in document["rows"]:
         found = estimate(row["values"])

@@ -1,0 +1,235 @@
+"""Studies: trained as asked, resumed, summed up, and written as tables that claim no more than the runs allow."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from data_prep.indexing import prepare
+from seqpope.config import TrainConfig
+from seqpope.errors import SeqpopeError
+from seqpope.presets import presets
+from seqpope.reproduce import running
+from seqpope.reproduce.running import arm_config, run_study, shortened, slug
+from seqpope.reproduce.studies import STUDIES, Arm, Study, find_study
+from seqpope.reproduce.summary import markdown, write_results
+
+TINY = {
+    "model.width": 16,
+    "model.layers": 1,
+    "model.heads": 2,
+    "data.batch_size": 4,
+    "optimizer.steps": 6,
+    "optimizer.warmup_steps": 2,
+    "eval_every": 3,
+}
+ARMS = (
+    Arm("PoPE, tiny", "pope", "indexing-paper", TINY, published=94.82),
+    Arm("RoPE, tiny", "rope", "indexing-paper", TINY, published=11.16),
+)
+STUDY = Study(
+    name="tiny",
+    title="Tiny",
+    question="Does it run?",
+    measure="accuracy",
+    arms=ARMS,
+    pairs=(("PoPE, tiny", "RoPE, tiny"),),
+    seeds=2,
+    side_by_side=True,
+    published="somewhere",
+    notes=("A note.",),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    prepare(folder / "indexing", counts={"train": 60, "validation": 9, "test": 8}, progress=lambda _: None)
+    return folder
+
+
+def run(data, out, study=STUDY, **settings):
+    said: list[str] = []
+    document = run_study(study, out, data_folder=data, device="cpu", say=said.append, **settings)
+    return document, said
+
+
+class TestShipped:
+    @pytest.mark.parametrize("name", STUDIES)
+    def test_arms_can_be_run_and_are_told_apart(self, name):
+        study = find_study(name)
+        labels = [arm.label for arm in study.arms]
+        assert len(set(map(slug, labels))) == len(labels)
+        assert {label for pair in study.pairs for label in pair} <= set(labels)
+        for arm in study.arms:
+            assert arm.preset in presets()
+            config = arm_config(arm, seeds=2, side_by_side=study.side_by_side)
+            assert (config.position, config.baseline, config.seeds) == (arm.position, "none", 2)
+
+    @pytest.mark.parametrize("name", STUDIES)
+    def test_pairs_differ_in_the_encoding_alone(self, name):
+        study = find_study(name)
+        arms = {arm.label: arm for arm in study.arms}
+        for first, second in study.pairs:
+            a, b = (arm_config(arms[label]).as_dict() for label in (first, second))
+            for config in (a, b):
+                config.pop("position")
+                for field in ("delta_init", "delta_bound"):  # RoPE has none
+                    config["model"].pop(field)
+            assert a == b
+
+    def test_an_unknown_one_is_named(self):
+        with pytest.raises(SeqpopeError, match="unknown study 'x': expected one of indirect-indexing, jsb"):
+            find_study("x")
+
+
+class TestShortened:
+    def test_keeps_the_number_of_validations_and_ends_on_one(self):
+        config = TrainConfig(eval_every=100)
+        config.optimizer = replace(config.optimizer, steps=3000, warmup_steps=300)
+        for share in (1.0, 0.31, 0.01, 1e-6):
+            short = shortened(config, share)
+            assert short.optimizer.steps % short.eval_every == 0
+            assert short.optimizer.warmup_steps < short.optimizer.steps
+            assert short.optimizer.steps == pytest.approx(3000 * share, abs=30)
+        assert shortened(config, 1.0).optimizer == config.optimizer
+        assert shortened(config, 0.5).optimizer.warmup_steps == 150
+
+
+class TestRun:
+    def test_from_nothing_to_a_table(self, data, tmp_path):
+        document, _ = run(data, tmp_path)
+        assert [row["label"] for row in document["rows"]] == ["PoPE, tiny", "RoPE, tiny"]
+        for row in document["rows"]:
+            assert row["seeds"] == [0, 1]
+            assert row["steps"] == [6]
+            assert all(0 <= value <= 100 for value in row["values"])
+            assert [[step for step, _ in curve] for curve in row["curves"]] == [[3, 6], [3, 6]]
+            assert row["solved"] == 0
+            assert row["differs_from_preset"] == {}
+        (difference,) = document["differences"]
+        a, b = (row["values"] for row in document["rows"])
+        assert difference["paired"] == pytest.approx([x - y for x, y in zip(a, b, strict=True)])
+        folder = tmp_path / "tiny"
+        assert json.loads((folder / "tiny.json").read_text()) == json.loads(json.dumps(document))
+        assert (folder / "tiny.png").read_bytes()[:4] == b"\x89PNG"
+        text = (folder / "tiny.md").read_text()
+        assert "| PoPE, tiny | 2 |" in text
+        assert "| 94.82 | 6 |" in text
+        assert "0 of 2" in text
+        assert "A note." in text
+        assert str(tmp_path) not in text + json.dumps(document)
+
+    def test_again_trains_nothing(self, data, tmp_path, monkeypatch):
+        first, _ = run(data, tmp_path)
+        monkeypatch.setattr("seqpope.stack.train_stack", lambda *_: pytest.fail("trained again"))
+        again, said = run(data, tmp_path)
+        assert again == first
+        assert any("finished before, kept" in line for line in said)
+
+    def test_begun_otherwise_is_refused(self, data, tmp_path):
+        run(data, tmp_path, only=["PoPE"])
+        with pytest.raises(SeqpopeError, match=r"was begun with arms \['PoPE, tiny'\]"):
+            run(data, tmp_path)
+        with pytest.raises(SeqpopeError, match="was begun with seeds 2, 3 is asked for"):
+            run(data, tmp_path, only=["PoPE"], seeds=3)
+
+    def test_a_budget_shortens_every_arm_alike(self, data, tmp_path, monkeypatch):
+        monkeypatch.setattr(running, "step_seconds", lambda config: 10.0 if config.position == "pope" else 20.0)
+        # 6 steps of 10 and of 20 s: 180 s in all; 0.9 x 100 s is half of it.
+        document, said = run(data, tmp_path, budget=100 / 60)
+        assert document["share"] == pytest.approx(0.5)
+        assert [row["steps"] for row in document["rows"]] == [[2], [2]]
+        assert "**50.0% of the recipes' steps**" in markdown(document)
+        assert any("all steps would take 3 minutes" in line for line in said)
+        monkeypatch.setattr(running, "step_seconds", lambda config: pytest.fail("probed again"))
+        assert run(data, tmp_path, budget=100 / 60)[0] == document
+
+    def test_a_step_is_timed(self, data):
+        config = arm_config(ARMS[0], data_folder=data, device="cpu", seeds=2, side_by_side=True)
+        assert 0 < running.step_seconds(config) < 5
+        assert 0 < running.step_seconds(replace(config, side_by_side=False)) < 5
+
+    def test_finished_runs_are_taken(self, data, tmp_path):
+        from seqpope.report import compare
+
+        whole, _ = run(data, tmp_path / "a")
+        place = tmp_path / "a" / "tiny"
+        runs = {arm.label: [place / slug(arm.label) / f"{arm.position}-seed{n}" for n in (0, 1)] for arm in ARMS}
+        taken, _ = run(data, tmp_path / "b", taken=runs)
+        assert taken["rows"] == whole["rows"]
+        compare([run for each in runs.values() for run in each], tmp_path / "report")
+        reports = {arm.label: [tmp_path / "report" / "report.json"] for arm in ARMS}
+        told, _ = run(data, tmp_path / "c", taken=reports)
+        assert [row["values"] for row in told["rows"]] == [row["values"] for row in whole["rows"]]
+        with pytest.raises(SeqpopeError, match="RoPE, tiny: expected runs of rope, some are of pope"):
+            run(data, tmp_path / "d", taken={arm.label: runs[ARMS[0].label] for arm in ARMS})
+        with pytest.raises(SeqpopeError, match="has no arm 'x'"):
+            run(data, tmp_path / "d", taken={"x": []})
+        (tmp_path / "no.json").write_text("[]")
+        with pytest.raises(SeqpopeError, match=r"no\.json is no report\.json"):
+            run(data, tmp_path / "d", taken={ARMS[0].label: [tmp_path / "no.json"]}, only=["RoPE"])
+
+    def test_what_was_run_otherwise_is_told(self, data, tmp_path):
+        run(data, tmp_path / "a", only=["RoPE"])
+        runs = [tmp_path / "a" / "tiny" / slug(ARMS[1].label) / "rope-seed0"]
+        other = replace(
+            STUDY, arms=(replace(ARMS[1], settings={**TINY, "optimizer.weight_decay": 0.5}),), pairs=()
+        )
+        document, _ = run(data, tmp_path / "b", study=other, taken={ARMS[1].label: runs})
+        assert document["rows"][0]["differs_from_preset"] == {"optimizer.weight_decay": [0.5, 0.01]}
+        assert "was run with optimizer.weight_decay 0.01 (preset 0.5)" in markdown(document)
+
+    @pytest.mark.parametrize("wrong", [{"seeds": 0}, {"budget": 0.0}, {"budget": -1.0}])
+    def test_impossible_numbers(self, data, tmp_path, wrong):
+        with pytest.raises(SeqpopeError, match="must be above 0"):
+            run(data, tmp_path, **wrong)
+        with pytest.raises(SeqpopeError, match="has no arm 'x'"):
+            run(data, tmp_path, only=["x"])
+
+
+class TestClaims:
+    def document(self, differences):
+        row = {
+            "label": "a", "encoding": "pope", "published": None, "seeds": [0, 1, 2], "values": [1.0, 1.1, 1.2],
+            "steps": [10], "minutes": [None, None, 2.0], "best_step": [5, 6, 7], "tokens_scored": 9,
+            "protocol": {"window": 8, "stride": 4}, "baselines": {"unigram": 2.0, "none": None},
+            "differs_from_preset": {}, "device": ["x"], "precision": ["fp32"], "commits": ["c"],
+        }  # fmt: skip
+        return {
+            "study": "s", "title": "T", "question": "Q?", "measure": "nats_per_token", "published": "",
+            "notes": [], "share": 1.0, "rows": [row], "differences": differences,
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("n", "low", "high", "said"),
+        [
+            (3, -0.3, 0.1, "cannot tell them apart"),
+            (2, -0.3, -0.1, "too few for a claim"),
+            (3, -0.3, -0.1, None),
+            (1, None, None, "nothing follows"),
+        ],
+    )
+    def test_no_winner_inside_the_noise(self, n, low, high, said):
+        difference = {"a": "a", "b": "b", "n": n, "mean": -0.2, "low": low, "high": high, "detectable": 0.05}
+        text = markdown(self.document([difference]))
+        line = next(line for line in text.splitlines() if line.startswith("a minus b: -0.2000"))
+        for words in ("cannot tell them apart", "too few for a claim", "nothing follows"):
+            assert (words in line) is (words == said)
+        assert "| a | 3 | 1.1000 ± 0.1000 |  | 10 | 2.0 | 5, 6, 7 |" in text
+        assert "unigram 2.0000" in text
+        assert "none" not in text
+
+    def test_results_of_all_studies(self, tmp_path):
+        for name in ("b", "a", "z"):
+            (tmp_path / f"{name}.json").write_text(json.dumps({**self.document([]), "study": name, "title": name}))
+        write_results(tmp_path, tmp_path / "sub.md", ["z", "a"])
+        text = (tmp_path / "sub.md").read_text()
+        assert [line for line in text.splitlines() if line.startswith("## ")] == ["## z", "## a", "## b"]
+        assert "![a](./a.png)" in text
+        (tmp_path / "x.json").write_text("{}")
+        with pytest.raises(SeqpopeError, match=r"x\.json is no document of a study"):
+            write_results(tmp_path, tmp_path / "sub.md", [])
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(SeqpopeError, match="there are no documents"):
+            write_results(tmp_path / "empty", tmp_path / "sub.md", [])
