@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [
     ["seqpope.__main__"],
     ["seqpope.cli"],
-    ["seqpope.experiment", "seqpope.generate", "seqpope.score", "seqpope.examine"],
-    ["seqpope.report", "seqpope.output", "seqpope.track"],
+    ["seqpope.experiment", "seqpope.generate", "seqpope.score", "seqpope.examine", "seqpope.inspection"],
+    ["seqpope.report", "seqpope.output", "seqpope.track", "seqpope.frequency_figures"],
     ["seqpope.evaluate", "seqpope.figures"],
     ["seqpope.training", "seqpope.sampling"],
     ["seqpope.checkpoint"],

@@ -201,7 +201,7 @@ class TestFiles:
     def test_the_figure_shows_what_it_is_given(self, experiment, monkeypatch):
         """A line of each encoding's mean, one of each seed, and where training ended."""
         drawn = []
-        monkeypatch.setattr("seqpope.figures._png", lambda figure: drawn.append(figure) or b"")
+        monkeypatch.setattr("seqpope.figures.as_png", lambda figure: drawn.append(figure) or b"")
         draw_extrapolation(load_lengths([experiment]))
         [axes] = drawn[0].axes
         lines = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
