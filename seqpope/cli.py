@@ -805,8 +805,8 @@ def build_parser() -> Any:
             if listed:  # one word each, where jsonargparse would want a list in brackets
                 verb.add_argument("runs", nargs="+", type=Path, help="Folders of runs or of experiments.")
             if name == "inspect":
-                text = "Folders of runs or of experiments, .safetensors files; none: the shipped chorale model."
-                verb.add_argument("runs", nargs="*", type=Path, help=text)
+                text = "Folders of runs or of experiments, .safetensors files; the shipped model if none."
+                verb.add_argument("runs", nargs="*", type=Path, default=[], help=text)
             verb.add_function_arguments(function, as_positional=name == "prepare", skip=skipped)
         verbs.add_subcommand(name, verb, help=(function.__doc__ or "").split("\n")[0])
     return parser

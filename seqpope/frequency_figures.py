@@ -180,7 +180,8 @@ def draw_delta(result: dict[str, Any]) -> bytes | None:
         _wavelength_axis(axes, run["trained_length"])
         axes.set_ylim(bottom=0)
         axes.set(ylabel="mean |delta| over heads, radians")
-        axes.legend(title="layer", loc="upper right", fontsize=7, title_fontsize=7, ncols=math.ceil(layers / 8))
+        outside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
+        axes.legend(title="layer", **outside, fontsize=7, title_fontsize=7, ncols=math.ceil(layers / 18))
     for axes in panels[-1]:
         axes.set_xlabel("wavelength, tokens")
     figure.suptitle("Learned phase biases, wrapped to [-pi, pi] (dashed: the training window)")

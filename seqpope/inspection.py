@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from seqpope.domains.base import open_store
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_bytes, write_text
 from seqpope.frequency_figures import draw_delta, draw_heads, draw_magnitudes
+from seqpope.model.config import ModelConfig
 from seqpope.model.positions import POSITIONS, PositionEncoding, find_position
 from seqpope.model.transformer import Attention, Transformer
 from seqpope.nll import window_batches
@@ -197,7 +198,7 @@ def describe_delta(model: Transformer) -> dict[str, Any] | None:
     Returns:
         "wrapped": (layers, H, F) as the score sees them, in [-pi, pi]. "learned": the parameters themselves.
         "start": where they started, 0, or None where they were drawn. "bound": periodic or clamp. "layers":
-        for each layer mean, root mean square and largest |wrapped|; "opposed", the share beyond a quarter turn,
+        for each layer mean, root mean square and largest |wrapped|; "opposed", the share over a quarter turn,
         where the frequency counts against keys at the query's own place; "outside", the share of parameters
         outside [-2 pi, 0] (under the clamp they have no gradient); "moved" and "moved_most", mean and largest
         distance of a parameter from its start, None where that is not known. Radians.
@@ -249,12 +250,14 @@ def _check_encoding(info: CheckpointInfo, file: Path) -> None:
 
 @dataclass(frozen=True)
 class Inspected:
-    """A model to inspect: its weights' file, what its header says, its configuration and what to call it."""
+    """A model to inspect: its weights' file, what its header says, its configuration and what to call it.
+
+    `label` names the recipe, so that seeds of one recipe share it; `name` the run, no two alike.
+    """
 
     file: Path
     info: CheckpointInfo
     config: dict[str, Any]
-    folder: Path | None  # of its run, if it lies in one
     label: str
     name: str
 
@@ -279,12 +282,11 @@ def find_models(paths: Sequence[Path]) -> list[Inspected]:
         _check_encoding(info, file)
         config_file = file.parent / "config.yaml"
         config = yaml.safe_load(config_file.read_text()) if config_file.is_file() else None
-        folder = file.parent if isinstance(config, dict) else None
         if not isinstance(config, dict):
-            config = {"domain": info.domain, "dataset": info.dataset, "model": info.model}
-            config["data"] = {"length": info.length}
+            config = {"domain": info.domain, "dataset": info.dataset, "data": {"length": info.length}}
+        config["model"] = asdict(ModelConfig()) | info.model  # with what came to the program after the run
         name = file.parent.name if file.name == BEST else file.stem
-        models.append(Inspected(file, info, config, folder, info.position, name))
+        models.append(Inspected(file, info, config, info.position, name))
     if len({model.name for model in models}) < len(models):  # then by their experiments too
         names = [f"{model.file.resolve().parent.parent.name}/{model.name}" for model in models]
         models = [replace(model, name=name) for model, name in zip(models, names, strict=True)]
@@ -528,8 +530,9 @@ def inspection_markdown(result: dict[str, Any], pictures: Sequence[str] = ()) ->
         f"Mean magnitudes on {protocol['tokens']:,} of {protocol['tokens_in_split']:,} tokens "
         f"({protocol['windows']} of {protocol['windows_in_split']} windows of up to {protocol['window']} "
         f"tokens, evenly spread, {protocol['precision']}). Magnitude: softplus of each component in PoPE, "
-        "2-norm of each pair of components in RoPE. A frequency adds at most query x key to a score. Wavelengths "
-        "are in tokens, 2 pi / frequency. One that exceeds the training window never completes a turn in training.",
+        "2-norm of each pair of components in RoPE. A frequency adds at most query x key to a score. "
+        "Wavelengths are in tokens, 2 pi / frequency. One that exceeds the training window never completes a "
+        "turn in training.",
         "## Beyond the training window",
         "Share of magnitude at wavelengths over the training window, mean over layers"
         + (
@@ -608,7 +611,7 @@ def _delta_text(layers: Sequence[dict[str, Any]], told: dict[str, Any]) -> list[
     return [
         f"Delta in radians, wrapped to [-pi, pi], absolute; {started}. Those outside [-2 pi, 0] {outside}. "
         "Over pi/2 a frequency counts against what stands at the query's own place. The frequency "
-        "favours keys delta x wavelength / (2 pi) tokens back: where delta is positive it looks back, where it is "
-        "negative the nearest weigh most.",
+        "favours keys delta x wavelength / (2 pi) tokens back: where delta is positive it looks back, where "
+        "it is negative the nearest weigh most.",
         _table(head, rows),
     ]
