@@ -134,7 +134,9 @@ def draw_heads(result: dict[str, Any], name: str) -> bytes:
             axes.set_xlabel("wavelength, tokens")
             axes.tick_params(labelbottom=True)
         if layer % columns == 0:
-            axes.set_ylabel(f"mean |{name}|")
+            axes.set_ylabel(f"mean |{name}|, square-root axis")
+        # A head with one strong frequency would leave all others at the bottom.
+        axes.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))
         axes.set_ylim(bottom=0)
     panels.flat[0].legend(frameon=False, fontsize=8)
     figure.suptitle(f"{_what(result)}: {name} magnitude of each head (dashed: the training window)")

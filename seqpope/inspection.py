@@ -45,6 +45,7 @@ from seqpope.provenance import choose_device, provenance
 from seqpope.results import recipe_labels
 
 TOKENS = 32768
+STRONGEST = 6  # frequencies that are named
 WHAT = ("query", "key", "product")
 
 
@@ -559,10 +560,10 @@ def inspection_markdown(result: dict[str, Any], pictures: Sequence[str] = ()) ->
     if others:
         parts.append(f"Trained on other data than is read here: {', '.join(others)}.")
     for label, group in result["groups"].items():
-        parts += [f"## {label}", _bands_table(group)]
+        runs = [run for run in result["runs"] if run["label"] == label]
+        parts += [f"## {label}", _bands_table(group), _strongest_table(runs)]
         if group["delta"] is not None:
-            start = next(run["delta"] for run in result["runs"] if run["label"] == label)
-            parts += _delta_text(group["delta"], start)
+            parts += _delta_text(group["delta"], runs[0]["delta"])
     parts += [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
     return "\n\n".join(parts) + "\n"
 
@@ -589,6 +590,36 @@ def _bands_table(group: dict[str, Any]) -> str:
     return text + _table(["layer", *(band_title(band) for band in bands)], rows)
 
 
+def _strongest_table(runs: Sequence[dict[str, Any]]) -> str:
+    """The frequencies that hold most of a head's query x key."""
+    rows = []
+    for run in runs:
+        product = np.array(run["magnitudes"]["product"])  # (layers, H, F)
+        share = product / product.sum(-1, keepdims=True)
+        delta = None if run["delta"] is None else np.array(run["delta"]["wrapped"])
+        for place in np.argsort(-share, axis=None, kind="stable")[:STRONGEST]:
+            layer, head, c = np.unravel_index(place, share.shape)
+            wavelength = run["wavelengths"][c]
+            phase = []
+            if delta is not None:
+                angle = float(delta[layer, head, c])
+                phase = [angle, look_back(angle, wavelength)]
+            row = [run["run"], str(layer + 1), str(head + 1), f"{wavelength:.1f}"]
+            told = [*row, _percent(share[layer, head, c]), *(f"{value:.2f}" for value in phase)]
+            rows.append((-share[layer, head, c], told))
+    rows.sort(key=lambda row: row[0])
+    head_row = ["run", "layer", "head", "wavelength", "share of its head"]
+    if runs[0]["delta"] is not None:
+        head_row += ["delta", "tokens back"]
+    text = "Frequencies that hold most of their head's query x key:\n\n"
+    return text + _table(head_row, [told for _, told in rows[:STRONGEST]])
+
+
+def look_back(delta: float, wavelength: float) -> float:
+    """How many tokens before the query a frequency first weighs keys most, where cos(-n theta + delta) is 1."""
+    return delta % (2 * math.pi) * wavelength / (2 * math.pi)
+
+
 def _delta_text(layers: Sequence[dict[str, Any]], told: dict[str, Any]) -> list[str]:
     drawn = "started uniformly on [-2 pi, 0], so how far they moved is not known"
     started = drawn if told["start"] is None else "started at 0"
@@ -610,8 +641,8 @@ def _delta_text(layers: Sequence[dict[str, Any]], told: dict[str, Any]) -> list[
         head += ["moved, mean", "moved, most"]
     return [
         f"Delta in radians, wrapped to [-pi, pi], absolute; {started}. Those outside [-2 pi, 0] {outside}. "
-        "Over pi/2 a frequency counts against what stands at the query's own place. The frequency "
-        "favours keys delta x wavelength / (2 pi) tokens back: where delta is positive it looks back, where "
-        "it is negative the nearest weigh most.",
+        "Over pi/2 a frequency counts against what stands at the query's own place. It weighs "
+        "keys most (delta mod 2 pi) x wavelength / (2 pi) tokens back; where a small negative delta puts that "
+        "beyond the window, the nearest.",
         _table(head, rows),
     ]

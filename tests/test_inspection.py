@@ -26,6 +26,7 @@ from seqpope.inspection import (
     find_models,
     inspect_models,
     inspect_to,
+    look_back,
     measure_magnitudes,
     shares,
     watched,
@@ -242,6 +243,15 @@ class TestDelta:
         assert told["layers"][0]["moved"] is None
         assert np.shape(told["wrapped"]) == (2, 2, 8)
 
+    def test_a_frequency_weighs_keys_most_where_it_looks_back(self):
+        """The reference's score of one frequency, over distances."""
+        theta = torch.tensor([2 * math.pi / 11.2], dtype=torch.float64)
+        one = torch.ones(1, 1, 12, 1, dtype=torch.float64)
+        for delta in (0.6, 1.7, 2.8, -2.8):
+            scores = pope_scores(one, one, torch.tensor([[delta]]), freqs=theta)[0, 0, -1]  # (12,), oldest first
+            back = int(scores.flip(0)[:11].argmax())  # 11.2 tokens later it comes again
+            assert back == round(look_back(delta, 11.2))
+
     def test_none_in_rope(self):
         assert describe_delta(make_model("rope")) is None
 
@@ -318,6 +328,8 @@ class TestInspect:
         text = (out / "inspect.md").read_text()
         for words in ("## pope", "## rope", "56 of 56 tokens", "| share of frequencies |", "started at 0"):
             assert words in text
+        assert text.count("| wavelength | share of its head | delta | tokens back |") == 1
+        assert text.count("| wavelength | share of its head |") == 2
         assert re.search(r"\| pope \| 1 \| 16 \| \d of 8 \(\d+\.\d%\) \| \d+\.\d% \|", text)
 
     def test_twins_are_in_one_figure(self, make_run, tmp_path, drawn):
