@@ -616,7 +616,7 @@ def _strongest_table(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def look_back(delta: float, wavelength: float) -> float:
-    """How many tokens before the query a frequency first weighs keys most, where cos(-n theta + delta) is 1."""
+    """How many tokens before the query a frequency weighs keys most: the least n of cos(delta - n theta) = 1."""
     return delta % (2 * math.pi) * wavelength / (2 * math.pi)
 
 
@@ -642,7 +642,7 @@ def _delta_text(layers: Sequence[dict[str, Any]], told: dict[str, Any]) -> list[
     return [
         f"Delta in radians, wrapped to [-pi, pi], absolute; {started}. Those outside [-2 pi, 0] {outside}. "
         "Over pi/2 a frequency counts against what stands at the query's own place. It weighs "
-        "keys most (delta mod 2 pi) x wavelength / (2 pi) tokens back; where a small negative delta puts that "
-        "beyond the window, the nearest.",
+        "keys most (delta mod 2 pi) x wavelength / (2 pi) tokens back; where a small negative delta puts "
+        "that beyond the window, the nearest.",
         _table(head, rows),
     ]
