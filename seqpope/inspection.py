@@ -533,7 +533,7 @@ def inspection_markdown(result: dict[str, Any], pictures: Sequence[str] = ()) ->
         f"tokens, evenly spread, {protocol['precision']}). Magnitude: softplus of each component in PoPE, "
         "2-norm of each pair of components in RoPE. A frequency adds at most query x key to a score. "
         "Wavelengths are in tokens, 2 pi / frequency. One that exceeds the training window never completes a "
-        "turn in training.",
+        "turn in training. softplus(0) is 0.69, so a frequency that PoPE never learned to use is not at 0.",
         "## Beyond the training window",
         "Share of magnitude at wavelengths over the training window, mean over layers"
         + (
@@ -616,7 +616,7 @@ def _strongest_table(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def look_back(delta: float, wavelength: float) -> float:
-    """How many tokens before the query a frequency weighs keys most: the least n of cos(delta - n theta) = 1."""
+    """How many tokens back a frequency weighs keys most: the least n >= 0 with cos(delta - n theta) = 1."""
     return delta % (2 * math.pi) * wavelength / (2 * math.pi)
 
 
