@@ -93,12 +93,14 @@ def _what(result: dict[str, Any]) -> str:
 
 
 def draw_heads(result: dict[str, Any], name: str) -> bytes:
-    """Mean magnitude against wavelength, a panel for each layer: all seeds' heads thin, their mean thick.
+    """Mean magnitude against wavelength, a panel for each layer: all seeds' heads thin, mean thick.
 
     Args:
         name: query or key.
     """
     pyplot = load_pyplot()
+    from matplotlib import patheffects
+
     groups, runs = result["groups"], result["runs"]
     layers = max(len(group["magnitudes"][name]) for group in groups.values())
     columns = 4 if layers % 4 == 0 else min(3, layers)  # layers side by side, few places empty
@@ -112,16 +114,20 @@ def draw_heads(result: dict[str, Any], name: str) -> bytes:
         sharex=True,
         sharey=True,
     )
-    colours = colours_of(groups)
-    for label, group in groups.items():
-        x = group["wavelengths"]
+    halo = [patheffects.withStroke(linewidth=3.5, foreground="white")]
+    lines = []
+    for label, colour in colours_of(groups).items():
+        group = groups[label]
+        own = [np.array(run["magnitudes"][name]) for run in runs if run["label"] == label]
+        x, heads = group["wavelengths"], np.concatenate(own, axis=1)  # (layers, seeds x H, F)
+        faint = min(0.4, 6 / heads.shape[1])
         for layer, mean in enumerate(group["magnitudes"][name]):
             axes = panels.flat[layer]
-            for run in runs:
-                if run["label"] == label:
-                    heads = np.array(run["magnitudes"][name][layer]).T  # (F, H)
-                    axes.plot(x, heads, color=colours[label], linewidth=0.6, alpha=0.4)
-            axes.plot(x, mean, color=colours[label], linewidth=2, label=in_words(label))
+            axes.plot(x, heads[layer].T, color=colour, linewidth=0.6, alpha=faint)
+            [line] = axes.plot(
+                x, mean, color=colour, linewidth=2, zorder=4, path_effects=halo, label=in_words(label)
+            )
+        lines.append(line)
     lengths = sorted({group["trained_length"] for group in groups.values()})
     for layer, axes in enumerate(panels.flat):
         if layer >= layers:
@@ -138,7 +144,7 @@ def draw_heads(result: dict[str, Any], name: str) -> bytes:
         # A head with one strong frequency would leave all others at the bottom.
         axes.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))
         axes.set_ylim(bottom=0)
-    panels.flat[0].legend(frameon=False, fontsize=8)
+    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
     figure.suptitle(f"{_what(result)}: {name} magnitude of each head (dashed: the training window)")
     return as_png(figure)
 

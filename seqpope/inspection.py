@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -498,8 +499,17 @@ def inspect_to(out: Path, result: dict[str, Any]) -> list[Path]:
     for name, picture in drawn.items():
         write_bytes(out / name, picture)
     write_text(out / "inspect.md", inspection_markdown(result, list(drawn)))
-    write_text(out / "inspect.json", json.dumps(result, indent=1) + "\n")
+    write_text(out / "inspect.json", _as_json(result) + "\n")
     return [out / name for name in ("inspect.json", "inspect.md", *drawn)]
+
+
+def _as_json(result: dict[str, Any]) -> str:
+    """JSON with the numbers of a head on one line. A line break in it is never part of a string."""
+
+    def one_line(found: re.Match[str]) -> str:
+        return "[" + re.sub(r"\n\s+", " ", found[1]) + "]"
+
+    return re.sub(r"\[\n\s+([^\[\]{}]*?)\n\s+\]", one_line, json.dumps(result, indent=1))
 
 
 def band_title(band: dict[str, Any]) -> str:

@@ -341,7 +341,7 @@ class TestInspect:
         labels = [axes.get_ylabel() for axes in magnitudes.axes]
         assert any(label.startswith("PoPE") for label in labels)
         assert any(label.startswith("RoPE") for label in labels)
-        assert [text.get_text() for text in query.axes[0].get_legend().get_texts()] == ["PoPE", "RoPE"]
+        assert [text.get_text() for text in query.legends[0].get_texts()] == ["PoPE", "RoPE"]
         assert any("PoPE, pope-seed0" in axes.get_title() for axes in delta.axes)
 
     def test_rope_alone_has_no_picture_of_delta(self, make_run, tmp_path, drawn):
