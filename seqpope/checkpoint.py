@@ -19,6 +19,8 @@ from seqpope.model.transformer import Transformer
 
 FORMAT = "seqpope-1"
 BEST = "best.safetensors"
+WEIGHTS = Path(__file__).resolve().parent / "weights"  # models that come with the package
+SHIPPED = WEIGHTS / "chorales.safetensors"
 
 
 class CheckpointError(SeqpopeError):

@@ -757,6 +757,54 @@ def reproduce(
     print((out / study / f"{study}.md").read_text())
 
 
+def inspect(
+    runs: list[Path],
+    split: Literal["validation", "train"] = "validation",
+    data_folder: Path | None = None,
+    out: Path | None = None,
+    tokens: int = 32768,
+    batch_tokens: int = 16384,
+    device: Device = "auto",
+) -> None:
+    """Show what a model uses each frequency for: magnitudes by frequency, layer and head, and PoPE's delta.
+
+    Args:
+        runs: Folders of runs or of experiments, or .safetensors files; the shipped chorale model if none is
+            given. Twins come side by side, seeds of one recipe as their mean.
+        split: Whose tokens are read. The test split is not offered: nothing here needs it.
+        data_folder: Folder of prepared data, or of one data set; the run's own if not given.
+        out: Folder to write inspect.json, inspect.md and the figures to; if not given `inspect` in the one
+            folder that is inspected, else here.
+        tokens: About how many tokens to read: windows of the training length, evenly spread over the split.
+        batch_tokens: About how many of them at once; less takes less memory.
+        device: Where to compute.
+    """
+    from seqpope.inspection import beyond, inspect_models, inspect_to
+
+    result = inspect_models(
+        runs,
+        data_folder,
+        split=split,
+        tokens=tokens,
+        device=device,
+        batch_tokens=batch_tokens,
+        progress=lambda name: Progress(f"{name}  {split}", "tokens"),
+    )
+    if out is None:
+        out = runs[0] / "inspect" if len(runs) == 1 and runs[0].is_dir() else Path("inspect")
+    files = inspect_to(out, result)
+    for label, group in result["groups"].items():
+        parts = []
+        for name in ("query", "key", "product"):
+            values = beyond(group, name)
+            parts.append(f"{name} {100 * sum(values) / len(values):.1f}%")
+        print(
+            f"{label} ({', '.join(group['runs'])}): at wavelengths over the training window of "
+            f"{group['trained_length']} tokens lies of the magnitude: {', '.join(parts)}"
+        )
+    print(f"{files[0].parent}  {', '.join(file.name for file in files)}")
+
+
 VERBS: dict[str, Callable[..., None]] = {
     "prepare": prepare,
     "train": train,
@@ -768,6 +816,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "score": score,
     "track": track,
     "reproduce": reproduce,
+    "inspect": inspect,
 }
 
 
@@ -831,6 +880,9 @@ def build_parser() -> Any:
                 verb.add_argument("melody", type=Path, help="The melody: MIDI or MusicXML.")
             if listed:  # one word each, where jsonargparse would want a list in brackets
                 verb.add_argument("runs", nargs="+", type=Path, help="Folders of runs or of experiments.")
+            if name == "inspect":
+                text = "Folders of runs or of experiments, .safetensors files; the shipped model if none."
+                verb.add_argument("runs", nargs="*", type=Path, default=[], help=text)
             verb.add_function_arguments(function, as_positional=name == "prepare", skip=skipped)
         verbs.add_subcommand(name, verb, help=(function.__doc__ or "").split("\n")[0])
     return parser

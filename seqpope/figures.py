@@ -46,7 +46,8 @@ def read_curve(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: sorted(curve.items()) for name, curve in curves.items()}
 
 
-def _colours(positions: Iterable[str]) -> dict[str, str]:
+def colours_of(positions: Iterable[str]) -> dict[str, str]:
+    """A colour for each encoding, or label that begins with one."""
     others = itertools.cycle(OTHER_COLOURS)
     return {p: COLOURS[p] if p in COLOURS else next(others) for p in sorted(set(positions))}
 
@@ -64,13 +65,13 @@ def draw_loss(results: list[dict[str, Any]]) -> bytes | None:
     curves = [read_curve(Path(r["folder"])) for r in results]
     if not any(curve for run in curves for curve in run.values()):
         return None
-    pyplot = open_pyplot()
+    pyplot = load_pyplot()
     from matplotlib.lines import Line2D
 
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     shown: list[float] = []
     highest, width, legend = 0.0, 1, []
-    for position, colour in _colours(r["position"] for r in results).items():
+    for position, colour in colours_of(r["position"] for r in results).items():
         group = [(r, c) for r, c in zip(results, curves, strict=True) if r["position"] == position]
         validations = [dict(c["validation_nats_per_token"]) for _, c in group]
         for (result, curve), validation in zip(group, validations, strict=True):
@@ -127,13 +128,13 @@ def draw_loss(results: list[dict[str, Any]]) -> bytes | None:
 
 def draw_position(results: list[dict[str, Any]]) -> bytes:
     """NLL against position in the piece, mean over seeds of each encoding, as PNG."""
-    pyplot = open_pyplot()
+    pyplot = load_pyplot()
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     groups = group_by_position(results)
     bins = [i for i, b in enumerate(results[0]["by_position"]) if b["tokens"]]
     ends = [(results[0]["by_position"][i]["from"], results[0]["by_position"][i]["to"]) for i in bins]
     middle = [math.sqrt(max(1, low) * high) for low, high in ends]
-    for position, colour in _colours(groups).items():
+    for position, colour in colours_of(groups).items():
         values = np.array([[r["by_position"][i]["nats_per_token"] for i in bins] for r in groups[position]])
         for row in values if len(values) > 1 else []:
             axes.plot(middle, row, color=colour, linewidth=0.7, alpha=0.5)
@@ -179,11 +180,11 @@ def draw_extrapolation(results: list[dict[str, Any]]) -> bytes:
     Args:
         results: what `load_lengths` returns.
     """
-    pyplot = open_pyplot()
+    pyplot = load_pyplot()
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     groups, trained = group_by_label(results), results[0]["trained_length"]
     shown, length = [], results[0]["protocol"]["lengths"][-1]
-    for label, colour in _colours(groups).items():
+    for label, colour in colours_of(groups).items():
         curves = [records[-1]["by_position"] for _, records in groups[label]]
         bins = [i for i, b in enumerate(curves[0]) if b["tokens"] and b["from"] + 1 >= min(FIRST_SHOWN, length)]
         middle = [math.sqrt((curves[0][i]["from"] + 1) * curves[0][i]["to"]) for i in bins]
@@ -221,8 +222,8 @@ def _range(arrays: Iterable[np.ndarray]) -> tuple[float, float]:
     return float(values.min()), float(values.max())
 
 
-def open_pyplot() -> Any:
-    """Matplotlib's pyplot without a screen, in the project's style (imports it)."""
+def load_pyplot() -> Any:
+    """pyplot in this project's style, without a window."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -233,8 +234,8 @@ def open_pyplot() -> Any:
 
 
 def as_png(figure: Any) -> bytes:
-    """A figure as PNG; it is closed."""
+    """A figure as the bytes of a PNG file; it is closed."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
-    open_pyplot().close(figure)
+    load_pyplot().close(figure)
     return buffer.getvalue()

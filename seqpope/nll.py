@@ -6,7 +6,7 @@ and divide once at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,9 +53,17 @@ def scoring_batches(
     Args:
         documents: read these alone; all if None.
     """
-    windows = sorted(plan_windows(split, length, stride), key=lambda w: w.start - w.end)
+    windows = plan_windows(split, length, stride)
     if documents is not None:
         windows = [window for window in windows if window.document in documents]
+    yield from window_batches(split, padding_id, windows, batch_tokens=batch_tokens)
+
+
+def window_batches(
+    split: Split, padding_id: int, windows: Sequence[Window], *, batch_tokens: int = 16384
+) -> Iterator[ScoringBatch]:
+    """These windows, those of like length together, about `batch_tokens` a batch."""
+    windows = sorted(windows, key=lambda w: w.start - w.end)
     while windows:
         longest = windows[0].end - windows[0].start
         count = max(1, batch_tokens // longest)

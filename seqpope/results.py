@@ -463,6 +463,15 @@ def _read_alike(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def recipe_labels(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """What tells the recipes of runs of one encoding apart, such as ", delta_init zero"; seeds do not."""
+    recipes = [flat(recipe(config)) for config in configs]
+    # A field that only some have was added to the program between the runs.
+    shared = set(recipes[0]).intersection(*recipes)
+    differing = sorted(f for f in shared if any(one[f] != recipes[0][f] for one in recipes))
+    return ["".join(f", {field.rsplit('.', 1)[-1]} {one[field]}" for field in differing) for one in recipes]
+
+
 # A run read in several lengths, and of one way to read it a record for each length.
 Reading = tuple[dict[str, Any], list[dict[str, Any]]]
 
@@ -475,12 +484,7 @@ def group_by_label(results: list[dict[str, Any]]) -> dict[str, list[Reading]]:
     """
     groups: dict[str, list[Reading]] = {}
     for group in group_by_position(results).values():
-        recipes = [flat(recipe(r["config"])) for r in group]
-        # A field that only some have was added to the program between the runs.
-        shared = set(recipes[0]).intersection(*recipes)
-        differing = sorted(f for f in shared if any(one[f] != recipes[0][f] for one in recipes))
-        for result, one in zip(group, recipes, strict=True):
-            told = "".join(f", {field.rsplit('.', 1)[-1]} {one[field]}" for field in differing)
+        for result, told in zip(group, recipe_labels([r["config"] for r in group]), strict=True):
             for encoding, records in result["scores"].items():
                 groups.setdefault(encoding + told, []).append((result, records))
     return {label: groups[label] for label in sorted(groups)}

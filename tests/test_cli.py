@@ -76,6 +76,7 @@ assert not heavy, heavy
             ("train", ["--config", "--resume", "--model.delta_init", "--optimizer.average_decay", "--seeds"]),
             ("evaluate", ["runs", "--split", "{validation,test,train}", "--stride"]),
             ("compare", ["runs", "--out"]),
+            ("inspect", ["runs", "--split", "{validation,train}", "--tokens", "shipped"]),
             ("generate", ["--out", "--prompt_bars", "--temperature", "--top_p", "--keys", "quarter notes"]),
         ],
     )

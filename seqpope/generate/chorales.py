@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from seqpope.checkpoint import SHIPPED
 from seqpope.domains.music.chorales.codec import (
     SILENCE,
     STEPS_PER_QUARTER,
@@ -23,11 +24,10 @@ from seqpope.domains.music.chorales.metrics import RANGES
 from seqpope.domains.music.chorales.tokenizer import HIGHEST_PITCH, LOWEST_PITCH, ChoraleTokenizer
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_bytes
-from seqpope.generate.draw import WEIGHTS, Draw, Model, describe_draw
+from seqpope.generate.draw import Draw, Model, describe_draw
 from seqpope.generate.music import MusicOutput
 from seqpope.sampling import Samples
 
-SHIPPED = WEIGHTS / "chorales.safetensors"
 MAXIMUM_STEPS = 1 << 14  # a quarter of an hour at 80 quarters a minute: four times as many tokens
 
 

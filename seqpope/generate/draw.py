@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqpope.checkpoint import CheckpointInfo, check_fingerprint, find_checkpoint, load_checkpoint
+from seqpope.checkpoint import WEIGHTS, CheckpointInfo, check_fingerprint, find_checkpoint, load_checkpoint
 from seqpope.errors import SeqpopeError
 from seqpope.model.transformer import Transformer
 from seqpope.provenance import choose_device, provenance
 from seqpope.sampling import Constraint, Samples, SamplingConfig, sample
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"  # models that come with the package
 FEW_ROWS = 8  # on two cores one sequence took 7.9 s with one thread and 10.4 s with two
 
 

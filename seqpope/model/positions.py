@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from seqpope.errors import SeqpopeError
 from seqpope.kernels import (
@@ -56,6 +57,21 @@ class PositionEncoding(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return self.attend(q, k, v, dropout_p=dropout_p)
 
+    def theta(self) -> Tensor | None:
+        """Its frequencies, (F,) fp64, radians a position, falling; None if it has none."""
+        return None
+
+    def magnitudes(self, x: Tensor) -> Tensor:
+        """What queries or keys as projected, (..., D), weigh at each frequency: (..., F), at least 0.
+
+        No score exceeds the sum over frequencies of a query's magnitude times a key's, at any distance.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no frequencies")
+
+    def bounded_delta(self) -> Tensor | None:
+        """Phase biases as the score sees them, (H, F) radians; None if there are none. Learned as `delta`."""
+        return None
+
     def reset_parameters(self) -> None:
         """Draw what the encoding learns. The transformer calls this last, so that twins share all other draws."""
 
@@ -68,7 +84,13 @@ class RoPE(PositionEncoding):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         _check_pairs(config)
-        self.base = config.base
+        self.base, self.count = config.base, config.head_dim // 2
+
+    def theta(self) -> Tensor:
+        return frequencies(self.count, self.base)
+
+    def magnitudes(self, x: Tensor) -> Tensor:
+        return _pair_norms(x)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int | Tensor = 0, dropout_p: float = 0.0
@@ -80,6 +102,12 @@ def _check_pairs(config: ModelConfig) -> None:
     dim = config.head_dim
     if dim % 2:
         raise SeqpopeError(f"RoPE rotates pairs: model.width / model.heads must be even, it is {dim}")
+
+
+def _pair_norms(x: Tensor) -> Tensor:
+    """2-norms of pairs (c, c + D/2) that share a frequency: (..., D) -> (..., D/2). Rotation keeps them."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.hypot(first, second)
 
 
 YARN_ALPHA, YARN_BETA = 1.0, 32.0  # rotations over the original length (arXiv 2309.00071, section 3.2)
@@ -140,6 +168,13 @@ class YaRN(PositionEncoding):
         count, factor = config.head_dim // 2, config.yarn_factor
         self.freqs = YarnSpectrum(count, config.base, factor, config.yarn_original_length)
         self.softmax_scale = yarn_temperature(factor) ** 2 / math.sqrt(config.head_dim)
+
+    def theta(self) -> Tensor:
+        return self.freqs.on(torch.device("cpu"))
+
+    def magnitudes(self, x: Tensor) -> Tensor:
+        """Those of RoPE: the temperature is part of the softmax's scale."""
+        return _pair_norms(x)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int | Tensor = 0, dropout_p: float = 0.0
@@ -220,6 +255,12 @@ class PoPE(PositionEncoding):
     def reset_parameters(self) -> None:
         if self.init == "uniform":
             nn.init.uniform_(self.delta, -2 * math.pi, 0.0)
+
+    def theta(self) -> Tensor:
+        return frequencies(self.delta.shape[-1], self.base)
+
+    def magnitudes(self, x: Tensor) -> Tensor:
+        return F.softplus(x)
 
     def bounded_delta(self) -> Tensor:
         """The phase biases as the score sees them, (H, D) radians."""

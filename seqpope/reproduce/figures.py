@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from seqpope.figures import COLOURS, GREY, OTHER_COLOURS, as_png, open_pyplot
+from seqpope.figures import COLOURS, GREY, OTHER_COLOURS, as_png, load_pyplot
 
 
 def _colours(document: Mapping[str, Any]) -> list[str]:
@@ -31,7 +31,7 @@ def draw_study(document: Mapping[str, Any]) -> bytes:
 
 def _draw_dots(document: Mapping[str, Any]) -> bytes:
     rows, accuracy = document["rows"], document["measure"] == "accuracy"
-    figure, axes = open_pyplot().subplots(figsize=(8, 1.2 + 0.55 * len(rows)), layout="constrained")
+    figure, axes = load_pyplot().subplots(figsize=(8, 1.2 + 0.55 * len(rows)), layout="constrained")
     for place, (row, colour) in enumerate(zip(rows, _colours(document), strict=True)):
         values = np.array(row["values"])
         axes.plot(values, np.full(len(values), place), "o", color=colour, alpha=0.6, markersize=6, clip_on=False)
@@ -53,7 +53,7 @@ def _draw_dots(document: Mapping[str, Any]) -> bytes:
 
 
 def _draw_curves(document: Mapping[str, Any]) -> bytes:
-    figure, axes = open_pyplot().subplots(figsize=(8, 4.5), layout="constrained")
+    figure, axes = load_pyplot().subplots(figsize=(8, 4.5), layout="constrained")
     for row, colour in zip(document["rows"], _colours(document), strict=True):
         for number, curve in enumerate(row.get("curves", [])):
             steps, nats = zip(*curve, strict=True) if curve else ((), ())
@@ -66,7 +66,7 @@ def _draw_curves(document: Mapping[str, Any]) -> bytes:
 
 
 def _draw_lengths(document: Mapping[str, Any]) -> bytes:
-    figure, axes = open_pyplot().subplots(figsize=(8, 4.5), layout="constrained")
+    figure, axes = load_pyplot().subplots(figsize=(8, 4.5), layout="constrained")
     for row, colour in zip(document["rows"], _colours(document), strict=True):
         for encoding, by_length in row.get("lengths", {}).items():
             yarn = encoding.endswith("+yarn")
