@@ -32,7 +32,8 @@ def draw_study(document: Mapping[str, Any]) -> bytes:
 def _draw_dots(document: Mapping[str, Any]) -> bytes:
     rows, accuracy = document["rows"], document["measure"] == "accuracy"
     figure, axes = load_pyplot().subplots(figsize=(8, 1.2 + 0.55 * len(rows)), layout="constrained")
-    for place, (row, colour) in enumerate(zip(rows, _colours(document), strict=True)):
+    for place, row in enumerate(rows):
+        colour = COLOURS.get(row["encoding"], GREY)
         values = np.array(row["values"])
         axes.plot(values, np.full(len(values), place), "o", color=colour, alpha=0.6, markersize=6, clip_on=False)
         axes.plot([values.mean()] * 2, [place - 0.28, place + 0.28], color=colour, linewidth=2)
