@@ -708,7 +708,7 @@ def reproduce(
     """Make one of the paper's tables or figures: train what is missing, test it, write JSON, table and picture.
 
     Args:
-        study: Its name; or `results`, which writes one Markdown file of all documents.
+        study: Its name, or what several begin with; or `results`: one Markdown file of all documents.
         take: Finished runs that stand for an arm.
         budget: Minutes of training, for which every run is shortened alike; all steps if not given.
         seeds: Runs of each arm; as many as the study has if not given.
@@ -719,7 +719,7 @@ def reproduce(
         data_folder: Folder of prepared data.
         device: Where to compute.
     """
-    from seqpope.reproduce.studies import STUDIES, find_study
+    from seqpope.reproduce.studies import STUDIES, find_studies
 
     if study == "results":
         from seqpope.reproduce.summary import write_results
@@ -730,7 +730,7 @@ def reproduce(
         return
     from seqpope.reproduce.running import arm_config, run_study
 
-    chosen, out = find_study(study), out or Path("runs") / "reproduce"
+    chosen, out = find_studies(study), out or Path("runs") / "reproduce"
     taken: dict[str, list[Path]] = {}
     for words in take or []:
         label, equals, paths = words.partition("=")
@@ -739,22 +739,25 @@ def reproduce(
                 f"--take {words!r}: expected LABEL=FOLDER or LABEL=report.json, commas between more"
             )
         taken[label] = [Path(path) for path in _words(paths)]
-    for arm in chosen.arms:
+    if taken and len(chosen) > 1:
+        raise SeqpopeError(f"--take needs one study: {study} is {', '.join(one.name for one in chosen)}")
+    for arm in (arm for one in chosen for arm in one.arms):
         entry = find_dataset(arm_config(arm).dataset)
         places = (data_folder, data_folder / entry.name)
         if arm.label not in taken and entry.embedded and not any((p / "manifest.json").is_file() for p in places):
             prepare(entry.name, data_folder=data_folder)
-    run_study(
-        chosen,
-        out,
-        budget=budget,
-        seeds=seeds,
-        only=[word.strip() for word in only.split(";") if word.strip()],
-        taken=taken,
-        data_folder=data_folder,
-        device=device,
-    )
-    print((out / study / f"{study}.md").read_text())
+    for one in chosen:
+        run_study(
+            one,
+            out,
+            budget=None if budget is None else budget / len(chosen),
+            seeds=seeds,
+            only=[word.strip() for word in only.split(";") if word.strip()],
+            taken=taken,
+            data_folder=data_folder,
+            device=device,
+        )
+        print((out / one.name / f"{one.name}.md").read_text())
 
 
 def inspect(

@@ -454,7 +454,7 @@ def evaluate_lengths(
     strides = {
         length: max(1, round(stride_share * length)) if stride is None else stride for length in set(lengths)
     }
-    part, manifest = store.split(split), store.manifest
+    part, manifest = store.split(split, at_least=max(lengths)), store.manifest
     plans = plan_lengths(part, strides)
     made = provenance(device)
     protocol = {

@@ -11,7 +11,7 @@ from seqpope.errors import SeqpopeError
 from seqpope.presets import presets
 from seqpope.reproduce import running
 from seqpope.reproduce.running import arm_config, run_study, shortened, slug
-from seqpope.reproduce.studies import STUDIES, Arm, Study, find_study
+from seqpope.reproduce.studies import STUDIES, Arm, Study, find_studies
 from seqpope.reproduce.summary import markdown, write_results
 
 TINY = {
@@ -57,7 +57,7 @@ def run(data, out, study=STUDY, **settings):
 class TestShipped:
     @pytest.mark.parametrize("name", STUDIES)
     def test_arms_can_be_run_and_are_told_apart(self, name):
-        study = find_study(name)
+        (study,) = find_studies(name)
         labels = [arm.label for arm in study.arms]
         assert len(set(map(slug, labels))) == len(labels)
         assert {label for pair in study.pairs for label in pair} <= set(labels)
@@ -68,7 +68,7 @@ class TestShipped:
 
     @pytest.mark.parametrize("name", STUDIES)
     def test_pairs_differ_in_the_encoding_alone(self, name):
-        study = find_study(name)
+        (study,) = find_studies(name)
         arms = {arm.label: arm for arm in study.arms}
         for first, second in study.pairs:
             a, b = (arm_config(arms[label]).as_dict() for label in (first, second))
@@ -80,7 +80,10 @@ class TestShipped:
 
     def test_an_unknown_one_is_named(self):
         with pytest.raises(SeqpopeError, match="unknown study 'x': expected one of indirect-indexing, jsb"):
-            find_study("x")
+            find_studies("x")
+        assert [study.name for study in find_studies("extrapolation")] == [
+            "extrapolation-piano", "extrapolation-jsb", "extrapolation-genome"
+        ]  # fmt: skip
 
 
 class TestShortened:

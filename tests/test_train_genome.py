@@ -18,6 +18,7 @@ from seqpope.config import DataConfig, OptimizerConfig, TrainConfig
 from seqpope.data.shards import StoreError, TokenStore, check_place
 from seqpope.domains.base import DATASETS, open_store
 from seqpope.domains.genome.store import GenomeStore
+from seqpope.evaluate import evaluate_lengths
 from seqpope.experiment import Interrupted, RunKeeper, train
 from seqpope.model.config import ModelConfig
 from seqpope.nll import mean_nats, token_nats
@@ -62,6 +63,17 @@ def test_a_store_may_be_made_again_in_its_place(data, tmp_path):
     (copy / "notes.txt").touch()
     with pytest.raises(StoreError, match=r"holds notes\.txt, which is no part of a store"):
         check_place(copy, data.name)
+
+
+def test_read_in_windows_longer_than_documents_usually_are(data, tmp_path):
+    run = train(config_of(data, tmp_path), say=lambda _: None) / "pope-seed0"
+    store = GenomeStore(data)
+    longest = 2 * store.document // store.reading.k
+    result = evaluate_lengths(run, [32, longest], split="train", device="cpu")
+    assert result["targets"]["same_tokens"] == longest
+    (name,) = result["targets"]["same_documents"]
+    start, end = map(int, name.removeprefix("one:").split("-"))
+    assert end - start + 1 == 2 * store.document
 
 
 def test_trained_resumed_and_scored(data, tmp_path, monkeypatch):

@@ -216,8 +216,12 @@ class Store(Protocol):
     folder: Path
     manifest: Manifest
 
-    def split(self, name: str) -> Split:
+    def split(self, name: str, at_least: int = 0) -> Split:
         """Open or make one split.
+
+        Args:
+            at_least: where the store cuts documents itself, it cuts none shorter than so many tokens for its own
+                reasons; others have the documents they have.
 
         Raises:
             StoreError: the store has no such split, or it is damaged.
@@ -256,8 +260,8 @@ class TokenStore:
             low, high = self.manifest.shift_range
             self.manifest.shift_range = (low, high)
 
-    def split(self, name: str) -> Split:
-        """Open one split, memory-mapped.
+    def split(self, name: str, at_least: int = 0) -> Split:
+        """Open one split, memory-mapped; its documents are as they are (`at_least`).
 
         Raises:
             StoreError: the store has no such split, or its files do not agree with the manifest.

@@ -68,14 +68,41 @@ _JSB_MORE = _twins("jsb-augmented", "augmented")
 _MAESTRO = _twins("maestro-paper", "the paper's recipe", published=(1.486, 1.501))
 _MAESTRO_MORE = _twins("maestro-20min", "held against overfitting")
 _GENOME = _twins("genome-small", "11 Mb", settings={"dataset": "grch38"})
-_BEYOND = (2048, 4096, 8192, 16384, 20480)
-_FROM_ZERO = Arm("PoPE, delta from 0", "pope", "maestro-short", {"model.delta_init": "zero"}, lengths=_BEYOND)
-_UNIFORM = Arm("PoPE, delta uniform", "pope", "maestro-short", {"model.delta_init": "uniform"}, lengths=_BEYOND)
-_ROPE = Arm("RoPE", "rope", "maestro-short", lengths=_BEYOND)
+
+
+def _three(preset: str, settings: dict[str, Any], lengths: tuple[int, ...]) -> tuple[Arm, Arm, Arm]:
+    """PoPE with delta from 0 and uniform, and RoPE, to be read beyond their training."""
+    return (
+        Arm("PoPE, delta from 0", "pope", preset, {**settings, "model.delta_init": "zero"}, lengths=lengths),
+        Arm("PoPE, delta uniform", "pope", preset, {**settings, "model.delta_init": "uniform"}, lengths=lengths),
+        Arm("RoPE", "rope", preset, settings, lengths=lengths),
+    )
 
 
 def _pairs(*twins: tuple[Arm, Arm]) -> tuple[tuple[str, str], ...]:
     return tuple((pope.label, rope.label) for pope, rope in twins)
+
+
+_512 = {"data.length": 512, "data.batch_size": 16, "eval_length": 512, "eval_stride": 256}
+_BEYOND = {
+    "piano": _three("maestro-short", {}, (2048, 4096, 8192, 16384, 20480)),
+    "jsb": _three("jsb-augmented", _512, (512, 1024, 1536, 2048)),
+    "genome": _three("genome-small", {"dataset": "grch38"}, (1000, 2000, 4000, 8000, 10000)),
+}
+
+
+def _extrapolation(name: str, what: str, trained: int) -> Study:
+    arms = _BEYOND[name]
+    return Study(
+        name=f"extrapolation-{name}",
+        title=f"Beyond the training length, {what}",
+        question=f"What is left of a model trained on windows of {trained:,} tokens that reads further?",
+        measure="nats_per_token",
+        arms=arms,
+        pairs=((arms[0].label, arms[2].label), (arms[1].label, arms[2].label)),
+        seeds=3,
+        published=f"{PAPER}, for text: RoPE collapses, PoPE holds",
+    )
 
 
 STUDIES = {
@@ -142,26 +169,20 @@ STUDIES = {
                 "1.45 to 1.61): N, padding or remainders among the targets would explain it. Here they never are.",
             ),
         ),
-        Study(
-            name="extrapolation",
-            title="Beyond the training length, piano",
-            question="What is left of a model that reads ten times as far as it was trained?",
-            measure="nats_per_token",
-            arms=(_FROM_ZERO, _UNIFORM, _ROPE),
-            pairs=((_FROM_ZERO.label, _ROPE.label), (_UNIFORM.label, _ROPE.label)),
-            seeds=3,
-            published=f"{PAPER}, for text: RoPE collapses, PoPE holds",
-        ),
+        _extrapolation("piano", "piano", 2048),
+        _extrapolation("jsb", "chorales", 512),
+        _extrapolation("genome", "DNA", 1000),
     )
 }
 
 
-def find_study(name: str) -> Study:
-    """Look a study up by name.
+def find_studies(name: str) -> list[Study]:
+    """The study of that name, or those whose names begin with it and a dash: `extrapolation` is three.
 
     Raises:
-        SeqpopeError: there is none of that name; the message lists those there are.
+        SeqpopeError: there is none; the message lists those there are.
     """
-    if name not in STUDIES:
+    found = [study for study in STUDIES.values() if study.name == name or study.name.startswith(f"{name}-")]
+    if not found:
         raise SeqpopeError(f"unknown study {name!r}: expected one of {', '.join(STUDIES)}")
-    return STUDIES[name]
+    return found

@@ -201,6 +201,20 @@ def ingest_text(tmp_path, text):
 
 
 class TestStore:
+    @pytest.mark.parametrize("at_least", [0, 2000, 2001, 4000, 20_000])
+    def test_documents_as_long_as_is_asked_for(self, tmp_path, at_least):
+        text = random_dna(12_000 * 5 + 601)
+        store = make_store(
+            tmp_path / "store", {"one": text, "two": text[:600]}, {"test": [("one", 0, 60_601), ("two", 0, 600)]}
+        )
+        split = store.split("test", at_least=at_least)
+        sizes = np.diff(split.starts)
+        longest = max(2000, min(at_least, 10_100))
+        expected = [longest] * (10_100 // longest) + ([10_100 % longest] if 10_100 % longest else [])
+        assert sizes.tolist() == [*expected, 100]
+        assert (split.tokens == store.split("test").tokens).all()
+        assert (split.flags == store.split("test").flags).all()
+
     def test_a_pickled_store_takes_no_bases_along(self, tmp_path):
         store = make_store(tmp_path / "s", {"a": random_dna(1_000_000)}, {"train": [("a", 0, 500)]})
         store.fetch("a", 0, 10)

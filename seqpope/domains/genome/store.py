@@ -151,13 +151,18 @@ class GenomeStore:
             parts.append(np.column_stack((np.full(len(edges), number), edges)))
         return np.concatenate(parts)
 
-    def documents(self, split: str) -> np.ndarray:
-        """The documents of a split, (D, 3) int64: number of the contig, first base and end, whole tokens alone."""
-        return cut(self.known(split), self.document, self.reading.k)
+    def documents(self, split: str, at_least: int = 0) -> np.ndarray:
+        """The documents of a split, (D, 3) int64: number of the contig, first base and end, whole tokens alone.
 
-    def pieces(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        Args:
+            at_least: tokens of a document where its stretch has as many and `DOCUMENT` bases are fewer.
+        """
+        size = max(self.document, at_least * self.reading.k)
+        return cut(self.known(split), size, self.reading.k)
+
+    def pieces(self, split: str, at_least: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """The documents of a split a few thousand at a time: their ids (T,), flags (T,) uint8, and tokens (D,)."""
-        documents, k = self.documents(split), self.reading.k
+        documents, k = self.documents(split, at_least), self.reading.k
         # Runs of documents that lie side by side are read together.
         ends = np.cumsum(documents[:, 2] - documents[:, 1])
         apart = (np.diff(documents[:, 0]) != 0) | (documents[1:, 1] != documents[:-1, 2])
@@ -200,15 +205,18 @@ class GenomeStore:
             flags |= (2 * inside > k).astype(np.uint8) << (FIRST_FILE + stratum)
         return flags
 
-    def split(self, name: str) -> Split:
+    def split(self, name: str, at_least: int = 0) -> Split:
         """One split as documents, made now; a document is named contig:first-last, counted from 1.
+
+        Args:
+            at_least: as in `documents`: to read further than a document usually goes.
 
         Raises:
             StoreError: the store has no such split.
         """
-        documents, contigs = self.documents(name), list(self.contigs)
+        documents, contigs = self.documents(name, at_least), list(self.contigs)
         tokens, flags = [np.zeros(0, self.reading.dtype)], [np.zeros(0, np.uint8)]
-        for ids, flag, _ in self.pieces(name):
+        for ids, flag, _ in self.pieces(name, at_least):
             tokens.append(ids)
             flags.append(flag)
         sizes = (documents[:, 2] - documents[:, 1]) // self.reading.k

@@ -62,8 +62,8 @@ class IndexingStore:
             raise StoreError(f"{self.folder} has the splits {', '.join(self._examples)}; {name!r} was asked for")
         return self._examples[name]
 
-    def split(self, name: str) -> Split:
-        """A split as documents, an example each.
+    def split(self, name: str, at_least: int = 0) -> Split:
+        """A split as documents, an example each (`at_least` changes nothing).
 
         Raises:
             StoreError: the store has no such split.
