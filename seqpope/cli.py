@@ -719,13 +719,13 @@ def reproduce(
         data_folder: Folder of prepared data.
         device: Where to compute.
     """
-    from seqpope.reproduce.studies import STUDIES, find_studies
+    from seqpope.reproduce.studies import find_studies
 
     if study == "results":
         from seqpope.reproduce.summary import write_results
 
         file = out or Path("RESULTS.md")
-        write_results(documents, file, list(STUDIES))
+        write_results(documents, file)
         print(f"{file}  written from {documents}")
         return
     from seqpope.reproduce.running import arm_config, run_study

@@ -1,7 +1,9 @@
 """Studies: trained as asked, resumed, summed up, and written as tables that claim no more than the runs allow."""
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +56,13 @@ def run(data, out, study=STUDY, **settings):
     return document, said
 
 
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The study run once, models inspected too: its document, and where it lies."""
+    out = tmp_path_factory.mktemp("whole")
+    return run(data, out, study=replace(STUDY, inspect=True))[0], out
+
+
 class TestShipped:
     @pytest.mark.parametrize("name", STUDIES)
     def test_arms_can_be_run_and_are_told_apart(self, name):
@@ -100,8 +109,8 @@ class TestShortened:
 
 
 class TestRun:
-    def test_from_nothing_to_a_table(self, data, tmp_path):
-        document, _ = run(data, tmp_path)
+    def test_from_nothing_to_a_table(self, whole):
+        document, tmp_path = whole
         assert [row["label"] for row in document["rows"]] == ["PoPE, tiny", "RoPE, tiny"]
         for row in document["rows"]:
             assert row["seeds"] == [0, 1]
@@ -123,8 +132,18 @@ class TestRun:
         assert "A note." in text
         assert str(tmp_path) not in text + json.dumps(document)
 
-    def test_again_trains_nothing(self, data, tmp_path, monkeypatch):
-        first, _ = run(data, tmp_path)
+    def test_frequencies_are_shown(self, whole):
+        document, tmp_path = whole
+        assert set(document["frequencies"]) == {"pope", "rope"}
+        for group in document["frequencies"].values():
+            assert group["trained_length"] == 51
+            assert [0 < share < 1 for share in group["beyond"]["product"]] == [True, True]
+        assert (tmp_path / "tiny" / "inspect" / "magnitudes.png").is_file()
+        assert "| pope | 51 |" in (tmp_path / "tiny" / "tiny.md").read_text()
+
+    def test_again_trains_nothing(self, data, whole, monkeypatch):
+        first, tmp_path = whole
+        first = {name: value for name, value in first.items() if name != "frequencies"}
         monkeypatch.setattr("seqpope.stack.train_stack", lambda *_: pytest.fail("trained again"))
         again, said = run(data, tmp_path)
         assert again == first
@@ -153,18 +172,17 @@ class TestRun:
         assert 0 < running.step_seconds(config) < 5
         assert 0 < running.step_seconds(replace(config, side_by_side=False)) < 5
 
-    def test_finished_runs_are_taken(self, data, tmp_path):
+    def test_finished_runs_are_taken(self, data, tmp_path, whole):
         from seqpope.report import compare
 
-        whole, _ = run(data, tmp_path / "a")
-        place = tmp_path / "a" / "tiny"
+        document, place = whole[0], whole[1] / "tiny"
         runs = {arm.label: [place / slug(arm.label) / f"{arm.position}-seed{n}" for n in (0, 1)] for arm in ARMS}
         taken, _ = run(data, tmp_path / "b", taken=runs)
-        assert taken["rows"] == whole["rows"]
+        assert taken["rows"] == document["rows"]
         compare([run for each in runs.values() for run in each], tmp_path / "report")
         reports = {arm.label: [tmp_path / "report" / "report.json"] for arm in ARMS}
         told, _ = run(data, tmp_path / "c", taken=reports)
-        assert [row["values"] for row in told["rows"]] == [row["values"] for row in whole["rows"]]
+        assert [row["values"] for row in told["rows"]] == [row["values"] for row in document["rows"]]
         with pytest.raises(SeqpopeError, match="RoPE, tiny: expected runs of rope, some are of pope"):
             run(data, tmp_path / "d", taken={arm.label: runs[ARMS[0].label] for arm in ARMS})
         with pytest.raises(SeqpopeError, match="has no arm 'x'"):
@@ -224,15 +242,29 @@ class TestClaims:
         assert "none" not in text
 
     def test_results_of_all_studies(self, tmp_path):
-        for name in ("b", "a", "z"):
+        for name in ("b", "maestro", "jsb"):
             (tmp_path / f"{name}.json").write_text(json.dumps({**self.document([]), "study": name, "title": name}))
-        write_results(tmp_path, tmp_path / "sub.md", ["z", "a"])
+        write_results(tmp_path, tmp_path / "sub.md")
         text = (tmp_path / "sub.md").read_text()
-        assert [line for line in text.splitlines() if line.startswith("## ")] == ["## z", "## a", "## b"]
-        assert "![a](./a.png)" in text
+        assert [line for line in text.splitlines() if line.startswith("## ")] == [
+            "## jsb", "## maestro", "## b", "## Not run"
+        ]  # fmt: skip
+        assert "![jsb](./jsb.png)" in text
+        assert "- Human genome: `seqpope reproduce genome`." in text
+        assert "- MAESTRO" not in text
         (tmp_path / "x.json").write_text("{}")
         with pytest.raises(SeqpopeError, match=r"x\.json is no document of a study"):
-            write_results(tmp_path, tmp_path / "sub.md", [])
+            write_results(tmp_path, tmp_path / "sub.md")
         (tmp_path / "empty").mkdir()
         with pytest.raises(SeqpopeError, match="there are no documents"):
-            write_results(tmp_path / "empty", tmp_path / "sub.md", [])
+            write_results(tmp_path / "empty", tmp_path / "sub.md")
+
+    def test_the_shipped_file_is_made_from_the_shipped_documents(self, tmp_path):
+        root = Path(__file__).resolve().parent.parent
+        write_results(root / "benchmarks" / "results" / "reproduce", tmp_path / "RESULTS.md")
+        made = (
+            (tmp_path / "RESULTS.md")
+            .read_text()
+            .replace(os.path.relpath(root / "benchmarks", tmp_path).replace(os.sep, "/"), "benchmarks")
+        )
+        assert made == (root / "RESULTS.md").read_text()

@@ -102,6 +102,22 @@ def make_plan(
     }
 
 
+def _inspect(runs: Mapping[str, Sequence[Path]], folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write what the models use each frequency for to folder/inspect; return the gist of it."""
+    from seqpope.inspection import beyond, inspect_models, inspect_to
+
+    folders = [path for paths in runs.values() for path in paths if path.is_dir()]
+    found = inspect_models(folders, settings.get("data_folder"), device=settings.get("device", "auto"))
+    inspect_to(folder / "inspect", found)
+    return {
+        label: {
+            "trained_length": group["trained_length"],
+            "beyond": {name: beyond(group, name) for name in ("query", "key", "product")},
+        }
+        for label, group in found["groups"].items()
+    }
+
+
 def run_study(
     study: Study,
     out: Path,
@@ -190,6 +206,8 @@ def run_study(
                     yarn=True,
                     precision="bf16" if choose_device(config.device) == "cuda" else "fp32",
                 )
-    document = summarise(study, {label: runs[label] for label in runs}, plan)
+    document = summarise(study, runs, plan)
+    if study.inspect:
+        document["frequencies"] = _inspect(runs, folder, settings)
     write_study(document, folder)
     return document

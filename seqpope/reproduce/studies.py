@@ -40,6 +40,7 @@ class Study:
         side_by_side: an arm's seeds are trained as one model (`stack`).
         published: where the figures of the arms are from, and what is to be known of them.
         notes: sentences that belong below the table.
+        inspect: also show what its models use each frequency for (`inspection`).
     """
 
     name: str
@@ -52,6 +53,7 @@ class Study:
     side_by_side: bool = False
     published: str = ""
     notes: tuple[str, ...] = ()
+    inspect: bool = False
 
 
 def _twins(preset: str, name: str, **more: Any) -> tuple[Arm, Arm]:
@@ -169,11 +171,31 @@ STUDIES = {
                 "1.45 to 1.61): N, padding or remainders among the targets would explain it. Here they never are.",
             ),
         ),
+        Study(
+            name="frequencies",
+            title="What frequencies are used for",
+            question="At which wavelengths do queries and keys have their magnitude, and where did delta go?",
+            measure="nats_per_token",
+            arms=_JSB_MORE,
+            pairs=_pairs(_JSB_MORE),
+            seeds=3,
+            published=f"{PAPER}, figures of magnitudes by frequency for text: RoPE uses few frequencies, PoPE all",
+            inspect=True,
+        ),
         _extrapolation("piano", "piano", 2048),
         _extrapolation("jsb", "chorales", 512),
         _extrapolation("genome", "DNA", 1000),
     )
 }
+
+
+# What the paper has and no document: by a study's name where one can be made, else for good.
+UNRUN = (
+    "The human genome by the paper's recipe (`seqpope prepare grch38 && seqpope train --config genome-paper "
+    "--seeds 3`: 205.6M parameters, 100,000 steps of 64 x 1,000 six-mers). A step takes 224 ms with PoPE and 211 ms "
+    "with RoPE on an H100 (`benchmarks/results/step.md`), so that a seed takes 6.2 and 5.9 hours.",
+    "OpenWebText and its zero-shot tasks: seqpope models no text.",
+)
 
 
 def find_studies(name: str) -> list[Study]:

@@ -16,7 +16,7 @@ from seqpope.figures import read_curve
 from seqpope.files import write_bytes, write_text
 from seqpope.provenance import commit
 from seqpope.reproduce.figures import draw_study
-from seqpope.reproduce.studies import Arm, Study
+from seqpope.reproduce.studies import STUDIES, UNRUN, Arm, Study
 from seqpope.results import flat, load_lengths, load_results, precision_of, recipe, seed_of
 from seqpope.statistics import detectable_effect, estimate
 
@@ -171,6 +171,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     parts = [f"## {document['title']}", document["question"], "\n".join(lines)]
     parts += _lengths_table(document)
+    parts += _frequencies_table(document)
     share = document["share"]
     first = document["rows"][0]
     facts = [
@@ -221,6 +222,21 @@ def _lengths_table(document: Mapping[str, Any]) -> list[str]:
     return ["The same targets at every length, nats/token:", "\n".join(lines)]
 
 
+def _frequencies_table(document: Mapping[str, Any]) -> list[str]:
+    found = document.get("frequencies")
+    if not found:
+        return []
+    lines = ["| | window | query, % | key, % | query x key, % |", "|---|---|---|---|---|"]
+    for label, group in found.items():
+        shares = [100 * sum(group["beyond"][n]) / len(group["beyond"][n]) for n in ("query", "key", "product")]
+        lines.append(f"| {label} | {group['trained_length']:,} | " + " | ".join(f"{x:.1f}" for x in shares) + " |")
+    return [
+        "Share of the magnitude at wavelengths that never complete a turn in training (`seqpope inspect` on a run "
+        "shows all):",
+        "\n".join(lines),
+    ]
+
+
 def _difference_text(found: Mapping[str, Any], digits: int, unit: str) -> str:
     text = f"{found['a']} minus {found['b']}: {found['mean']:+.{digits}f} {unit}"
     if found["low"] is None:
@@ -243,7 +259,7 @@ def write_study(document: Mapping[str, Any], folder: Path) -> None:
     write_bytes(folder / f"{name}.png", draw_study(document))
 
 
-def write_results(folder: Path, file: Path, order: Sequence[str]) -> None:
+def write_results(folder: Path, file: Path) -> None:
     """Write one Markdown file of all studies' documents that lie in a folder.
 
     Raises:
@@ -260,7 +276,7 @@ def write_results(folder: Path, file: Path, order: Sequence[str]) -> None:
         raise SeqpopeError(
             f"there are no documents of studies in {folder}: expected what `seqpope reproduce` writes"
         )
-    names = [n for n in order if n in documents] + sorted(set(documents) - set(order))
+    names = [n for n in STUDIES if n in documents] + sorted(set(documents) - set(STUDIES))
     place = Path(folder).resolve()
     parts = [
         "# Results",
@@ -271,6 +287,12 @@ def write_results(folder: Path, file: Path, order: Sequence[str]) -> None:
     for name in names:
         text = markdown(documents[name]).rstrip()
         parts.append(text.replace(f"]({name}.png)", f"]({_relative(place, file)}/{name}.png)"))
+    missing = [
+        f"{study.title}: `seqpope reproduce {study.name}`."
+        for study in STUDIES.values()
+        if study.name not in documents
+    ]
+    parts += ["## Not run", "\n".join(f"- {line}" for line in [*missing, *UNRUN])]
     write_text(file, "\n\n".join(parts) + "\n")
 
 
