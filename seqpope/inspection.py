@@ -195,7 +195,7 @@ def wrapped(angles: np.ndarray) -> np.ndarray:
 
 
 def describe_delta(model: Transformer) -> dict[str, Any] | None:
-    """The learned phase biases; None if the encoding has none.
+    """The learned phase biases; None if the encoding learns none.
 
     Returns:
         "wrapped": (layers, H, F) as the score sees them, in [-pi, pi]. "learned": the parameters themselves.
@@ -209,7 +209,7 @@ def describe_delta(model: Transformer) -> dict[str, Any] | None:
     seen, learned = [], []
     for encoding in encodings:
         bounded = encoding.bounded_delta()
-        if bounded is None:
+        if bounded is None or not model.config.delta_learned:
             return None
         seen.append(bounded.detach().double().cpu().numpy())
         learned.append(encoding.get_parameter("delta").detach().double().cpu().numpy())

@@ -26,6 +26,9 @@ OF_OTHERS = {  # what a domain's training does not read: in data, of the other d
     "indexing": ("transpose", "reverse_complement", "soft_mask_weight"),
 }
 
+# Fields that came later, and what older runs did: they are no difference.
+LATER = {"model.magnitude": "softplus", "model.delta_learned": True, "model.delta_window": 2048}
+
 IN_BITS = {"base": "bases"}  # units, and their plural, whose NLL is told in bits: the custom of their field
 TOLD_BY_ACCURACY = ("indexing",)  # domains whose reports have the share of targets that were the likeliest token
 RESULT = "result.json"
@@ -169,7 +172,7 @@ def recipe(config: dict[str, Any]) -> dict[str, Any]:
 
 def _recipe(result: dict[str, Any]) -> dict[str, Any]:
     """What a run was trained by, flat; the precision is what `auto` became."""
-    fields = flat(recipe(result["config"])) | {"training precision": precision_of(result)}
+    fields = LATER | flat(recipe(result["config"])) | {"training precision": precision_of(result)}
     fields.pop("precision", None)
     return fields
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from seqpope.kernels import cartesian, reference
 from seqpope.kernels.launch import DECODE_ROWS, card
+from seqpope.kernels.reference import MAGNITUDES, Magnitude
 from seqpope.kernels.rotation import Freqs, RotationTables, Spectrum, two_level_tables
 from seqpope.kernels.scope import Scope
 
@@ -41,6 +42,7 @@ def pope_attention(
     dropout_p: float = 0.0,
     dropout_seed: int | Tensor | None = None,
     cu_seqlens: Tensor | None = None,
+    magnitude: Magnitude = "softplus",
     backend: Backend = "auto",
 ) -> Tensor:
     """Attention in which magnitudes say what and phases say where (arXiv 2509.10534).
@@ -67,6 +69,8 @@ def pope_attention(
             the device if None. The same seed drops the same weights on every device (triton and reference).
         cu_seqlens: (N + 1,) cumulative lengths of documents packed into the rows, from 0 to B x L, counted along
             the rows laid end to end; a query sees its own document alone.
+        magnitude: what stands in place of softplus, for ablations: "relu", or "none" for components as they are;
+            triton has softplus alone.
         backend: "triton" (CUDA, D up to 256), "cartesian" (a dot product of twice the width for torch's SDPA),
             "reference" (the formula), or "auto": triton where it can, else cartesian.
 
@@ -82,17 +86,18 @@ def pope_attention(
     _check_pope(q, k, v, delta, scope, dropout_p, freqs)
     k, v = _seen_by_some(k, v, scope, q.shape[2])
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
-    backend = _choose(backend, q, k, v)
+    backend = _choose(backend, q, k, v, magnitude)
     if backend == "triton":
         return _triton(q, k, v, delta, base, freqs, scope, scale, dropout_p, dropout_seed)
     k, v = scope.own(k), scope.own(v)
     if backend == "reference":
-        scores = functools.partial(reference.pope_scores, delta=delta)
+        scores = functools.partial(reference.pope_scores, delta=delta, magnitude=magnitude)
         return _reference(scores, q, k, v, base, freqs, scope, scale, dropout_p, dropout_seed)
     _refuse_seed(dropout_seed)
     return cartesian.pope_attention(
-        q, k, v, delta, base=base, freqs=freqs, scope=scope, softmax_scale=scale, dropout_p=dropout_p
-    )
+        q, k, v, delta, base=base, freqs=freqs, scope=scope, softmax_scale=scale, dropout_p=dropout_p,
+        magnitude=magnitude,
+    )  # fmt: skip
 
 
 def pope_attention_packed(
@@ -106,6 +111,7 @@ def pope_attention_packed(
     dropout_p: float = 0.0,
     dropout_seed: int | Tensor | None = None,
     cu_seqlens: Tensor | None = None,
+    magnitude: Magnitude = "softplus",
     backend: Backend = "auto",
 ) -> Tensor:
     """`pope_attention` of queries, keys and values that lie in one projection.
@@ -122,10 +128,11 @@ def pope_attention_packed(
         raise ValueError(f"qkv must be (B, L, 3, H, D), it is {tuple(qkv.shape)}")
     (qkv,) = _autocast(qkv)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    if _choose(backend, q, k, v) != "triton":
+    if _choose(backend, q, k, v, magnitude) != "triton":
         return pope_attention(
             q, k, v, delta, base=base, freqs=freqs, causal=causal, softmax_scale=softmax_scale,
-            dropout_p=dropout_p, dropout_seed=dropout_seed, cu_seqlens=cu_seqlens, backend=backend,
+            dropout_p=dropout_p, dropout_seed=dropout_seed, cu_seqlens=cu_seqlens, magnitude=magnitude,
+            backend=backend,
         )  # fmt: skip
     scope = Scope(causal, cu_seqlens=cu_seqlens)
     _check_numbers(base, softmax_scale)
@@ -303,8 +310,14 @@ def _why_not_triton(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     return f"tensors must be on a CUDA device, they are on {q.device}"
 
 
-def _choose(backend: Backend, q: Tensor, k: Tensor, v: Tensor) -> Backend:
+def _choose(backend: Backend, q: Tensor, k: Tensor, v: Tensor, magnitude: Magnitude = "softplus") -> Backend:
     """The backend that is meant, none other than asked for."""
+    if magnitude not in MAGNITUDES:
+        raise ValueError(f"magnitude must be one of {', '.join(MAGNITUDES)}, it is {magnitude!r}")
+    if magnitude != "softplus" and backend in ("auto", "triton"):
+        if backend == "triton":
+            raise ValueError(f"the triton backend has softplus alone, not {magnitude!r}: take backend='auto'")
+        return "cartesian"
     if backend == "auto":
         return "triton" if q.is_cuda and _why_not_triton(q, k, v) is None else "cartesian"
     if backend not in ("triton", "cartesian", "reference"):

@@ -6,6 +6,8 @@ Everything is computed in the dtype of the inputs raised to at least fp32.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,12 +15,17 @@ from torch.nn import functional as F
 
 from seqpope.kernels.rotation import Freqs, theta_of
 
+Magnitude = Literal["softplus", "relu", "none"]
+# What makes magnitudes of components: the paper's, and its ablations (none: components as they are, signed).
+MAGNITUDES: dict[str, Callable[[Tensor], Tensor]] = {"softplus": F.softplus, "relu": F.relu, "none": lambda x: x}
+
 
 def pope_scores(
     q: Tensor,
     k: Tensor,
     delta: Tensor,
     *,
+    magnitude: Magnitude = "softplus",
     base: float = 10000.0,
     freqs: Freqs | None = None,
     query_offset: int | Tensor = 0,
@@ -31,6 +38,7 @@ def pope_scores(
         q: (B, H, Lq, D) queries as projected, at positions query_offset + 0..Lq-1.
         k: (B, H, Lk, D) keys as projected, at positions 0..Lk-1.
         delta: (H, D) learned phase biases in radians.
+        magnitude: what stands in place of softplus.
         freqs: (D,) theta in radians a position, in place of base^(-c / D).
         query_offset: one for all sequences or (B,).
 
@@ -42,7 +50,7 @@ def pope_scores(
     theta = theta_of(q.shape[-1], base, freqs, q.device)
     angle = distance[..., None] * theta % (2 * math.pi)  # (1 or B, Lq, Lk, D)
     phase = torch.cos(angle.to(dtype)[:, None] + delta.to(dtype)[:, None, None, :])  # (1 or B, H, Lq, Lk, D)
-    mu_q, mu_k = F.softplus(q.to(dtype)), F.softplus(k.to(dtype))
+    mu_q, mu_k = (MAGNITUDES[magnitude](x.to(dtype)) for x in (q, k))
     return torch.einsum("bhtc,bhsc,bhtsc->bhts", mu_q, mu_k, phase.expand(q.shape[0], -1, -1, -1, -1))
 
 

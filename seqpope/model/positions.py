@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from seqpope.errors import SeqpopeError
 from seqpope.kernels import (
+    MAGNITUDES,
     Spectrum,
     alibi_attention,
     alibi_slopes,
@@ -247,20 +247,31 @@ class PoPE(PositionEncoding):
     little better inside it and collapse beyond.
     """
 
+    delta: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.base, self.bound, self.init = config.base, config.delta_bound, config.delta_init
-        self.delta = nn.Parameter(torch.zeros(config.heads, config.head_dim))
+        self.window, self.magnitude = config.delta_window, config.magnitude
+        delta = torch.zeros(config.heads, config.head_dim)
+        if config.delta_learned:
+            self.delta = nn.Parameter(delta)
+        else:
+            self.register_buffer("delta", delta, persistent=False)
 
     def reset_parameters(self) -> None:
-        if self.init == "uniform":
+        if self.init != "zero":
             nn.init.uniform_(self.delta, -2 * math.pi, 0.0)
+        if self.init == "local":
+            slow = 2 * math.pi / self.theta() > self.window
+            with torch.no_grad():
+                self.delta[:, slow.to(self.delta.device)] = 0.0
 
     def theta(self) -> Tensor:
         return frequencies(self.delta.shape[-1], self.base)
 
     def magnitudes(self, x: Tensor) -> Tensor:
-        return F.softplus(x)
+        return MAGNITUDES[self.magnitude](x).abs()
 
     def bounded_delta(self) -> Tensor:
         """The phase biases as the score sees them, (H, D) radians."""
@@ -269,11 +280,21 @@ class PoPE(PositionEncoding):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int | Tensor = 0, dropout_p: float = 0.0
     ) -> Tensor:
-        delta = self.bounded_delta()
-        return pope_attention(q, k, v, delta, base=self.base, query_offset=query_offset, dropout_p=dropout_p)
+        return pope_attention(
+            q,
+            k,
+            v,
+            self.bounded_delta(),
+            base=self.base,
+            query_offset=query_offset,
+            dropout_p=dropout_p,
+            magnitude=self.magnitude,
+        )
 
     def attend_packed(self, qkv: Tensor, *, dropout_p: float = 0.0) -> Tensor:
-        return pope_attention_packed(qkv, self.bounded_delta(), base=self.base, dropout_p=dropout_p)
+        return pope_attention_packed(
+            qkv, self.bounded_delta(), base=self.base, dropout_p=dropout_p, magnitude=self.magnitude
+        )
 
 
 POSITIONS: dict[str, type[PositionEncoding]] = {

@@ -10,7 +10,7 @@ import torch
 from cases import ALL, DEVICE, ENCODINGS, FAST, attend, make_inputs, relative_error, with_gradients
 from torch.nn import functional as F
 
-from seqpope.kernels import pope_attention, reference, rope_attention
+from seqpope.kernels import pope_attention, pope_attention_packed, reference, rope_attention
 from seqpope.kernels.scope import Scope
 
 # Fewer queries than keys, lengths around powers of two, head dimensions that are none.
@@ -525,3 +525,50 @@ class TestErrors:
     def test_sdpa_takes_no_seed(self, encoding):
         with pytest.raises(ValueError, match="SDPA draws its own dropout"):
             attend(encoding, *make_inputs(2, 2, 6), dropout_p=0.1, dropout_seed=1, backend="cartesian")
+
+
+class TestMagnitudes:
+    """The paper's ablations: ReLU, and components as they are, in place of softplus."""
+
+    @pytest.mark.parametrize(("magnitude", "function"), [("relu", lambda x: max(x, 0.0)), ("none", lambda x: x)])
+    def test_reference_is_the_formula_with_another_function(self, magnitude, function):
+        q, k, v, delta = (x.cpu() for x in make_inputs(3, 3, 5, batch=1, heads=2))
+        out = pope_attention(q, k, v, delta, magnitude=magnitude, causal=False, backend="reference")
+        for head in range(2):
+            for t in range(3):
+                scores = [
+                    sum(
+                        function(float(q[0, head, t, c])) * function(float(k[0, head, s, c]))
+                        * math.cos((s - t) * 10000 ** (-c / 5) + float(delta[head, c]))
+                        for c in range(5)
+                    ) / math.sqrt(5)
+                    for s in range(3)
+                ]  # fmt: skip
+                shares = torch.tensor(scores).softmax(0)
+                torch.testing.assert_close(out[0, head, t], shares @ v[0, head], rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("magnitude", ["relu", "none"])
+    @pytest.mark.parametrize(("queries", "keys", "offset"), [(1, 1, 0), (7, 7, 0), (33, 33, 0), (5, 40, 35)])
+    def test_values_and_gradients(self, magnitude, queries, keys, offset):
+        inputs = make_inputs(queries, keys, 6)
+        assert_formula("pope", "auto", inputs, magnitude=magnitude, query_offset=offset)
+
+    @pytest.mark.parametrize("magnitude", ["relu", "none"])
+    def test_one_query_against_a_cache(self, magnitude):
+        q, k, v, delta = make_inputs(9, 9, 6)
+        whole = pope_attention(q, k, v, delta, magnitude=magnitude)
+        with torch.no_grad():
+            last = pope_attention(q[:, :, 8:], k, v, delta, magnitude=magnitude, query_offset=8)
+        torch.testing.assert_close(last, whole[:, :, 8:], rtol=1e-5, atol=1e-5)
+
+    def test_triton_has_softplus_alone(self):
+        q, k, v, delta = make_inputs(3, 3, 4)
+        with pytest.raises(ValueError, match="the triton backend has softplus alone, not 'relu'"):
+            pope_attention(q, k, v, delta, magnitude="relu", backend="triton")
+        with pytest.raises(ValueError, match="magnitude must be one of softplus, relu, none, it is 'gelu'"):
+            pope_attention(q, k, v, delta, magnitude="gelu")
+        qkv = torch.stack([x.transpose(1, 2) for x in (q, k, v)], dim=2)
+        torch.testing.assert_close(
+            pope_attention_packed(qkv, delta, magnitude="none"),
+            pope_attention(q, k, v, delta, magnitude="none"),
+        )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -262,3 +263,50 @@ class TestALiBi:
             alibi_attention(q, k[:, :1], v, alibi_slopes(2))
         with pytest.raises(ValueError, match="only 5 keys"):
             alibi_attention(q, k, v, alibi_slopes(2), query_offset=1)
+
+
+class TestVariantsOfPoPE:
+    @pytest.mark.parametrize("magnitude", ["relu", "none"])
+    def test_magnitude_reaches_the_kernel_and_the_cache(self, magnitude):
+        config = ModelConfig(width=16, layers=2, heads=2, magnitude=magnitude)
+        torch.manual_seed(0)
+        model = Transformer(11, "pope", config).eval()
+        ids = torch.randint(11, (2, 7), generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            whole = model(ids)
+            cache = KeyValueCache(config, 2, 7)
+            parts = torch.cat([model(ids[:, :4], cache), *(model(ids[:, n : n + 1], cache) for n in (4, 5, 6))], 1)
+            softplus = Transformer(11, "pope", replace(config, magnitude="softplus")).eval()
+            softplus.load_state_dict(model.state_dict())
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(softplus(ids), whole, atol=1e-3)
+
+    def test_without_delta_nothing_is_learned_and_nothing_saved(self):
+        config = ModelConfig(width=16, layers=1, heads=2, delta_learned=False)
+        torch.manual_seed(0)
+        model = Transformer(11, "pope", config)
+        assert not any("delta" in name for name in [*model.state_dict(), *dict(model.named_parameters())])
+        torch.manual_seed(0)
+        twin = Transformer(11, "rope", config)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+        torch.manual_seed(0)
+        whole = Transformer(11, "pope", replace(config, delta_learned=True))
+        ids = torch.arange(6)[None]
+        torch.testing.assert_close(model(ids), whole(ids))
+        with pytest.raises(SeqpopeError, match=r"set model\.delta_init to zero, it is uniform"):
+            ModelConfig(delta_learned=False, delta_init="uniform")
+
+    def test_local_is_uniform_where_waves_fit(self):
+        config = ModelConfig(width=64, heads=2, delta_init="local", delta_window=100)
+        torch.manual_seed(0)
+        encoding = find_position("pope")(config)
+        encoding.reset_parameters()
+        fits = 2 * math.pi / encoding.theta() <= 100
+        assert 0 < int(fits.sum()) < len(fits)
+        assert (encoding.delta[:, ~fits] == 0).all()
+        drawn = encoding.delta[:, fits].detach()
+        assert (drawn < 0).all()
+        assert (drawn > -2 * math.pi).all()
+        assert drawn.std() > 1
+        with pytest.raises(SeqpopeError, match="delta_window must be at least 1"):
+            ModelConfig(delta_window=0)
