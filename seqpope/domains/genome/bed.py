@@ -21,7 +21,7 @@ def bed_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         with open(path, "rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rt", encoding="utf-8") if zipped else open(path, encoding="utf-8") as file:
+        with (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 columns = [word.strip() for word in (line.split("\t") if "\t" in line else line.split())]
                 if (
