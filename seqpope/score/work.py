@@ -414,7 +414,8 @@ def run(job: Work) -> dict[str, Any] | None:
             else:
                 _spawn(fabric, job)
             result = job.merge()
-            shutil.rmtree(job.parts)  # other requests' parts and what a killed process left too
+            # With what other requests and killed processes left; NFS keeps an open lock a little longer.
+            shutil.rmtree(job.parts, ignore_errors=True)
             return result
     except KeyboardInterrupt:
         _say(f"{request.out.name}: stopped; the same command goes on from here")
