@@ -975,8 +975,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, MemoryError) or "memory" in str(error):
             print(
                 f"seqpope: this does not fit the memory ({str(error).splitlines()[0] if str(error) else 'full'}): "
-                "lower data.batch_size, data.length, model.width or model.layers, or draw fewer samples or "
-                "particles at once",
+                "lower data.batch_size, data.length, model.width or model.layers, score with less --batch-tokens "
+                "or --window, or draw fewer samples or particles at once",
                 file=sys.stderr,
             )
             return 1

@@ -30,6 +30,23 @@ def _ignoring(number: signal.Signals) -> Iterator[None]:
 
 
 @contextmanager
+def term_as_interrupt() -> Iterator[None]:
+    """Have TERM end the block as Ctrl-C does, so that it clears up; outside the main thread as before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
     """`count` processes; if the block fails or is interrupted, what they have begun is finished, the rest dropped.
 

@@ -44,6 +44,7 @@ GAP = {np.dtype("<i2"): -(1 << 15), np.dtype("<i4"): -(1 << 31)}
 # Told apart in either scheme, and by eyes that tell red and green poorly (after Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LIKELIER, LESS_LIKELY, NOT_SCORED = "#0072b2", "#d55e00", "#888888"
+SPREAD = "standard deviation over strands and phases"  # what `score --value spread` writes
 _SAID = ("description", "model", "protocol", "settings", "date")  # of a score's header or the JSON beside it
 
 
@@ -81,6 +82,12 @@ def write_page(
     """
     if names and len(names) != len(scores):
         raise TrackError(f"there are {len(scores)} scores and {len(names)} names: expected one each")
+    for path in (*scores, *bed, *([vcf] if vcf is not None else []), getattr(genome, "path", None)):
+        if path is not None and Path(out).resolve() == Path(path).resolve():
+            raise TrackError(f"{path} is what is read: writing there would destroy it, choose another --out")
+    if len({_stem(path) for path in bed}) < len(bed):
+        told = ", ".join(map(str, bed))
+        raise TrackError(f"BED files of one name ({told}) cannot be told apart: copy or link one by another name")
     place = parse_place(region, genome)
     if place.end - place.start > LIMIT:
         raise TrackError(
@@ -90,8 +97,14 @@ def write_page(
     read = []
     for number, path in enumerate(scores):
         values, header = read_scores(path, genome, place, report)
+        settings = _sidecar(path).get("settings")
+        value = settings.get("value") if isinstance(settings, dict) else None
+        if value == "bits":
+            values = values * math.log(2)
         name = names[number] if names else header.pop("name", "") or _stem(path)
-        said = {key: header[key] for key in _SAID if key in header} | _sidecar(path)
+        said = {key: header[key] for key in _SAID if key in header} | _said_beside(path)
+        if value == "spread":
+            said["description"] = SPREAD
         read.append(Score(name, values / math.log(2) if bits else values, said))
     if len({score.name for score in read}) < len(read):
         told = ", ".join(score.name for score in read)
@@ -282,14 +295,18 @@ def _stem(path: Path) -> str:
     return name
 
 
-def _sidecar(path: Path) -> dict[str, str]:
-    """What the JSON beside a score says of its making, if there is one."""
+def _sidecar(path: Path) -> dict[str, Any]:
+    """The JSON beside a score, of whose making it tells; {} if there is none."""
     try:
         said = json.loads(Path(f"{path}.json").read_bytes())
     except (OSError, ValueError):
         return {}
-    if not isinstance(said, dict):
-        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _said_beside(path: Path) -> dict[str, str]:
+    """What the JSON beside a score says, in words."""
+    said = _sidecar(path)
     return {key: words for key in _SAID if (words := _in_words(said.get(key)))}
 
 
@@ -310,6 +327,8 @@ def _in_words(value: Any) -> str:
 
 def _sign_told(scores: Sequence[Score]) -> str:
     """What high and low mean, as far as the values' signs tell."""
+    if any(score.said.get("description") == SPREAD for score in scores):
+        return f"A {SPREAD} is high where the model does not agree with itself."
     if all(np.nanmin(score.values) >= 0 for score in scores):
         return "They are &minus;log p: the higher, the less the model expected the base."
     if all(np.nanmax(score.values) <= 0 for score in scores):

@@ -203,7 +203,44 @@ class TestPage:
         assert "Broad Institute" in page.read_text()
 
 
+class TestWhatScoreWrote:
+    @pytest.fixture
+    def scored(self, tmp_path):
+        def write(value):
+            (tmp_path / "a.bedgraph").write_text("chr2\t0\t50\t2\n")
+            (tmp_path / "a.bedgraph.json").write_text(json.dumps({"settings": {"value": value}}))
+            return tmp_path / "a.bedgraph"
+
+        return write
+
+    def test_bits_are_no_nats(self, scored, genome):
+        path = scored("bits")
+        assert "nats/base: a 1.3863" in write_page(path.with_name("p.html"), [path], genome, "chr2")
+        assert "bits/base: a 2.0000" in write_page(path.with_name("p.html"), [path], genome, "chr2", bits=True)
+
+    def test_a_spread_is_no_likelihood(self, scored, genome):
+        path = scored("spread")
+        write_page(path.with_name("p.html"), [path], genome, "chr2")
+        text = path.with_name("p.html").read_text()
+        assert "standard deviation over strands and phases" in text
+        assert "&minus;log p:" not in text
+
+
 class TestErrors:
+    @pytest.mark.parametrize("name", ["pope.bedgraph", "genes.bed", "scored.vcf"])
+    def test_what_is_read_is_not_written_over(self, files, genome, name):
+        before = (files / name).read_bytes()
+        options = {"bed": [files / "genes.bed"], "vcf": files / "scored.vcf"}
+        with pytest.raises(TrackError, match="is what is read"):
+            write_page(files / name, [files / "pope.bedgraph"], genome, REGION, **options)
+        assert (files / name).read_bytes() == before
+
+    def test_bed_files_of_one_name(self, files, genome, tmp_path):
+        shutil.copy(files / "genes.bed", tmp_path)
+        beds = [files / "genes.bed", tmp_path / "genes.bed"]
+        with pytest.raises(TrackError, match="cannot be told apart"):
+            write_page(tmp_path / "p.html", [files / "pope.bedgraph"], genome, REGION, bed=beds)
+
     def test_regions(self, files, genome):
         scores = [files / "pope.bedgraph"]
         out = files / "never.html"

@@ -6,7 +6,6 @@ it. Units are kept and shared out as those of regions are (`work`).
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import itertools
@@ -36,7 +35,7 @@ from seqpope.score.variants import STRANDS, WHY, Contigs, Likelihoods, Score, re
 from seqpope.score.work import made_of, run
 
 T = TypeVar("T")
-FORMAT = 1  # of part files, raised too when scores come to mean something else
+FORMAT = 2  # of part files, raised too when scores come to mean something else
 ENDINGS = (".vcf", ".vcf.gz", ".tsv", ".parquet")
 SHORTEST = 4  # tokens of a window: a base at least behind the longest allele
 BATCH = 32  # records whose windows are read together
@@ -74,7 +73,7 @@ class Survey:
             has none of the name.
         in_order: whether the records are as they will be written.
         checked: records whose REF could be compared with the genome.
-        mismatches: those of them where it differs.
+        mismatches: those of them where it differs, or where the header's length of the contig does.
         wrong: lines of the first of these, as text.
     """
 
@@ -91,7 +90,8 @@ class Survey:
         if 2 * self.mismatches <= self.checked:
             return ""
         return (
-            f"REF is not what the genome has in {self.mismatches} of {self.checked} records "
+            f"REF or the contig's length in the header is not the genome's in {self.mismatches} of "
+            f"{self.checked} records "
             f"({'; '.join(self.wrong)}): this looks like another assembly; lift the variants over, or give the "
             "genome they were called on"
         )
@@ -142,8 +142,8 @@ def survey(file: VcfFile, contigs: Contigs) -> Survey:
             found.in_order &= last[0] == record.contig and last[1] <= record.position
         last = record.contig, record.position
         why = contigs.why_not(record)
-        found.checked += why in ("", "ref_mismatch")
-        if why == "ref_mismatch":
+        found.checked += why in ("", "ref_mismatch", "other_length")
+        if why in ("ref_mismatch", "other_length"):
             found.mismatches += 1
             if len(found.wrong) < TOLD:
                 found.wrong.append(f"line {record.line}, {record.contig}:{record.position + 1} {record.ref[:20]}")
@@ -189,7 +189,8 @@ class Annotation:
         Raises:
             SeqpopeError: the VCF cannot be used or is another assembly's, or an option is out of range.
         """
-        self.out, self.file, self.contigs = Path(out), VcfFile(vcf), Contigs(genome)
+        self.out, self.file = Path(out), VcfFile(vcf)
+        self.contigs = Contigs(genome, self.file.contig_lengths())
         self.ending = next((e for e in ENDINGS if self.out.name.lower().endswith(e)), "")
         if not self.ending or self.out.is_dir():
             raise SeqpopeError(f"{out}: expected the name of a file that ends in {', '.join(ENDINGS)}")
@@ -210,6 +211,7 @@ class Annotation:
                 f"has {', '.join(list(genome.contigs)[:TOLD])}: nothing will be scored"
             )
         chosen = [i * k // phases for i in range(phases)]
+        self.window = window
         self._reading: Any = {"window": window, "phases": chosen, "strands": STRANDS[strand]}
         before, after, longest = reach(k, window)
         self.options = {
@@ -291,13 +293,6 @@ class Annotation:
         ranks = _ranks(self.file, self.contigs, self.found.contigs)
         return iter(sorted(read(), key=lambda each: (ranks[each[0].contig], each[0].position)))
 
-    def clear(self) -> None:
-        """Remove all parts, those of other options included."""
-        for path in (*self.parts.glob("unit-*.npz"), self.parts / "lock"):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.parts.rmdir()
-
 
 @dataclass(frozen=True)
 class Request:
@@ -366,11 +361,11 @@ class Job(Annotation):
             tell=_say,
         )
 
-    def score(self, units: Sequence[int], device: str, *, shares: int = 1, quiet: bool = False) -> None:
+    def score(self, units: Sequence[int], device: str, *, among: Sequence[int], quiet: bool = False) -> None:
         """Score units and keep their scores.
 
         Args:
-            shares: processes that score as many at the same time, for the progress that is shown.
+            among: units that this command scores by all of its processes, taken to be as far as this one.
         """
         if not units:
             return
@@ -384,21 +379,13 @@ class Job(Annotation):
             batch_tokens=request.batch_tokens,
             compile=request.compile,
         )
-        likelihood.bulk = self._reading["window"]
-        already = max(0, total - shares * self.records(units))
+        likelihood.bulk = self.window
+        own, left = self.records(units), self.records(among)
+        already = total - left
         if already and not quiet:
             _say(f"{self.out.name}: going on, {already} of {total} variants are there")
         shown = Progress(self.out.name, "variants", already=already)
-        try:
-            self.compute(
-                units,
-                likelihood,
-                None if quiet else lambda done: shown(min(total, already + shares * done), total),
-            )
-        except KeyboardInterrupt:
-            if not quiet:
-                _say(f"{self.out.name}: stopped; the same command goes on from here")
-            raise
+        self.compute(units, likelihood, None if quiet else lambda done: shown(already + left * done // own, total))
 
     def merge(self) -> dict[str, Any]:
         """Write the output from all units' scores, and the sidecar; what is in it."""

@@ -297,7 +297,11 @@ class Pending:
             self._done.record()
 
     def result(self) -> Scores:
-        """What the rows cost."""
+        """What the rows cost.
+
+        Raises:
+            SeqpopeError: the model gives numbers that are not finite.
+        """
         if self._done is not None:
             self._done.synchronize()
         nats = [np.empty(len(row.bases) - row.context, np.float32) for row in self.rows]
@@ -315,4 +319,9 @@ class Pending:
                 nats[index][len(nats[index]) - size :] = flat[k * start + skipped :][:size]
                 start += len(plan.words) - plan.first
             outside, tokens = outside + float(beyond), tokens + start
+        if not all(np.isfinite(each).all() for each in nats):
+            raise SeqpopeError(
+                "the model gives probabilities that are no numbers: its weights are damaged or were never finite, "
+                "give another checkpoint; or they are too large for --precision bf16, use fp32"
+            )
         return Scores(nats, outside, tokens)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -62,6 +64,16 @@ def written_beside(out: Path) -> Iterator[Path]:
         fresh.unlink(missing_ok=True)
 
 
+@contextmanager
+def _text(fresh: Path, out: Path) -> Iterator[IO[str]]:
+    """`fresh` to write text to, gzipped if `out` is to be; of the same text always the same bytes."""
+    with contextlib.ExitStack() as opened:
+        file: Any = opened.enter_context(open(fresh, "wb"))
+        if ending(out).endswith(".gz"):  # neither the time nor the passing name in it
+            file = opened.enter_context(gzip.GzipFile("", "wb", fileobj=file, mtime=0))
+        yield opened.enter_context(io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="\n"))
+
+
 def columns(contigs: Sequence[str], regions: Regions, sums: RegionSums, rows: slice) -> dict[str, list[Any]]:
     """Columns of some rows of the table, None where there is no known base to say something of."""
     scored = sums.scored[rows]
@@ -99,8 +111,7 @@ def write_table(out: Path, contigs: Sequence[str], regions: Regions, sums: Regio
         if ending(out) == ".parquet":
             _write_parquet(fresh, blocks)
             return
-        opener = gzip.open if ending(out).endswith(".gz") else open
-        with opener(fresh, "wt", encoding="utf-8", newline="\n") as file:
+        with _text(fresh, out) as file:
             for number, block in enumerate(blocks):
                 if number == 0:
                     file.write("\t".join(block) + "\n")
@@ -138,8 +149,7 @@ def write_track(out: Path, contigs: Mapping[str, int], pieces: Iterable[Piece]) 
         if ending(out) in (".bw", ".bigwig"):
             _write_bigwig(fresh, contigs, pieces)
             return
-        opener = gzip.open if ending(out).endswith(".gz") else open
-        with opener(fresh, "wt", encoding="ascii", newline="\n") as file:
+        with _text(fresh, out) as file:
             for contig, start, values in pieces:
                 numbered = enumerate(values.tolist(), start)
                 file.writelines(f"{contig}\t{at}\t{at + 1}\t{value:.7g}\n" for at, value in numbered)

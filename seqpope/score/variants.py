@@ -31,7 +31,7 @@ in a file does not matter.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -43,6 +43,7 @@ from seqpope.score.likelihood import Row
 
 WHY = {
     "no_contig": "the genome has no such contig",
+    "other_length": "the header has another length of its contig than the genome",
     "outside": "it lies outside its contig",
     "ref_mismatch": "REF is not what the genome has there",
     "ref_unknown": "REF or the genome there has N or another code of several bases",
@@ -97,10 +98,14 @@ def refused(why: str) -> Score:
 
 
 class Contigs:
-    """Names of contigs as a VCF has them -> those of the genome, each looked up once."""
+    """Names of contigs as a VCF has them -> those of the genome, each looked up once.
 
-    def __init__(self, genome: Genome) -> None:
-        self.genome = genome
+    Args:
+        lengths: what the VCF's header says of contigs by its own names.
+    """
+
+    def __init__(self, genome: Genome, lengths: Mapping[str, int | None] | None = None) -> None:
+        self.genome, self._lengths = genome, lengths or {}
         self._known: dict[str, str | None] = {}
 
     def find(self, name: str) -> str | None:
@@ -117,6 +122,8 @@ class Contigs:
         contig = self.find(record.contig)
         if contig is None:
             return "no_contig"
+        if self._lengths.get(record.contig) not in (None, self.genome.contigs[contig]):
+            return "other_length"
         start, end = record.position, record.position + len(record.ref)
         if start < 0 or end > self.genome.contigs[contig]:
             return "outside"
@@ -349,7 +356,7 @@ def _averaged(values: Sequence[tuple[float, float]]) -> Score:
 
 
 def _is_dna(text: str) -> bool:
-    return set(text.upper()) <= IUPAC.keys()
+    return text.isascii() and set(text.upper()) <= IUPAC.keys()
 
 
 def _codes(text: str) -> np.ndarray:

@@ -13,8 +13,11 @@ import datetime
 import hashlib
 import io
 import json
+import logging
 import multiprocessing
 import os
+import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +31,7 @@ from seqpope.checkpoint import CheckpointInfo, find_checkpoint, load_checkpoint,
 from seqpope.domains.genome.store import identity, open_genome
 from seqpope.errors import SeqpopeError
 from seqpope.files import sha256_of, write_bytes, write_text
+from seqpope.processes import term_as_interrupt
 from seqpope.progress import Progress
 from seqpope.provenance import choose_device, provenance
 from seqpope.score.likelihood import Likelihood, tokenizer_of
@@ -37,6 +41,9 @@ from seqpope.score.regions import Reading, RegionSums, Span, SpanScores, score_u
 
 FORMAT = 1  # of parts; raised when what is in them changes
 CHUNK = 240_000  # bases between a contig's borders of units
+# What Lightning says of starting processes is of no use; set by import, for processes that it has started too.
+for _name in ("lightning.fabric.utilities", "lightning.pytorch.utilities"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 WAIT = datetime.timedelta(days=30)  # that processes which are done wait for others
 
 
@@ -103,7 +110,8 @@ class Job:
         k = int(tokenizer_of(self.info).units["base"])
         window = self.info.length if request.window is None else request.window
         stride = max(1, window // 2) if request.stride is None else request.stride
-        self.reading = Reading(k, window, stride, request.strand, request.phases or k)
+        self.reading = Reading(k, window, stride, request.strand, k if request.phases is None else request.phases)
+        self.window = window
         self.genome = open_genome(request.fasta)
         self.contigs = list(self.genome.contigs)
         if request.bed is not None:
@@ -149,9 +157,9 @@ class Job:
         """Units that are still to be scored."""
         return [unit for unit in range(len(self.units)) if not self.part(unit).is_file()]
 
-    def score(self, units: Sequence[int], device: str, *, shares: int = 1, quiet: bool = False) -> None:
+    def score(self, units: Sequence[int], device: str, *, among: Sequence[int], quiet: bool = False) -> None:
         """Score units and save their numbers; see `_score`."""
-        _score(self, units, device, shares=shares, quiet=quiet)
+        _score(self, units, device, among=among, quiet=quiet)
 
     def save(self, unit: int, spans: Sequence[SpanScores], outside: float, tokens: int) -> None:
         """Write a scored unit's numbers."""
@@ -240,13 +248,6 @@ class Job:
         write_text(request.out.with_name(request.out.name + ".json"), json.dumps(result, indent=1) + "\n")
         return result
 
-    def clear(self) -> None:
-        """Remove all parts, those of other requests included."""
-        for path in (*self.parts.glob("unit-*.npz"), self.parts / "lock"):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.parts.rmdir()
-
 
 def plan_units(regions: Regions, contigs: Sequence[str], reach: int, chunk: int) -> Iterator[list[Span]]:
     """What is wanted, every base once: in the genome's order, about `chunk` bases to read a unit.
@@ -315,10 +316,16 @@ def _locked(job: Work) -> Iterator[None]:
     """Hold the lock of a job's parts, which are then nobody else's.
 
     Raises:
-        SeqpopeError: another process holds it.
+        SeqpopeError: another process holds it, or nothing can be written there.
     """
-    job.parts.mkdir(parents=True, exist_ok=True)
-    with open(job.parts / "lock", "w") as file:
+    with contextlib.ExitStack() as opened:
+        try:
+            job.parts.mkdir(parents=True, exist_ok=True)
+            file = opened.enter_context(open(job.parts / "lock", "w"))
+        except OSError as error:
+            raise SeqpopeError(
+                f"{job.request.out} cannot be written ({error.strerror}: {error.filename}): choose another --out"
+            ) from error
         with contextlib.suppress(ImportError):  # Windows
             import fcntl
 
@@ -340,11 +347,6 @@ def score_regions(request: Request) -> dict[str, Any] | None:
     job = Job(request)
     if skipped := told_skipped(job.regions):
         print(f"{request.bed}: {skipped}", file=sys.stderr)
-    if job.reading.window > job.info.length:
-        print(
-            f"the window of {job.reading.window} tokens is beyond the {job.info.length} of the model's training",
-            file=sys.stderr,
-        )
     return run(job)
 
 
@@ -358,14 +360,13 @@ class Work(Protocol):
     weights: str  # SHA-256
     identity: str
     options: dict[str, Any]
+    window: int  # tokens
 
     def missing(self) -> list[int]: ...
 
-    def score(self, units: Sequence[int], device: str, *, shares: int = 1, quiet: bool = False) -> None: ...
+    def score(self, units: Sequence[int], device: str, *, among: Sequence[int], quiet: bool = False) -> None: ...
 
     def merge(self) -> dict[str, Any]: ...
-
-    def clear(self) -> None: ...
 
 
 def made_of(job: Work) -> dict[str, Any]:
@@ -392,31 +393,62 @@ def run(job: Work) -> dict[str, Any] | None:
     (torchrun, SLURM), each takes its share.
 
     Raises:
-        SeqpopeError: another process is at it, or there are not as many devices.
+        SeqpopeError: another process is at it, there are not as many devices, or one of the processes failed.
     """
     request, world = job.request, _external_world()
-    if request.devices == 1 and world == 1:
-        with _locked(job):
-            job.score(job.missing(), choose_device(request.device))
-            return _finish(job)
-    fabric = _fabric(request, world)
-    if world > 1:
+    fabric = None if request.devices == 1 and world == 1 else _fabric(request, world)
+    if fabric is not None and world > 1:
         fabric.launch()
-        with _locked(job) if fabric.global_rank == 0 else contextlib.nullcontext():
-            return _share(fabric, type(job), type(request), asdict(request), job)
+        if fabric.global_rank > 0:
+            _share(fabric, job)
+            return None
+    if job.window > job.info.length:
+        _say(f"the window of {job.window} tokens is beyond the {job.info.length} of the model's training")
     try:
-        with _locked(job):  # launching takes no frozen dataclass
-            return fabric.launch(_share, type(job), type(request), asdict(request))
+        with term_as_interrupt(), _locked(job):
+            if fabric is None:
+                todo = job.missing()
+                job.score(todo, choose_device(request.device), among=todo)
+            elif world > 1:
+                _share(fabric, job)
+            else:
+                _spawn(fabric, job)
+            result = job.merge()
+            # With what other requests and killed processes left; NFS keeps an open lock a little longer.
+            shutil.rmtree(job.parts, ignore_errors=True)
+            return result
     except KeyboardInterrupt:
-        for child in multiprocessing.active_children():  # those that fabric has started
-            child.terminate()
+        _say(f"{request.out.name}: stopped; the same command goes on from here")
         raise
 
 
-def _finish(job: Work) -> dict[str, Any]:
-    result = job.merge()
-    job.clear()
-    return result
+def _spawn(fabric: Any, job: Work) -> None:
+    """Have fabric's processes score what is missing; none of them is left when this ends.
+
+    Raises:
+        SeqpopeError: one of them failed.
+        MemoryError: one of them found the memory full.
+    """
+    from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+    try:  # launching takes no frozen dataclass
+        fabric.launch(_share_anew, type(job), type(job.request), asdict(job.request))
+    except ProcessExitedException as error:
+        raise SeqpopeError(
+            f"one of {job.request.devices} processes was killed from outside ({error}), by the system if the "
+            "memory was full: the same command goes on from here; fewer --devices or --batch-tokens need less"
+        ) from error
+    except ProcessRaisedException as error:  # all that it has is the other one's traceback
+        last = str(error).rstrip().rpartition("\n")[2]
+        if told := re.match(r"seqpope\.[\w.]+: (.*)", last):
+            raise SeqpopeError(told[1]) from error
+        if "memory" in last.lower():
+            raise MemoryError(last) from error
+        raise
+    finally:
+        for child in multiprocessing.active_children():  # those that fabric has started
+            child.terminate()
+            child.join()
 
 
 def _external_world() -> int:
@@ -444,10 +476,11 @@ def _fabric(request: Any, world: int) -> Any:
     if accelerator == "cuda":
         import torch
 
-        if request.devices > torch.cuda.device_count():
-            raise SeqpopeError(
-                f"--devices {request.devices} were asked for, there are {torch.cuda.device_count()} GPUs"
-            )
+        most, what = torch.cuda.device_count(), "GPUs"
+    else:
+        most, what = os.cpu_count() or 1, "CPU cores"
+    if request.devices > most:
+        raise SeqpopeError(f"--devices {request.devices} were asked for, there are {most} {what}: ask for no more")
     # Processes only tell each other which units are left and that they are done.
     strategy = DDPStrategy(
         process_group_backend="gloo", timeout=WAIT, start_method="popen" if world > 1 else "spawn"
@@ -460,23 +493,28 @@ def _fabric(request: Any, world: int) -> Any:
     )
 
 
-def _share(
-    fabric: Any, kind: Any, request: Any, asked: dict[str, Any], job: Work | None = None
-) -> dict[str, Any] | None:
-    """One process's share of the units of a request, as fields of its class; the first one merges."""
-    job = job or kind(request(**asked))
+def _share(fabric: Any, job: Work) -> None:
+    """Score one process's share of the units; ends when all have done theirs."""
     todo = fabric.broadcast(job.missing() if fabric.global_rank == 0 else None)
     rank, world = fabric.global_rank, fabric.world_size
-    job.score(todo[rank::world], str(fabric.device), shares=world, quiet=rank > 0)
+    job.score(todo[rank::world], str(fabric.device), among=todo, quiet=rank > 0)
     fabric.barrier()
-    return _finish(job) if rank == 0 else None
 
 
-def _score(job: Job, units: Sequence[int], device: str, *, shares: int = 1, quiet: bool = False) -> None:
+def _share_anew(fabric: Any, kind: Any, request: Any, asked: dict[str, Any]) -> None:
+    """`_share` in a process of its own, of a request as fields of its class."""
+    _share(fabric, kind(request(**asked)))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _score(job: Job, units: Sequence[int], device: str, *, among: Sequence[int], quiet: bool = False) -> None:
     """Score units and save their numbers.
 
     Args:
-        shares: processes that score as many at the same time, for the progress that is shown.
+        among: units that this command scores by all of its processes, taken to be as far as this one.
     """
     if not units:
         return
@@ -491,30 +529,25 @@ def _score(job: Job, units: Sequence[int], device: str, *, shares: int = 1, quie
         compile=request.compile,
     )
     likelihood.bulk = job.reading.window
-    already = max(0, total - shares * sum(job.bases[unit] for unit in units))
+    own, left = (sum(job.bases[unit] for unit in some) for some in (units, among))
+    already = total - left
     shown = Progress(f"{request.out.name}", "bases", already=already)
     if already and not quiet:
-        print(f"{request.out.name}: going on, {already} of {total} bases are there", file=sys.stderr)
+        _say(f"{request.out.name}: going on, {already} of {total} bases are there")
     passes, done, began = len(job.reading.passes), 0, time.monotonic()
 
     def progress(bases: int) -> None:
         nonlocal done
         done += bases
         if not quiet:
-            shown(min(total, already + shares * done // passes), total)
+            shown(min(total, already + left * done // (passes * own)), total)
 
-    try:
-        every = score_units(likelihood, job.genome, job.reading, (job.units[unit] for unit in units), progress)
-        for unit, (spans, scores) in zip(units, every, strict=True):
-            job.save(unit, spans, scores.outside, scores.tokens)
-            # N counts as done, and what was scored between wanted bases does not.
-            scored = sum(len(row.bases) - row.context for span in spans for row in span.rows)
-            done += passes * job.bases[unit] - scored
-    except KeyboardInterrupt:
-        if not quiet:
-            print(f"{request.out.name}: stopped; the same command goes on from here", file=sys.stderr)
-        raise
+    every = score_units(likelihood, job.genome, job.reading, (job.units[unit] for unit in units), progress)
+    for unit, (spans, scores) in zip(units, every, strict=True):
+        job.save(unit, spans, scores.outside, scores.tokens)
+        # N counts as done, and what was scored between wanted bases does not.
+        scored = sum(len(row.bases) - row.context for span in spans for row in span.rows)
+        done += passes * job.bases[unit] - scored
     if not quiet:
         seconds = max(1e-9, time.monotonic() - began)
-        bases = min(total - already, shares * sum(job.bases[unit] for unit in units))
-        print(f"{request.out.name}: {bases / seconds:.0f} bases/s, each {passes} times", file=sys.stderr)
+        _say(f"{request.out.name}: {left / seconds:.0f} bases/s, each {passes} times")

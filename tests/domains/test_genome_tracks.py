@@ -112,6 +112,19 @@ class TestScores:
         expected = np.where(np.arange(100, 140) < end, values[100:140], np.nan)
         np.testing.assert_array_equal(read, expected.astype(np.float32).astype(np.float64))
 
+    def test_a_bigwig_without_a_value(self, tmp_path, genome):
+        import pyBigWig
+
+        file = pyBigWig.open(str(tmp_path / "a.bw"), "w")
+        file.addHeader([("chr1", LENGTH)])
+        file.close()
+        with pytest.raises(TrackError, match="no value in chr1"):
+            read_scores(tmp_path / "a.bw", genome, PLACE)
+
+    def test_a_byte_order_mark_is_no_part_of_a_name(self, tmp_path, genome):
+        (tmp_path / "a.bedgraph").write_text("\ufeffchr1\t100\t140\t2\n", encoding="utf-8")
+        assert (read_scores(tmp_path / "a.bedgraph", genome, PLACE)[0] == 2).all()
+
     def test_an_index_leads_to_the_same(self, tmp_path, genome, values):
         pysam = pytest.importorskip("pysam")
         path = bedgraph(tmp_path / "a.bedGraph", values, "1")

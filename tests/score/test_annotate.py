@@ -23,7 +23,7 @@ from seqpope.errors import SeqpopeError
 from seqpope.score.annotate import TABLE, Annotation, Job, Request, score_variants
 from seqpope.score.likelihood import Likelihood
 from seqpope.score.variants import Contigs, score_records
-from seqpope.score.work import _share
+from seqpope.score.work import _share_anew
 
 CONTIGS = {"chr1": random_bases(300, seed=1), "chr2": random_bases(200, seed=2)}
 COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
@@ -82,7 +82,7 @@ def run(vcf, out, model=None, progress=None, rank=0, world=1, **options):
     if job.missing():
         return None
     summary = job.write()
-    job.clear()
+    shutil.rmtree(job.parts, ignore_errors=True)
     return summary
 
 
@@ -307,6 +307,24 @@ def test_malformed_lines_stop_it_before_anything_is_scored(tmp_path):
         run(write(tmp_path / "in.fa", header=">"), tmp_path / "out.vcf", model)
 
 
+def test_contigs_of_another_length_are_another_assemblys(tmp_path):
+    """Whatever REF says: one in four agrees by chance."""
+    header = HEADER + "##contig=<ID=chr1,length=301>\n##contig=<ID=2,length=200>\n"
+    right = [snv("chr1", p) for p in range(50, 80)]
+    with pytest.raises(SeqpopeError, match=r"length.* 30 of 30 records .*line 6, chr1:50 .*another assembly"):
+        run(write(tmp_path / "in.vcf", right, header), tmp_path / "out.vcf")
+    some = [right[0], snv("2", 9), snv("2", 10)]
+    summary = run(write(tmp_path / "in.vcf", some, header), tmp_path / "out.vcf")
+    assert summary.scored == 2
+    assert summary.why == {"other_length": 1}
+    assert summary.lines == {"other_length": [6]}
+
+
+def test_letters_that_only_look_like_bases(tmp_path):
+    line = f"chr1\t50\t.\t\u017f\t{at('chr1', 50)}\t.\t.\t."  # a long s, whose upper case is a code of IUPAC
+    assert run(write(tmp_path / "in.vcf", [line]), tmp_path / "out.vcf").why == {"not_dna": 1}
+
+
 def test_contigs_of_another_genome_are_told(tmp_path):
     told = []
     run(write(tmp_path / "in.vcf", LINES[-1:]), tmp_path / "out.vcf", tell=told.append)
@@ -374,14 +392,14 @@ def test_processes_share_the_units(here, monkeypatch):
         "vcf": here / "in.vcf",
         "batch_tokens": 512,
     }
-    results = []
     for rank in (1, 0):
         fabric = SimpleNamespace(
             global_rank=rank, world_size=2, device="cpu", broadcast=lambda _: range(4), barrier=lambda: None
         )
-        results.append(_share(fabric, Job, Request, {**asked, "out": here / "two.vcf"}))
-    assert results[0] is None
-    assert results[1]["records"] == 7
+        _share_anew(fabric, Job, Request, {**asked, "out": here / "two.vcf"})
+    job = Job(Request(**asked, out=here / "two.vcf"))
+    assert job.missing() == []
+    assert job.merge()["records"] == 7
     score_variants(Request(**asked, out=here / "one.vcf"))
     assert infos(here / "two.vcf") == infos(here / "one.vcf")
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import math
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from genomes import random_bases, shared_model
+import torch
+from genomes import random_bases, shared_model, tiny_model
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from seqpope.checkpoint import save_checkpoint
 from seqpope.cli import main
@@ -174,7 +180,8 @@ def test_the_other_strand_of_the_fasta_has_the_same_values(here):
         np.testing.assert_allclose(there[name][::-1], values, atol=1e-4)
 
 
-def test_two_processes_find_the_same_and_leave_nothing(here):
+def test_two_processes_find_the_same_and_leave_nothing(here, monkeypatch, capfd):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     score_regions(request(here, "one.bw", everything=True))
     result = score_regions(request(here, "two.bw", everything=True, devices=2))
     assert result is not None
@@ -183,6 +190,93 @@ def test_two_processes_find_the_same_and_leave_nothing(here):
     for name, values in one.items():
         np.testing.assert_allclose(two[name], values, atol=1e-4)
     assert not list(here.glob(".*"))
+    # Units that the other process has scored already are no earlier command's, and Lightning keeps still.
+    assert [line.partition(" ")[0] for line in capfd.readouterr().err.splitlines()] == ["one.bw:", "two.bw:"]
+
+
+def test_only_what_was_there_before_is_gone_on_from(here, capsys):
+    job = Job(request(here, "a.tsv", everything=True))
+    todo = job.missing()
+    job.score(todo[1::2], "cpu", among=todo, quiet=True)
+    assert capsys.readouterr().err == ""
+    job.score(todo[::2], "cpu", among=todo)
+    assert "going on" not in capsys.readouterr().err
+    job.part(2).unlink()
+    job.score([2], "cpu", among=[2])
+    assert f"going on, {sum(job.bases) - job.bases[2]} of {sum(job.bases)}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("last", "raised", "told"),
+    [
+        (None, SeqpopeError, "killed from outside.*signal SIGKILL.*the same command goes on"),
+        ("seqpope.domains.genome.bases.SequenceError: chr7: no such contig", SeqpopeError, "^chr7: no such"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried", MemoryError, "Tried"),
+        ("KeyError: 7", ProcessRaisedException, "KeyError: 7"),
+    ],
+)
+def test_a_process_that_fails_is_told_in_words(here, last, raised, told):
+    def launch(*_):
+        if last is None:
+            raise ProcessExitedException("process 1 terminated with signal SIGKILL", 1, 7, -9)
+        raise ProcessRaisedException(f"\n\n-- Process 1 ...:\nTraceback ...\n{last}\n", 1, 7)
+
+    with pytest.raises(raised, match=told):
+        work._spawn(SimpleNamespace(launch=launch), Job(request(here, "a.tsv", region="chr2", devices=2)))
+
+
+def test_more_processes_than_cores_are_refused(here):
+    with pytest.raises(SeqpopeError, match=r"--devices 1000000 were asked for, there are \d+ CPU cores"):
+        score_regions(request(here, "a.tsv", region="chr2", devices=1_000_000))
+
+
+def test_term_stops_as_an_interrupt_does(here, monkeypatch, capsys):
+    monkeypatch.setattr(Job, "merge", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    words = ["score", "--checkpoint", here / "m.safetensors", "--fasta", here / "g.fa", "--out", here / "a.tsv"]
+    before = signal.getsignal(signal.SIGTERM)
+    assert main([*map(str, words), "--region", "chr2", "--device", "cpu"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_gzipped_output_is_the_same_every_time(here):
+    for out in ("a.tsv.gz", "a.bedgraph.gz"):
+        score_regions(request(here, out, region="chr2"))
+        content = (here / out).read_bytes()
+        assert content[3:8] == bytes(5)  # neither a name nor a time
+        score_regions(request(here, out, region="chr2"))
+        assert (here / out).read_bytes() == content
+
+
+def test_contigs_of_any_letters(here):
+    name = "chr\u00e4"
+    (here / "g.fa").write_text(f">{name}\nACGTACGTAC\n", encoding="utf-8")
+    score_regions(request(here, "a.bedgraph", everything=True))
+    lines = (here / "a.bedgraph").read_text(encoding="utf-8").splitlines()
+    assert [line.split("\t")[0] for line in lines] == [name] * 10
+
+
+def test_weights_that_are_no_numbers_are_refused(here):
+    model, info = tiny_model()
+    with torch.no_grad():
+        next(model.parameters())[:] = math.nan
+    save_checkpoint(here / "m.safetensors", model, info)
+    with pytest.raises(SeqpopeError, match=r"no numbers.*another checkpoint"):
+        score_regions(request(here, "a.tsv", region="chr2"))
+    assert not (here / "a.tsv").exists()
+
+
+def test_what_a_killed_process_left_goes_with_the_parts(here):
+    job = Job(request(here, "a.tsv", region="chr2"))
+    job.parts.mkdir()
+    (job.parts / ".unit-000001.npz.x2y").touch()
+    score_regions(job.request)
+    assert not job.parts.exists()
+
+
+def test_a_place_that_cannot_be_written_to(here):
+    with pytest.raises(SeqpopeError, match=r"a.tsv cannot be written \(Not a directory.*choose another --out"):
+        score_regions(request(here, "g.fa/a.tsv", region="chr2"))
 
 
 def test_a_prepared_store_reads_as_its_fasta_does(here):
@@ -289,6 +383,7 @@ def test_two_commands_do_not_write_one_file(here):
         ({"region": "chr1:9"}, "is no region"),
         ({"region": "chr1", "devices": 0}, "devices"),
         ({"region": "chr1", "phases": 7}, "phases"),
+        ({"region": "chr1", "phases": 0}, "phases"),
         ({"region": "chr1", "stride": 9}, "stride <= window"),
         ({"region": "chr1", "bed": None, "window": 0}, "stride <= window"),
     ],
@@ -313,6 +408,9 @@ class TestBed:
         regions = self.read(here, "chrom\tstart\tend\tname\r\n#x\r\n\r\nbrowser hide\r\nchr2\t3\t9\tn 1\r\n")
         assert (regions.contig.tolist(), regions.start.tolist(), regions.end.tolist()) == ([1], [3], [9])
         assert regions.names == ["n 1"]
+
+    def test_a_byte_order_mark_is_no_part_of_a_name(self, here):
+        assert len(self.read(here, "\ufeffchr2\t3\t9\n")) == 1
 
     def test_gzipped(self, here):
         (here / "r.bed.gz").write_bytes(gzip.compress(b"chr2\t3\t9\n", mtime=0))

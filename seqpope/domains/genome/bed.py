@@ -22,7 +22,7 @@ def bed_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         with open(path, "rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
         # -sig: some editors begin a file with a mark, which would be part of the first contig's name.
-        with gzip.open(path, "rt", encoding="utf-8-sig") if zipped else open(path, encoding="utf-8-sig") as file:
+        with (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 columns = [word.strip() for word in (line.split("\t") if "\t" in line else line.split())]
                 if (

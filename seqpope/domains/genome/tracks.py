@@ -5,6 +5,7 @@ Contigs may go by any name that the genome knows; positions count from 0, interv
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import math
@@ -140,6 +141,8 @@ def _lines(path: Path, place: Place, names: _Names, report: Report | None) -> It
         size = max(1, path.stat().st_size)
         with raw:
             for number, line in enumerate(file, 1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if report is not None and number % _EVERY == 0:
                     report(raw.tell() >> 20, size >> 20)
                 if line[:1] == b"#" or line.startswith((b"track", b"browser")):
@@ -216,8 +219,8 @@ def _read_bigwig(path: Path, place: Place, names: _Names) -> np.ndarray:
             for name, length in file.chroms().items():
                 end = min(place.end, length)
                 if names(name) and place.start < end:
-                    read = file.values(name, place.start, end)
-                    values[: end - place.start] = np.asarray(read, np.float64)
+                    read = np.asarray(file.values(name, place.start, end), np.float64)
+                    values[: len(read)] = read  # none at all of a file without a value
     except RuntimeError as error:
         raise TrackError(f"{path} cannot be read as bigWig ({error}): make it anew") from error
     return values
