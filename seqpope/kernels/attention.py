@@ -17,6 +17,7 @@ from seqpope.kernels.rotation import Freqs, RotationTables, Spectrum, two_level_
 from seqpope.kernels.scope import Scope
 
 Backend = Literal["auto", "triton", "cartesian", "reference"]
+Magnitude = Literal["softplus", "relu", "none"]
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 TRITON_MAX_HEAD_DIM = 256
 WIDE_FP32_BYTES = 115_000  # of shared memory for head dimensions beyond 128 in fp32
@@ -41,6 +42,7 @@ def pope_attention(
     dropout_p: float = 0.0,
     dropout_seed: int | Tensor | None = None,
     cu_seqlens: Tensor | None = None,
+    magnitude: Magnitude = "softplus",
     backend: Backend = "auto",
 ) -> Tensor:
     """Attention in which magnitudes say what and phases say where (arXiv 2509.10534).
@@ -49,7 +51,7 @@ def pope_attention(
     its dtype. Deterministic in both directions, whatever the backend, but for SDPA's own atomics on CUDA.
 
     Args:
-        q: (B, H, Lq, D) queries as projected, before softplus.
+        q: (B, H, Lq, D) queries as projected, before `magnitude`.
         k: (B, Hkv, Lk, D) keys as projected; H is a multiple of Hkv, and head h reads key head h // (H / Hkv).
         v: (B, Hkv, Lk, D) values.
         delta: (H, D) phase biases in radians.
@@ -67,6 +69,8 @@ def pope_attention(
             the device if None. The same seed drops the same weights on every device (triton and reference).
         cu_seqlens: (N + 1,) cumulative lengths of documents packed into the rows, from 0 to B x L, counted along
             the rows laid end to end; a query sees its own document alone.
+        magnitude: what is made of each component of queries and keys: "softplus", or, as the paper's ablations,
+            "relu" or "none" (the component itself, signed). Those two are not for triton.
         backend: "triton" (CUDA, D up to 256), "cartesian" (a dot product of twice the width for torch's SDPA),
             "reference" (the formula), or "auto": triton where it can, else cartesian.
 
@@ -79,20 +83,21 @@ def pope_attention(
     q, k, v = _autocast(q, k, v)
     scope = Scope(causal, query_offset, key_lengths, cu_seqlens)
     _check_numbers(base, softmax_scale)
-    _check_pope(q, k, v, delta, scope, dropout_p, freqs)
+    _check_pope(q, k, v, delta, scope, dropout_p, freqs, magnitude)
     k, v = _seen_by_some(k, v, scope, q.shape[2])
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
-    backend = _choose(backend, q, k, v)
+    backend = _choose(backend, q, k, v, magnitude)
     if backend == "triton":
         return _triton(q, k, v, delta, base, freqs, scope, scale, dropout_p, dropout_seed)
     k, v = scope.own(k), scope.own(v)
     if backend == "reference":
-        scores = functools.partial(reference.pope_scores, delta=delta)
+        scores = functools.partial(reference.pope_scores, delta=delta, magnitude=magnitude)
         return _reference(scores, q, k, v, base, freqs, scope, scale, dropout_p, dropout_seed)
     _refuse_seed(dropout_seed)
     return cartesian.pope_attention(
-        q, k, v, delta, base=base, freqs=freqs, scope=scope, softmax_scale=scale, dropout_p=dropout_p
-    )
+        q, k, v, delta, base=base, freqs=freqs, scope=scope, softmax_scale=scale, dropout_p=dropout_p,
+        magnitude=magnitude,
+    )  # fmt: skip
 
 
 def pope_attention_packed(
@@ -106,6 +111,7 @@ def pope_attention_packed(
     dropout_p: float = 0.0,
     dropout_seed: int | Tensor | None = None,
     cu_seqlens: Tensor | None = None,
+    magnitude: Magnitude = "softplus",
     backend: Backend = "auto",
 ) -> Tensor:
     """`pope_attention` of queries, keys and values that lie in one projection.
@@ -122,14 +128,15 @@ def pope_attention_packed(
         raise ValueError(f"qkv must be (B, L, 3, H, D), it is {tuple(qkv.shape)}")
     (qkv,) = _autocast(qkv)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    if _choose(backend, q, k, v) != "triton":
+    if _choose(backend, q, k, v, magnitude) != "triton":
         return pope_attention(
             q, k, v, delta, base=base, freqs=freqs, causal=causal, softmax_scale=softmax_scale,
-            dropout_p=dropout_p, dropout_seed=dropout_seed, cu_seqlens=cu_seqlens, backend=backend,
+            dropout_p=dropout_p, dropout_seed=dropout_seed, cu_seqlens=cu_seqlens, magnitude=magnitude,
+            backend=backend,
         )  # fmt: skip
     scope = Scope(causal, cu_seqlens=cu_seqlens)
     _check_numbers(base, softmax_scale)
-    _check_pope(q, k, v, delta, scope, dropout_p, freqs)
+    _check_pope(q, k, v, delta, scope, dropout_p, freqs, magnitude)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     return _triton(q, k, v, delta, base, freqs, scope, scale, dropout_p, dropout_seed, qkv)
 
@@ -235,8 +242,11 @@ def _check(
 
 
 def _check_pope(
-    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, scope: Scope, dropout_p: float, freqs: Freqs | None
-) -> None:
+    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, scope: Scope, dropout_p: float, freqs: Freqs | None,
+    magnitude: str,
+) -> None:  # fmt: skip
+    if magnitude not in reference.MAGNITUDES:
+        raise ValueError(f"magnitude must be one of {', '.join(reference.MAGNITUDES)}, it is {magnitude!r}")
     _check(q, k, v, scope, dropout_p, freqs, q.shape[-1])
     if delta.shape != (q.shape[1], q.shape[3]):
         raise ValueError(f"delta must be (H, D) = {(q.shape[1], q.shape[3])}, it is {tuple(delta.shape)}")
@@ -282,8 +292,10 @@ def _reference(
     return out.to(v.dtype)
 
 
-def _why_not_triton(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+def _why_not_triton(q: Tensor, k: Tensor, v: Tensor, magnitude: str = "softplus") -> str | None:
     """What keeps these tensors from the Triton kernels; None if nothing does."""
+    if magnitude != "softplus":
+        return f"its magnitudes are softplus alone, here they are {magnitude}"
     if not TRITON_INSTALLED:
         return "triton is not installed: pip install triton"
     if q.shape[-1] > TRITON_MAX_HEAD_DIM:
@@ -303,14 +315,14 @@ def _why_not_triton(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     return f"tensors must be on a CUDA device, they are on {q.device}"
 
 
-def _choose(backend: Backend, q: Tensor, k: Tensor, v: Tensor) -> Backend:
+def _choose(backend: Backend, q: Tensor, k: Tensor, v: Tensor, magnitude: str = "softplus") -> Backend:
     """The backend that is meant, none other than asked for."""
     if backend == "auto":
-        return "triton" if q.is_cuda and _why_not_triton(q, k, v) is None else "cartesian"
+        return "triton" if q.is_cuda and _why_not_triton(q, k, v, magnitude) is None else "cartesian"
     if backend not in ("triton", "cartesian", "reference"):
         raise ValueError(f"backend must be auto, triton, cartesian or reference, it is {backend!r}")
     if backend == "triton":
-        reason = _why_not_triton(q, k, v)
+        reason = _why_not_triton(q, k, v, magnitude)
         if reason is not None:
             raise ValueError(f"the triton backend cannot do this: {reason}. backend='auto' takes what can")
     return backend

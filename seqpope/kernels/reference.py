@@ -6,12 +6,19 @@ Everything is computed in the dtype of the inputs raised to at least fp32.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from seqpope.kernels.rotation import Freqs, theta_of
+
+MAGNITUDES: dict[str, Callable[[Tensor], Tensor]] = {  # what PoPE makes of queries and keys as projected
+    "softplus": F.softplus,
+    "relu": F.relu,
+    "none": lambda x: x,  # signed: no polar form any more, the paper's ablation "no softplus"
+}
 
 
 def pope_scores(
@@ -22,10 +29,11 @@ def pope_scores(
     base: float = 10000.0,
     freqs: Freqs | None = None,
     query_offset: int | Tensor = 0,
+    magnitude: str = "softplus",
 ) -> Tensor:
     """PoPE's attention scores before scaling (arXiv 2509.10534, eq. 6).
 
-        score(t, s) = sum_c softplus(q_tc) softplus(k_sc) cos((s - t) theta_c + delta_c)
+        score(t, s) = sum_c mu(q_tc) mu(k_sc) cos((s - t) theta_c + delta_c), mu = softplus in the paper
 
     Args:
         q: (B, H, Lq, D) queries as projected, at positions query_offset + 0..Lq-1.
@@ -33,6 +41,7 @@ def pope_scores(
         delta: (H, D) learned phase biases in radians.
         freqs: (D,) theta in radians a position, in place of base^(-c / D).
         query_offset: one for all sequences or (B,).
+        magnitude: mu, a key of MAGNITUDES.
 
     Returns:
         (B, H, Lq, Lk).
@@ -42,7 +51,8 @@ def pope_scores(
     theta = theta_of(q.shape[-1], base, freqs, q.device)
     angle = distance[..., None] * theta % (2 * math.pi)  # (1 or B, Lq, Lk, D)
     phase = torch.cos(angle.to(dtype)[:, None] + delta.to(dtype)[:, None, None, :])  # (1 or B, H, Lq, Lk, D)
-    mu_q, mu_k = F.softplus(q.to(dtype)), F.softplus(k.to(dtype))
+    mu = MAGNITUDES[magnitude]
+    mu_q, mu_k = mu(q.to(dtype)), mu(k.to(dtype))
     return torch.einsum("bhtc,bhsc,bhtsc->bhts", mu_q, mu_k, phase.expand(q.shape[0], -1, -1, -1, -1))
 
 
