@@ -20,6 +20,16 @@ from seqpope.statistics import bootstrap_difference, detectable_effect, estimate
 # In these, twins, seeds of a recipe and the machines they ran on may differ.
 RECIPE_FREE = ("position", "baseline", "seed", "seeds", "name", "out", "data_folder", "device")
 
+# Settings that came to the program after results had been written: those without were trained by these.
+LATER = {
+    "model.longest_wavelength": 0.0,
+    "model.magnitude": "softplus",
+    "model.delta_window": 2048,
+    "model.delta_learned": True,
+    "optimizer.delta_rate": 1.0,
+    "optimizer.delta_decay": 0.0,
+}
+
 OF_OTHERS = {  # what a domain's training does not read: in data, of the other domain
     "music": ("reverse_complement", "soft_mask_weight"),
     "genome": ("transpose",),
@@ -166,7 +176,7 @@ def recipe(config: dict[str, Any]) -> dict[str, Any]:
 
 def _recipe(result: dict[str, Any]) -> dict[str, Any]:
     """What a run was trained by, flat; the precision is what `auto` became."""
-    flat = _flat(recipe(result["config"])) | {"training precision": precision_of(result)}
+    flat = LATER | _flat(recipe(result["config"])) | {"training precision": precision_of(result)}
     flat.pop("precision", None)
     return flat
 
@@ -468,8 +478,8 @@ def group_by_label(results: list[dict[str, Any]]) -> dict[str, list[Reading]]:
     """
     groups: dict[str, list[Reading]] = {}
     for group in group_by_position(results).values():
-        recipes = [_flat(recipe(r["config"])) for r in group]
-        # A field that only some have was added to the program between the runs.
+        recipes = [LATER | _flat(recipe(r["config"])) for r in group]
+        # Another field that only some have was added to the program between the runs.
         shared = set(recipes[0]).intersection(*recipes)
         differing = sorted(f for f in shared if any(one[f] != recipes[0][f] for one in recipes))
         for result, one in zip(group, recipes, strict=True):
