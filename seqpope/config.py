@@ -68,6 +68,9 @@ class OptimizerConfig:
         min_learning_rate: Learning rate at the last step.
         warmup_steps: Steps of linear rise from 0.
         weight_decay: Decay of matrices; norms and PoPE's delta are not decayed.
+        delta_rate: PoPE only. Learning rate of delta over that of all else.
+        delta_decay: PoPE only. Decay of delta towards 0: what nothing else moves is left with
+            exp(-delta_decay x the sum of delta's learning rates) of its start.
         beta1: AdamW's decay of the gradient's mean.
         beta2: AdamW's decay of the gradient's mean square.
         gradient_clip: Largest norm of the gradient; 0 does not clip.
@@ -81,6 +84,8 @@ class OptimizerConfig:
     min_learning_rate: float = 6e-5
     warmup_steps: int = 10
     weight_decay: float = 0.01
+    delta_rate: float = 1.0
+    delta_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.99
     gradient_clip: float = 1.0
@@ -102,6 +107,11 @@ class OptimizerConfig:
                 raise SeqpopeError(f"optimizer.{name} must be in [0, 1), it is {getattr(self, name)}")
         if self.gradient_clip < 0 or self.weight_decay < 0:
             raise SeqpopeError("optimizer.gradient_clip and optimizer.weight_decay must not be negative")
+        if not 0 < self.delta_rate < math.inf or not 0 <= self.delta_decay < math.inf:
+            raise SeqpopeError(
+                "optimizer.delta_rate must be above 0 (model.delta_learned false keeps delta as it is) and "
+                f"optimizer.delta_decay not negative, they are {self.delta_rate} and {self.delta_decay}"
+            )
 
     def rate_at(self, step: int) -> float:
         """Learning rate of optimiser step `step`, counted from 0."""

@@ -20,14 +20,21 @@ from seqpope.statistics import bootstrap_difference, detectable_effect, estimate
 # In these, twins, seeds of a recipe and the machines they ran on may differ.
 RECIPE_FREE = ("position", "baseline", "seed", "seeds", "name", "out", "data_folder", "device", "side_by_side")
 
+# Settings that came to the program after results had been written: those without were trained by these.
+LATER: dict[str, Any] = {
+    "model.longest_wavelength": 0.0,
+    "model.magnitude": "softplus",
+    "model.delta_window": 2048,
+    "model.delta_learned": True,
+    "optimizer.delta_rate": 1.0,
+    "optimizer.delta_decay": 0.0,
+}
+
 OF_OTHERS = {  # what a domain's training does not read: in data, of the other domain
     "music": ("reverse_complement", "soft_mask_weight"),
     "genome": ("transpose",),
     "indexing": ("transpose", "reverse_complement", "soft_mask_weight"),
 }
-
-# Fields that came later, and what older runs did: they are no difference.
-LATER = {"model.magnitude": "softplus", "model.delta_learned": True, "model.delta_window": 2048}
 
 IN_BITS = {"base": "bases"}  # units, and their plural, whose NLL is told in bits: the custom of their field
 TOLD_BY_ACCURACY = ("indexing",)  # domains whose reports have the share of targets that were the likeliest token
@@ -468,7 +475,7 @@ def _read_alike(result: dict[str, Any]) -> dict[str, Any]:
 
 def recipe_labels(configs: Sequence[dict[str, Any]]) -> list[str]:
     """What tells the recipes of runs of one encoding apart, such as ", delta_init zero"; seeds do not."""
-    recipes = [flat(recipe(config)) for config in configs]
+    recipes = [LATER | flat(recipe(config)) for config in configs]
     # A field that only some have was added to the program between the runs.
     shared = set(recipes[0]).intersection(*recipes)
     differing = sorted(f for f in shared if any(one[f] != recipes[0][f] for one in recipes))

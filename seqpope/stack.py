@@ -37,6 +37,7 @@ from seqpope.nll import score_split, token_nats
 from seqpope.progress import clock
 from seqpope.provenance import provenance
 from seqpope.signals import SAVE_SECONDS, Interrupted, stop_on_signal, tell
+from seqpope.training import parameter_groups
 
 
 class StackedLinear(nn.Module):
@@ -79,7 +80,7 @@ class StackedEmbedding(nn.Module):
 
 
 class StackedPosition(PositionEncoding):
-    """M encodings that learn something, as one of M times as many heads; those that learn nothing need none."""
+    """M encodings with weights, as one of M times as many heads; those without need none of it."""
 
     def __init__(self, models: int, position: str, config: ModelConfig) -> None:
         super().__init__()
@@ -101,7 +102,7 @@ class StackedTransformer(Transformer):
     def __init__(self, models: Sequence[Transformer]) -> None:
         nn.Module.__init__(self)
         first = models[0]
-        self.models, self.shapes = len(models), {name: p.shape for name, p in first.named_parameters()}
+        self.models = len(models)
         self.config, self.position, self.vocabulary_size = first.config, first.position, first.vocabulary_size
         self.embedding: Any = StackedEmbedding(len(models), first.vocabulary_size, first.config.width)
         self.dropout = nn.Dropout(first.config.dropout)
@@ -110,11 +111,10 @@ class StackedTransformer(Transformer):
         for block in self.blocks:
             assert isinstance(block, Block)
             self._exchange(block)
-        parts = [dict(model.named_parameters()) for model in models]
+        parts = [model.state_dict() for model in models]
         with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                each: list[Tensor] = [part[self._name(name)] for part in parts]
-                parameter.copy_(torch.stack(each).view_as(parameter))
+            for name, values in self.state_dict().items():
+                values.copy_(torch.stack([part[self._name(name)] for part in parts]).view_as(values))
 
     def _exchange(self, module: nn.Module) -> None:
         for name, child in module.named_children():
@@ -124,7 +124,7 @@ class StackedTransformer(Transformer):
             elif isinstance(child, nn.RMSNorm):
                 leaf = StackedNorm(self.models, child)
             elif isinstance(child, PositionEncoding):
-                if any(True for _ in child.parameters()):
+                if child.state_dict():
                     leaf = StackedPosition(self.models, self.position, self.config)
             else:
                 self._exchange(child)
@@ -140,15 +140,6 @@ class StackedTransformer(Transformer):
         y = self.norm(states).view(self.models, -1, states.shape[-1])
         return torch.bmm(y, self.embedding.weight.transpose(1, 2)).view(*states.shape[:-1], -1)
 
-    def groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """As `training.parameter_groups`, by what the parameters are in one model."""
-        decayed: list[nn.Parameter] = []
-        free: list[nn.Parameter] = []
-        for name, parameter in self.named_parameters():
-            is_matrix = len(self.shapes[self._name(name)]) >= 2 and not name.endswith("delta")
-            (decayed if is_matrix else free).append(parameter)
-        return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-
     def clip_gradients(self, largest: float) -> None:
         """Scale each model's gradient down to that norm, all its parameters together."""
         gradients = [p.grad.view(self.models, -1) for p in self.parameters() if p.grad is not None]
@@ -160,10 +151,10 @@ class StackedTransformer(Transformer):
     @torch.no_grad()
     def take_out(self, number: int, into: Transformer) -> Transformer:
         """Copy one model's weights into a transformer of its own."""
-        targets = dict(into.named_parameters())
-        for name, parameter in self.named_parameters():
+        targets = into.state_dict()
+        for name, values in self.state_dict().items():
             target = targets[self._name(name)]
-            target.copy_(parameter.view(self.models, *target.shape)[number])
+            target.copy_(values.view(self.models, *target.shape)[number])
         return into
 
 
@@ -207,11 +198,13 @@ class StackTraining:
         self.average = copy.deepcopy(self.model).requires_grad_(False) if decay else None
         optimizer = config.optimizer
         self.optimizer = torch.optim.AdamW(
-            self.model.groups(optimizer.weight_decay),
+            parameter_groups(self.model, optimizer, models=True),
             lr=optimizer.learning_rate,
             betas=(optimizer.beta1, optimizer.beta2),
             fused=device == "cuda",
         )
+        for group in self.optimizer.param_groups:
+            group["initial"] = group["lr"]
         self.step, self.seconds = 0, 0.0
         self.best, self.best_step = [math.inf] * len(self.seeds), [-1] * len(self.seeds)
         self.validation = store.split("validation")
@@ -310,8 +303,8 @@ class StackTraining:
     def update(self, losses: Tensor) -> None:
         """One optimiser step; the models' gradients have nothing to do with each other."""
         settings = self.config.optimizer
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.rate_at(self.step)
+        for group in self.optimizer.param_groups:  # delta's may be another
+            group["lr"] = settings.rate_at(self.step) * group["initial"] / settings.learning_rate
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         if settings.gradient_clip:
@@ -394,7 +387,7 @@ def train_stack(
         )
     if training.step >= steps:
         return [training.run(seed) for seed in training.seeds]
-    parameters = sum(math.prod(shape) for shape in training.model.shapes.values())
+    parameters = sum(p.numel() for p in training.alone.parameters())
     tell(
         f"{title}  {len(infos)} x {parameters / 1e6:.2f}M parameters, {steps} steps of {len(infos)} x "
         f"{config.data.batch_size} x {config.data.length} tokens, {training.precision} on {device}, "

@@ -16,14 +16,30 @@ from seqpope.model.transformer import Transformer
 from seqpope.nll import mean_nats, score_split
 
 
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices are decayed. Vectors are not, nor is delta: it is two-dimensional, but an angle, not a matrix."""
+def parameter_groups(
+    model: torch.nn.Module, config: OptimizerConfig, *, models: bool = False
+) -> list[dict[str, Any]]:
+    """Matrices are decayed. Vectors are not, nor is delta: it is two-dimensional, but an angle, not a matrix.
+
+    Delta has a group of its own only where its rate or decay differs: states saved of other runs have two.
+
+    Args:
+        models: parameters are those of several models, along a first axis that is no part of a matrix.
+    """
     decayed: list[torch.nn.Parameter] = []
     free: list[torch.nn.Parameter] = []
+    deltas: list[torch.nn.Parameter] = []
+    own_way = config.delta_rate != 1 or config.delta_decay != 0
     for name, parameter in model.named_parameters():
-        is_matrix = parameter.dim() >= 2 and not name.endswith("delta")
-        (decayed if is_matrix else free).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+        if name.endswith("delta"):
+            (deltas if own_way else free).append(parameter)
+        else:
+            (decayed if parameter.dim() >= 2 + models else free).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    if deltas:
+        rate = config.learning_rate * config.delta_rate
+        groups.append({"params": deltas, "weight_decay": config.delta_decay, "lr": rate})
+    return groups
 
 
 class Together(torch.optim.Optimizer):
@@ -63,14 +79,14 @@ def make_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.opt
     if next(model.parameters()).is_cuda:
         adamw["fused"] = True  # one kernel where there would be a dozen
     if config.name == "adamw":
-        return torch.optim.AdamW(parameter_groups(model, config.weight_decay), **adamw)
+        return torch.optim.AdamW(parameter_groups(model, config), **adamw)
     matrices = [
         p
         for name, p in model.named_parameters()
         if p.dim() == 2 and not name.endswith(("delta", "embedding.weight"))
     ]
     chosen = {id(p) for p in matrices}
-    groups = parameter_groups(model, config.weight_decay)
+    groups = parameter_groups(model, config)
     for group in groups:
         group["params"] = [p for p in group["params"] if id(p) not in chosen]
     # match_rms_adamw: the same learning rate and decay serve both.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -72,6 +73,37 @@ def test_what_is_saved_is_loaded(tmp_path, position):
         assert torch.equal(loaded.state_dict()[name], tensor), name
     ids = torch.randint(VOCABULARY, (2, 9))
     assert torch.equal(loaded(ids), model.eval()(ids))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"magnitude": "relu", "delta_init": "uniform"},
+        {"magnitude": "none", "delta_init": "local", "delta_window": 20, "delta_learned": False},
+        {"delta_init": "centred", "delta_bound": "tanh", "longest_wavelength": 50.0},
+    ],
+)
+def test_settings_of_pope_come_back(tmp_path, settings):
+    _, info = make()
+    config = ModelConfig(width=16, layers=2, heads=2, **settings)
+    model = Transformer(VOCABULARY, "pope", config).eval()
+    info.model = asdict(config)
+    save_checkpoint(tmp_path / "a.safetensors", model, info)
+    loaded, _ = load_checkpoint(tmp_path / "a.safetensors")
+    assert loaded.config == config
+    assert [n for n, _ in loaded.named_parameters()] == [n for n, _ in model.named_parameters()]
+    ids = torch.randint(VOCABULARY, (2, 9))
+    assert torch.equal(loaded(ids), model(ids))
+    # A header from before them: the paper's magnitudes, a learned delta, the same tensors.
+    info.model = {"width": 16, "layers": 2, "heads": 2}
+    save_checkpoint(tmp_path / "old.safetensors", model, info)
+    older, _ = load_checkpoint(tmp_path / "old.safetensors")
+    assert older.config == ModelConfig(width=16, layers=2, heads=2)
+    assert (older(ids) - model(ids)).abs().max() > 1e-6
+    info.model = asdict(config) | {"magnitude": "gelu"}
+    save_checkpoint(tmp_path / "later.safetensors", model, info)
+    with pytest.raises(SeqpopeError, match=r"model\.magnitude must be one of"):
+        load_checkpoint(tmp_path / "later.safetensors")
 
 
 def test_half_precision_on_disk_is_fp32_in_memory(tmp_path):

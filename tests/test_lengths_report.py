@@ -137,6 +137,11 @@ class TestNumbers:
             "rope": 2,
             "rope+yarn": 2,
         }
+        write_lengths(tmp_path / "z", make_lengths("rope", 0, config__model={"longest_wavelength": 64.0}))
+        told = {f", longest_wavelength {longest}" for longest in (0.0, 64.0)}  # those without it had 0
+        assert set(group_by_label(load_lengths([experiment, tmp_path / "z"]))) == {
+            "pope", *(encoding + one for encoding in ("rope", "rope+yarn") for one in told)
+        }  # fmt: skip
         assert in_words("pope, delta_init zero") == "PoPE, delta init zero"
         assert in_words("xpos") == "xpos"
 

@@ -16,10 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from seqpope.config import OptimizerConfig
 from seqpope.errors import SeqpopeError
 from seqpope.figures import draw_loss, read_curve
+from seqpope.model.config import ModelConfig
 from seqpope.report import compare, write_report
-from seqpope.results import load_results, verdict
+from seqpope.results import LATER, load_results, verdict
 from seqpope.statistics import bootstrap_difference
 
 TOKENS = np.array([40, 100, 60])  # of three pieces
@@ -490,6 +492,20 @@ class TestRecipes:
         )
         differing = json.loads((tmp_path / "out" / "report.json").read_text())["recipes_differ_in"]
         assert differing["model.width"] == {"pope": [64], "rope": [32]}
+
+    def test_settings_that_came_later_have_their_defaults_in_older_runs(self, tmp_path):
+        defaults = {"model": ModelConfig(), "optimizer": OptimizerConfig()}
+        told = {name: getattr(defaults[name.split(".")[0]], name.split(".")[1]) for name in LATER}
+        assert told == LATER
+        for position, values, magnitude in (("pope", POPE, "relu"), ("rope", ROPE, "softplus")):
+            for seed, older in enumerate((True, False)):
+                changes = {} if older else {"config__model__magnitude": magnitude}
+                write_run(
+                    tmp_path / "x" / f"{position}{seed}", make_result(position, seed, values[seed], **changes)
+                )
+        compare([tmp_path / "x"], tmp_path / "out")
+        differing = json.loads((tmp_path / "out" / "report.json").read_text())["recipes_differ_in"]
+        assert differing == {"model.magnitude": {"pope": ["softplus", "relu"], "rope": ["softplus"]}}
 
     def test_seeds_of_one_encoding_by_two_recipes(self, tmp_path):
         for seed in range(3):

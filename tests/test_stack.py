@@ -101,20 +101,29 @@ class TestModel:
             for name, parameter in copy.named_parameters():
                 assert torch.equal(parameter, dict(model.named_parameters())[name])
 
-    def test_the_same_parameters_decay(self, position):
+    @pytest.mark.parametrize("settings", [OptimizerConfig(), OptimizerConfig(delta_rate=3.0, delta_decay=0.2)])
+    def test_the_same_parameters_decay(self, position, settings):
         alone = models(position)
         stacked = StackedTransformer(alone)
         sizes = [
             [sum(p.numel() for p in group["params"]) for group in groups]
-            for groups in (parameter_groups(alone[0], 0.1), stacked.groups(0.1))
+            for groups in (
+                parameter_groups(alone[0], settings),
+                parameter_groups(stacked, settings, models=True),
+            )
         ]
         assert sizes[1] == [3 * size for size in sizes[0]]
 
 
-@pytest.mark.parametrize("average", [0.0, 0.9])
-def test_runs_are_those_of_seeds_trained_alone(data, tmp_path, average):
+@pytest.mark.parametrize(
+    ("average", "delta"),
+    [(0.0, {}), (0.9, {"delta_rate": 4.0, "delta_decay": 0.5}), (0.0, {"delta_learned": False})],
+)
+def test_runs_are_those_of_seeds_trained_alone(data, tmp_path, average, delta):
     config = make_config(data, tmp_path / "side")
     config.optimizer.average_decay = average
+    for name, value in delta.items():
+        setattr(config.model if name == "delta_learned" else config.optimizer, name, value)
     side = train(config, say=lambda _: None)
     alone = train(replace(config, side_by_side=False, out=tmp_path / "alone"), say=lambda _: None)
     told = []

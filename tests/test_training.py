@@ -64,6 +64,9 @@ class TestSchedule:
             ({"average_decay": 1.0}, "optimizer.average_decay"),
             ({"gradient_clip": -1.0}, "optimizer.gradient_clip"),
             ({"weight_decay": -0.1}, "weight_decay"),
+            ({"delta_rate": 0.0}, "optimizer.delta_rate must be above 0 .model.delta_learned false"),
+            ({"delta_rate": float("nan")}, "optimizer.delta_rate"),
+            ({"delta_decay": -1.0}, "optimizer.delta_decay not negative, they are 1.0 and -1.0"),
         ],
     )
     def test_settings_that_make_no_sense(self, changes, message):
@@ -75,7 +78,7 @@ class TestWeightDecay:
     @pytest.mark.parametrize("position", ["pope", "rope"])
     def test_matrices_alone_are_decayed(self, position):
         model = make_model(position)
-        decayed, free = parameter_groups(model, 0.3)
+        decayed, free = parameter_groups(model, OptimizerConfig(weight_decay=0.3))
         names = {id(p): name for name, p in model.named_parameters()}
         assert (decayed["weight_decay"], free["weight_decay"]) == (0.3, 0.0)
         assert len(decayed["params"]) + len(free["params"]) == len(names)
@@ -84,19 +87,36 @@ class TestWeightDecay:
         norms = {f"blocks.{i}.norm_{part}.weight" for i in range(2) for part in ("attention", "mlp")}
         assert free_names == delta | norms | {"norm.weight"}
 
+    @pytest.mark.parametrize(("rate", "decay"), [(1.0, 0.0), (0.5, 0.0), (2.0, 0.25)])
     @pytest.mark.parametrize("name", ["adamw", "muon"])
-    def test_without_a_gradient_only_matrices_shrink(self, name):
+    def test_without_a_gradient_only_matrices_shrink_and_delta_as_told(self, name, rate, decay):
         model = make_model()
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
-        config = OptimizerConfig(name=name, learning_rate=0.1, weight_decay=0.5)
+        config = OptimizerConfig(
+            name=name, learning_rate=0.1, weight_decay=0.5, delta_rate=rate, delta_decay=decay
+        )
         optimizer = make_optimizer(model, config)
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
         for n, parameter in model.named_parameters():
-            shrunk = parameter.dim() == 2 and not n.endswith("delta")
-            expected = before[n] * (1 - 0.1 * 0.5 if shrunk else 1)
-            torch.testing.assert_close(parameter.detach(), expected, msg=n)
+            left = 1 - 0.1 * rate * decay if n.endswith("delta") else 1 - 0.1 * 0.5 * (parameter.dim() == 2)
+            torch.testing.assert_close(parameter.detach(), before[n] * left, msg=n)
+
+    @pytest.mark.parametrize("name", ["adamw", "muon"])
+    def test_delta_has_a_group_where_it_goes_its_own_way(self, name):
+        def deltas(position="pope", model=None, **optimizer):
+            made = make_model(position, **(model or {}))
+            groups = make_optimizer(made, OptimizerConfig(name=name, learning_rate=0.1, **optimizer)).param_groups
+            own = {id(p) for n, p in made.named_parameters() if n.endswith("delta")}
+            assert sum(len(group["params"]) for group in groups) == len(list(made.parameters()))
+            return [g for g in groups if g["params"] and {id(p) for p in g["params"]} <= own]
+
+        assert deltas() == []  # as in the optimiser states of older runs
+        assert deltas("rope", delta_rate=3.0) == []
+        assert deltas(model={"delta_learned": False}, delta_rate=3.0) == []
+        (group,) = deltas(delta_rate=3.0, delta_decay=0.7)
+        assert (group["lr"], group["weight_decay"]) == (pytest.approx(0.3), 0.7)
 
 
 class TestMuon:
@@ -177,13 +197,17 @@ def plain_loop(store, config):
     model = Transformer(VOCABULARY, config.position, config.model).train()
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     o = config.optimizer
-    matrices, others, muon = [], [], []
+    matrices, others, deltas, muon = [], [], [], []
     for name, p in model.named_parameters():
         if o.name == "muon" and name.startswith("blocks") and p.dim() == 2 and "delta" not in name:
             muon.append(p)
         else:
-            (others if p.dim() == 1 or "delta" in name else matrices).append(p)
-    groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": others, "weight_decay": 0.0}]
+            (deltas if "delta" in name else others if p.dim() == 1 else matrices).append(p)
+    groups = [
+        {"params": matrices, "weight_decay": o.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+        {"params": deltas, "weight_decay": o.delta_decay},
+    ]
     optimizers = [torch.optim.AdamW(groups, betas=(o.beta1, o.beta2))]
     if muon:
         optimizers.append(torch.optim.Muon(muon, weight_decay=o.weight_decay, adjust_lr_fn="match_rms_adamw"))
@@ -194,10 +218,10 @@ def plain_loop(store, config):
         torch.nn.functional.cross_entropy(logits, batch.targets[batch.scored]).backward()
         if o.gradient_clip:
             # In the optimisers' order: Muon's sums are bf16, where the norm's last digit can grow a thousandfold.
-            torch.nn.utils.clip_grad_norm_([*muon, *matrices, *others], o.gradient_clip)
+            torch.nn.utils.clip_grad_norm_([*muon, *matrices, *others, *deltas], o.gradient_clip)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = o.rate_at(step)
+                group["lr"] = o.rate_at(step) * (o.delta_rate if group["params"] is groups[2]["params"] else 1)
             optimizer.step()
             optimizer.zero_grad()
         decay = min(o.average_decay, (1 + step) / (10 + step))
@@ -208,7 +232,14 @@ def plain_loop(store, config):
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 @pytest.mark.parametrize(
-    "settings", [{}, {"gradient_clip": 0.3}, {"average_decay": 0.6}, {"gradient_clip": 0.3, "average_decay": 0.6}]
+    "settings",
+    [
+        {},
+        {"gradient_clip": 0.3},
+        {"average_decay": 0.6},
+        {"gradient_clip": 0.3, "average_decay": 0.6},
+        {"delta_rate": 3.0, "delta_decay": 0.5},
+    ],
 )
 def test_training_is_the_plain_loop(tmp_path, settings, name):
     store = make_store(tmp_path, unscored=5)

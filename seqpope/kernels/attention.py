@@ -13,11 +13,11 @@ from torch import Tensor
 
 from seqpope.kernels import cartesian, reference
 from seqpope.kernels.launch import DECODE_ROWS, card
-from seqpope.kernels.reference import MAGNITUDES, Magnitude
 from seqpope.kernels.rotation import Freqs, RotationTables, Spectrum, two_level_tables
 from seqpope.kernels.scope import Scope
 
 Backend = Literal["auto", "triton", "cartesian", "reference"]
+Magnitude = Literal["softplus", "relu", "none"]
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 TRITON_MAX_HEAD_DIM = 256
 WIDE_FP32_BYTES = 115_000  # of shared memory for head dimensions beyond 128 in fp32
@@ -51,7 +51,7 @@ def pope_attention(
     its dtype. Deterministic in both directions, whatever the backend, but for SDPA's own atomics on CUDA.
 
     Args:
-        q: (B, H, Lq, D) queries as projected, before softplus.
+        q: (B, H, Lq, D) queries as projected, before `magnitude`.
         k: (B, Hkv, Lk, D) keys as projected; H is a multiple of Hkv, and head h reads key head h // (H / Hkv).
         v: (B, Hkv, Lk, D) values.
         delta: (H, D) phase biases in radians.
@@ -69,8 +69,8 @@ def pope_attention(
             the device if None. The same seed drops the same weights on every device (triton and reference).
         cu_seqlens: (N + 1,) cumulative lengths of documents packed into the rows, from 0 to B x L, counted along
             the rows laid end to end; a query sees its own document alone.
-        magnitude: what stands in place of softplus, for ablations: "relu", or "none" for components as they are;
-            triton has softplus alone.
+        magnitude: what is made of each component of queries and keys: "softplus", or, as the paper's ablations,
+            "relu" or "none" (the component itself, signed). Those two are not for triton.
         backend: "triton" (CUDA, D up to 256), "cartesian" (a dot product of twice the width for torch's SDPA),
             "reference" (the formula), or "auto": triton where it can, else cartesian.
 
@@ -83,7 +83,7 @@ def pope_attention(
     q, k, v = _autocast(q, k, v)
     scope = Scope(causal, query_offset, key_lengths, cu_seqlens)
     _check_numbers(base, softmax_scale)
-    _check_pope(q, k, v, delta, scope, dropout_p, freqs)
+    _check_pope(q, k, v, delta, scope, dropout_p, freqs, magnitude)
     k, v = _seen_by_some(k, v, scope, q.shape[2])
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     backend = _choose(backend, q, k, v, magnitude)
@@ -136,7 +136,7 @@ def pope_attention_packed(
         )  # fmt: skip
     scope = Scope(causal, cu_seqlens=cu_seqlens)
     _check_numbers(base, softmax_scale)
-    _check_pope(q, k, v, delta, scope, dropout_p, freqs)
+    _check_pope(q, k, v, delta, scope, dropout_p, freqs, magnitude)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     return _triton(q, k, v, delta, base, freqs, scope, scale, dropout_p, dropout_seed, qkv)
 
@@ -242,8 +242,11 @@ def _check(
 
 
 def _check_pope(
-    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, scope: Scope, dropout_p: float, freqs: Freqs | None
-) -> None:
+    q: Tensor, k: Tensor, v: Tensor, delta: Tensor, scope: Scope, dropout_p: float, freqs: Freqs | None,
+    magnitude: str,
+) -> None:  # fmt: skip
+    if magnitude not in reference.MAGNITUDES:
+        raise ValueError(f"magnitude must be one of {', '.join(reference.MAGNITUDES)}, it is {magnitude!r}")
     _check(q, k, v, scope, dropout_p, freqs, q.shape[-1])
     if delta.shape != (q.shape[1], q.shape[3]):
         raise ValueError(f"delta must be (H, D) = {(q.shape[1], q.shape[3])}, it is {tuple(delta.shape)}")
@@ -289,8 +292,10 @@ def _reference(
     return out.to(v.dtype)
 
 
-def _why_not_triton(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+def _why_not_triton(q: Tensor, k: Tensor, v: Tensor, magnitude: str = "softplus") -> str | None:
     """What keeps these tensors from the Triton kernels; None if nothing does."""
+    if magnitude != "softplus":
+        return f"its magnitudes are softplus alone, here they are {magnitude}"
     if not TRITON_INSTALLED:
         return "triton is not installed: pip install triton"
     if q.shape[-1] > TRITON_MAX_HEAD_DIM:
@@ -310,20 +315,14 @@ def _why_not_triton(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     return f"tensors must be on a CUDA device, they are on {q.device}"
 
 
-def _choose(backend: Backend, q: Tensor, k: Tensor, v: Tensor, magnitude: Magnitude = "softplus") -> Backend:
+def _choose(backend: Backend, q: Tensor, k: Tensor, v: Tensor, magnitude: str = "softplus") -> Backend:
     """The backend that is meant, none other than asked for."""
-    if magnitude not in MAGNITUDES:
-        raise ValueError(f"magnitude must be one of {', '.join(MAGNITUDES)}, it is {magnitude!r}")
-    if magnitude != "softplus" and backend in ("auto", "triton"):
-        if backend == "triton":
-            raise ValueError(f"the triton backend has softplus alone, not {magnitude!r}: take backend='auto'")
-        return "cartesian"
     if backend == "auto":
-        return "triton" if q.is_cuda and _why_not_triton(q, k, v) is None else "cartesian"
+        return "triton" if q.is_cuda and _why_not_triton(q, k, v, magnitude) is None else "cartesian"
     if backend not in ("triton", "cartesian", "reference"):
         raise ValueError(f"backend must be auto, triton, cartesian or reference, it is {backend!r}")
     if backend == "triton":
-        reason = _why_not_triton(q, k, v)
+        reason = _why_not_triton(q, k, v, magnitude)
         if reason is not None:
             raise ValueError(f"the triton backend cannot do this: {reason}. backend='auto' takes what can")
     return backend

@@ -5,30 +5,32 @@ The proper path on a CPU, for RoPE everywhere, and for what the Triton kernels d
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqpope.kernels.reference import MAGNITUDES, Magnitude
+from seqpope.kernels.reference import MAGNITUDES
 from seqpope.kernels.rotation import Freqs, rotation_tables
 from seqpope.kernels.scope import Scope
 
 
 def pope_attention(
     q: Tensor, k: Tensor, v: Tensor, delta: Tensor, *, base: float, freqs: Freqs | None, scope: Scope,
-    softmax_scale: float, dropout_p: float, magnitude: Magnitude = "softplus",
+    softmax_scale: float, dropout_p: float, magnitude: str,
 ) -> Tensor:  # fmt: skip
     """PoPE as a dot product of twice the width (arXiv 2509.10534, section 3)."""
-    dim = q.shape[-1]
+    dim, mu = q.shape[-1], MAGNITUDES[magnitude]
     if q.shape[2] == 1 and dropout_p == 0 and q.device.type == "cpu":
-        return _decode(q, k, v, delta, base, freqs, scope, softmax_scale, magnitude)
+        return _decode(q, k, v, delta, base, freqs, scope, softmax_scale, mu)
     cos_t, sin_t = _tables(scope.query_offset, q, dim, base, freqs)  # (Lq, D) or (B, 1, Lq, D)
     cos_s, sin_s = _tables(0, k, dim, base, freqs)  # (Lk, D)
     # cos and sin of (t theta - delta) by the addition theorem, each head its own: (H, Lq, D). On the queries, keys
     # are the same for every head of a group.
     cos_delta, sin_delta = delta.float().cos()[:, None], delta.float().sin()[:, None]
     cos_q, sin_q = cos_t * cos_delta + sin_t * sin_delta, sin_t * cos_delta - cos_t * sin_delta
-    mu_q, mu_k = MAGNITUDES[magnitude](q.float()), MAGNITUDES[magnitude](k.float())
+    mu_q, mu_k = mu(q.float()), mu(k.float())
     q_polar = torch.cat((mu_q * cos_q, mu_q * sin_q), dim=-1).to(v.dtype)  # (B, H, Lq, 2D)
     k_polar = torch.cat((mu_k * cos_s, mu_k * sin_s), dim=-1).to(v.dtype)  # (B, Hkv, Lk, 2D)
     return _attend(q_polar, k_polar, v, scope, softmax_scale, dropout_p)
@@ -36,7 +38,7 @@ def pope_attention(
 
 def _decode(
     q: Tensor, k: Tensor, v: Tensor, delta: Tensor, base: float, freqs: Freqs | None, scope: Scope, scale: float,
-    magnitude: Magnitude,
+    mu: Callable[[Tensor], Tensor],
 ) -> Tensor:  # fmt: skip
     """One query: keys stay D wide, each frequency and position has one weight for them."""
     (batch, heads, _, dim), (key_heads, keys) = q.shape, k.shape[1:3]
@@ -44,10 +46,10 @@ def _decode(
     cos_t, sin_t = _tables(scope.query_offset, q, dim, base, freqs)  # (1, D) or (B, 1, 1, D)
     cos_s, sin_s = _tables(0, k, dim, base, freqs)  # (Lk, D)
     cos_delta, sin_delta = delta.float().cos()[:, None], delta.float().sin()[:, None]
-    mu_q = MAGNITUDES[magnitude](q.float()) * scale
+    mu_q = mu(q.float()) * scale
     q_cos = mu_q * (cos_t * cos_delta + sin_t * sin_delta)  # (B, H, 1, D)
     q_sin = mu_q * (sin_t * cos_delta - cos_t * sin_delta)
-    mu_k = MAGNITUDES[magnitude](k.float())[:, :, None]  # (B, Hkv, 1, Lk, D)
+    mu_k = mu(k.float())[:, :, None]  # (B, Hkv, 1, Lk, D)
     weight = (q_cos * cos_s).view(batch, key_heads, group, keys, dim)
     q_sin = q_sin.view(batch, key_heads, group, 1, dim)
     if torch.is_grad_enabled():

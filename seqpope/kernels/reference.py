@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,9 +14,11 @@ from torch.nn import functional as F
 
 from seqpope.kernels.rotation import Freqs, theta_of
 
-Magnitude = Literal["softplus", "relu", "none"]
-# What makes magnitudes of components: the paper's, and its ablations (none: components as they are, signed).
-MAGNITUDES: dict[str, Callable[[Tensor], Tensor]] = {"softplus": F.softplus, "relu": F.relu, "none": lambda x: x}
+MAGNITUDES: dict[str, Callable[[Tensor], Tensor]] = {  # what PoPE makes of queries and keys as projected
+    "softplus": F.softplus,
+    "relu": F.relu,
+    "none": lambda x: x,  # signed: no polar form any more, the paper's ablation "no softplus"
+}
 
 
 def pope_scores(
@@ -25,22 +26,22 @@ def pope_scores(
     k: Tensor,
     delta: Tensor,
     *,
-    magnitude: Magnitude = "softplus",
     base: float = 10000.0,
     freqs: Freqs | None = None,
     query_offset: int | Tensor = 0,
+    magnitude: str = "softplus",
 ) -> Tensor:
     """PoPE's attention scores before scaling (arXiv 2509.10534, eq. 6).
 
-        score(t, s) = sum_c softplus(q_tc) softplus(k_sc) cos((s - t) theta_c + delta_c)
+        score(t, s) = sum_c mu(q_tc) mu(k_sc) cos((s - t) theta_c + delta_c), mu = softplus in the paper
 
     Args:
         q: (B, H, Lq, D) queries as projected, at positions query_offset + 0..Lq-1.
         k: (B, H, Lk, D) keys as projected, at positions 0..Lk-1.
         delta: (H, D) learned phase biases in radians.
-        magnitude: what stands in place of softplus.
         freqs: (D,) theta in radians a position, in place of base^(-c / D).
         query_offset: one for all sequences or (B,).
+        magnitude: mu, a key of MAGNITUDES.
 
     Returns:
         (B, H, Lq, Lk).
@@ -50,7 +51,8 @@ def pope_scores(
     theta = theta_of(q.shape[-1], base, freqs, q.device)
     angle = distance[..., None] * theta % (2 * math.pi)  # (1 or B, Lq, Lk, D)
     phase = torch.cos(angle.to(dtype)[:, None] + delta.to(dtype)[:, None, None, :])  # (1 or B, H, Lq, Lk, D)
-    mu_q, mu_k = (MAGNITUDES[magnitude](x.to(dtype)) for x in (q, k))
+    mu = MAGNITUDES[magnitude]
+    mu_q, mu_k = mu(q.to(dtype)), mu(k.to(dtype))
     return torch.einsum("bhtc,bhsc,bhtsc->bhts", mu_q, mu_k, phase.expand(q.shape[0], -1, -1, -1, -1))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,41 @@ class PositionEncoding(nn.Module):
         """Draw what the encoding learns. The transformer calls this last, so that twins share all other draws."""
 
 
+def truncated_frequencies(
+    count: int, base: float, longest: float = 0.0, device: torch.device | None = None
+) -> Tensor:
+    """The frequencies of `base`, but 0 where the wavelength, 2 pi / theta, is longer than `longest` tokens.
+
+    The slowest ones carry content more than position, and past the training's length they turn to angles
+    never seen. p-RoPE (arXiv 2410.06205) sets a share of them to 0; here it is those beyond a wavelength.
+
+    Args:
+        longest: tokens; 0 keeps all.
+
+    Returns:
+        (count,) fp64, radians a position.
+    """
+    theta = frequencies(count, base, device)
+    return theta.masked_fill(2 * math.pi / theta > longest, 0.0) if longest else theta
+
+
+@dataclass(frozen=True)
+class TruncatedSpectrum(Spectrum):
+    """What `truncated_frequencies` gives."""
+
+    base: float
+    longest: float
+
+    def on(self, device: torch.device) -> Tensor:
+        return truncated_frequencies(self.count, self.base, self.longest, device)
+
+
+def _spectrum(count: int, config: ModelConfig) -> Spectrum | None:
+    # None where nothing is truncated: all frequencies are then those of the base, and their tables shared.
+    longest = config.longest_wavelength
+    return TruncatedSpectrum(count, config.base, longest) if longest else None
+
+
 class RoPE(PositionEncoding):
     """Rotary position embedding (arXiv 2104.09864): what and where in one angle. The baseline."""
 
@@ -84,10 +119,11 @@ class RoPE(PositionEncoding):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         _check_pairs(config)
-        self.base, self.count = config.base, config.head_dim // 2
+        self.base, self.count, self.longest = config.base, config.head_dim // 2, config.longest_wavelength
+        self.freqs = _spectrum(self.count, config)
 
     def theta(self) -> Tensor:
-        return frequencies(self.count, self.base)
+        return truncated_frequencies(self.count, self.base, self.longest)
 
     def magnitudes(self, x: Tensor) -> Tensor:
         return _pair_norms(x)
@@ -95,7 +131,9 @@ class RoPE(PositionEncoding):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int | Tensor = 0, dropout_p: float = 0.0
     ) -> Tensor:
-        return rope_attention(q, k, v, base=self.base, query_offset=query_offset, dropout_p=dropout_p)
+        return rope_attention(
+            q, k, v, base=self.base, freqs=self.freqs, query_offset=query_offset, dropout_p=dropout_p
+        )
 
 
 def _check_pairs(config: ModelConfig) -> None:
@@ -114,7 +152,12 @@ YARN_ALPHA, YARN_BETA = 1.0, 32.0  # rotations over the original length (arXiv 2
 
 
 def yarn_frequencies(
-    count: int, base: float, factor: float, original_length: int, device: torch.device | None = None
+    count: int,
+    base: float,
+    factor: float,
+    original_length: int,
+    device: torch.device | None = None,
+    longest: float = 0.0,
 ) -> Tensor:
     """RoPE's frequencies by NTK-by-parts interpolation (arXiv 2309.00071, section 3.2).
 
@@ -128,11 +171,12 @@ def yarn_frequencies(
         base: wavelength base of the trained model.
         factor: s, length of sequences over original length.
         original_length: L, tokens in a window of the training.
+        longest: as for `truncated_frequencies`; what is 0 stays 0.
 
     Returns:
         (count,) fp64, radians a position, falling.
     """
-    theta = frequencies(count, base, device)
+    theta = truncated_frequencies(count, base, longest, device)
     rotations = original_length * theta / (2 * math.pi)
     kept = ((rotations - YARN_ALPHA) / (YARN_BETA - YARN_ALPHA)).clamp(0, 1)
     return (1 - kept) * theta / factor + kept * theta
@@ -150,9 +194,11 @@ class YarnSpectrum(Spectrum):
     base: float
     factor: float
     original_length: int
+    longest: float
 
     def on(self, device: torch.device) -> Tensor:
-        return yarn_frequencies(self.count, self.base, self.factor, self.original_length, device)
+        factor, length = self.factor, self.original_length
+        return yarn_frequencies(self.count, self.base, factor, length, device, self.longest)
 
 
 class YaRN(PositionEncoding):
@@ -166,7 +212,8 @@ class YaRN(PositionEncoding):
         super().__init__()
         _check_pairs(config)
         count, factor = config.head_dim // 2, config.yarn_factor
-        self.freqs = YarnSpectrum(count, config.base, factor, config.yarn_original_length)
+        length, longest = config.yarn_original_length, config.longest_wavelength
+        self.freqs = YarnSpectrum(count, config.base, factor, length, longest)
         self.softmax_scale = yarn_temperature(factor) ** 2 / math.sqrt(config.head_dim)
 
     def theta(self) -> Tensor:
@@ -240,61 +287,64 @@ class PoPE(PositionEncoding):
     clamp. A clamp has no gradient outside its range, and with delta started at 0 an independent replication
     (github PrashRangarajan/mapformer) found about 80% of the deltas stuck there. Since the score depends on
     delta through a cosine alone, leaving delta free describes the same functions without a dead zone:
-    that is delta_bound "periodic", the default; "clamp" is the paper's.
+    that is delta_bound "periodic", the default; "clamp" is the paper's. With "tanh" `delta` holds x of
+    pi tanh(x / pi), near 0 delta itself.
 
     Started at 0 every key's phase is its position alone, and models carried music to eight times their
     training length; started uniformly on [-2 pi, 0], as in the paper's music and genome recipes, they are a
-    little better inside it and collapse beyond.
+    little better inside it and collapse beyond. "local" starts only those uniformly that turn fast enough for
+    training to have seen all their angles. Under one seed all starts but zero come of the same draws.
     """
 
     delta: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.base, self.bound, self.init = config.base, config.delta_bound, config.delta_init
-        self.window, self.magnitude = config.delta_window, config.magnitude
+        self.config, self.freqs = config, _spectrum(config.head_dim, config)
         delta = torch.zeros(config.heads, config.head_dim)
         if config.delta_learned:
             self.delta = nn.Parameter(delta)
-        else:
-            self.register_buffer("delta", delta, persistent=False)
+        else:  # under the same name in the state dict: what is fixed may have been drawn
+            self.register_buffer("delta", delta)
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
-        if self.init != "zero":
-            nn.init.uniform_(self.delta, -2 * math.pi, 0.0)
-        if self.init == "local":
-            slow = 2 * math.pi / self.theta() > self.window
-            with torch.no_grad():
-                self.delta[:, slow.to(self.delta.device)] = 0.0
+        config = self.config
+        if config.delta_init == "zero":
+            return
+        delta = nn.init.uniform_(self.delta, -2 * math.pi, 0.0)
+        if config.delta_init == "local":
+            dim, longest = config.head_dim, config.longest_wavelength
+            wavelength = 2 * math.pi / truncated_frequencies(dim, config.base, longest, delta.device)
+            delta.masked_fill_(wavelength >= config.delta_window, 0.0)
+        if config.delta_init == "centred" or config.delta_bound == "tanh":
+            delta.add_(2 * math.pi * (delta < -math.pi))
+        if config.delta_bound == "tanh":  # whose inverse is infinite at the ends
+            delta.copy_(math.pi * torch.atanh((delta / math.pi).clamp(-0.999, 0.999)))
 
     def theta(self) -> Tensor:
-        return frequencies(self.delta.shape[-1], self.base)
+        return truncated_frequencies(self.config.head_dim, self.config.base, self.config.longest_wavelength)
 
     def magnitudes(self, x: Tensor) -> Tensor:
-        return MAGNITUDES[self.magnitude](x).abs()
+        return MAGNITUDES[self.config.magnitude](x).abs()
 
     def bounded_delta(self) -> Tensor:
         """The phase biases as the score sees them, (H, D) radians."""
-        return self.delta.clamp(-2 * math.pi, 0.0) if self.bound == "clamp" else self.delta
+        if self.config.delta_bound == "clamp":
+            return self.delta.clamp(-2 * math.pi, 0.0)
+        return math.pi * torch.tanh(self.delta / math.pi) if self.config.delta_bound == "tanh" else self.delta
+
+    def _options(self) -> dict[str, Any]:
+        return {"base": self.config.base, "freqs": self.freqs, "magnitude": self.config.magnitude}
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, *, query_offset: int | Tensor = 0, dropout_p: float = 0.0
     ) -> Tensor:
-        return pope_attention(
-            q,
-            k,
-            v,
-            self.bounded_delta(),
-            base=self.base,
-            query_offset=query_offset,
-            dropout_p=dropout_p,
-            magnitude=self.magnitude,
-        )
+        delta, options = self.bounded_delta(), self._options()
+        return pope_attention(q, k, v, delta, query_offset=query_offset, dropout_p=dropout_p, **options)
 
     def attend_packed(self, qkv: Tensor, *, dropout_p: float = 0.0) -> Tensor:
-        return pope_attention_packed(
-            qkv, self.bounded_delta(), base=self.base, dropout_p=dropout_p, magnitude=self.magnitude
-        )
+        return pope_attention_packed(qkv, self.bounded_delta(), dropout_p=dropout_p, **self._options())
 
 
 POSITIONS: dict[str, type[PositionEncoding]] = {

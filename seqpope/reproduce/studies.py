@@ -132,6 +132,48 @@ def _ablation(name: str, what: str, preset: str) -> Study:
     )
 
 
+def _delta() -> Study:
+    """What of delta and the frequencies decides how far a model reads: the open question."""
+    lengths, preset = (2048, 4096, 8192, 16384, 20480), "maestro-short"
+    pope: dict[str, dict[str, Any]] = {
+        "from 0": {},
+        "uniform": {"model.delta_init": "uniform"},
+        "uniform where waves fit the window": {"model.delta_init": "local"},
+        "uniform where waves fit a quarter of it": {"model.delta_init": "local", "model.delta_window": 512},
+        "uniform, decaying to 0": {"model.delta_init": "centred", "optimizer.delta_decay": 3.0},
+        "from 0, a tenth of the rate": {"optimizer.delta_rate": 0.1},
+        "from 0, no wave longer than the window": {"model.longest_wavelength": 2048.0},
+        "uniform, no wave longer than the window": {
+            "model.delta_init": "uniform",
+            "model.longest_wavelength": 2048.0,
+        },
+        "none": {"model.delta_learned": False},
+    }
+    arms = [
+        Arm(f"PoPE, delta {label}", "pope", preset, settings, lengths=lengths) for label, settings in pope.items()
+    ]
+    rope = [
+        Arm("RoPE", "rope", preset, lengths=lengths),
+        Arm(
+            "RoPE, no wave longer than the window",
+            "rope",
+            preset,
+            {"model.longest_wavelength": 2048.0},
+            lengths=lengths,
+        ),
+    ]
+    return Study(
+        name="delta",
+        title="Delta and the frequencies, piano",
+        question="Which start or form of delta is as good as any inside the window, and reads on beyond it?",
+        measure="nats_per_token",
+        arms=(*arms, *rope),
+        pairs=tuple((arm.label, arms[0].label) for arm in (*arms[1:], *rope)),
+        seeds=3,
+        published=f"{PAPER}: uniform is slightly better inside the window, 0 reads on further",
+    )
+
+
 STUDIES = {
     study.name: study
     for study in (
@@ -209,6 +251,7 @@ STUDIES = {
         ),
         _ablation("jsb", "JSB Chorales", "jsb-paper"),
         _ablation("piano", "piano", "maestro-short"),
+        _delta(),
         _extrapolation("piano", "piano", 2048),
         _extrapolation("jsb", "chorales", 512),
         _extrapolation("genome", "DNA", 1000),

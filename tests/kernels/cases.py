@@ -10,9 +10,9 @@ from seqpope.kernels import pope_attention, rope_attention
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-ENCODINGS = ["pope", "rope"]
-FAST = [("pope", "cartesian"), ("pope", "triton"), ("rope", "cartesian")]
-ALL = [*FAST, ("pope", "reference"), ("rope", "reference")]
+ENCODINGS = ["pope", "pope relu", "pope none", "rope"]  # PoPE with softplus, and with another magnitude
+FAST = [("pope", "triton"), *((encoding, "cartesian") for encoding in ENCODINGS)]
+ALL = [*FAST, *((encoding, "reference") for encoding in ENCODINGS)]
 
 
 def make_inputs(queries, keys, dim, *, batch=2, heads=3, key_heads=None, dtype=torch.float32, seed=0):
@@ -27,9 +27,10 @@ def make_inputs(queries, keys, dim, *, batch=2, heads=3, key_heads=None, dtype=t
 
 
 def attend(encoding, q, k, v, delta, **options):
-    if encoding == "pope":
-        return pope_attention(q, k, v, delta, **options)
-    return rope_attention(q, k, v, **options)
+    if encoding == "rope":
+        return rope_attention(q, k, v, **options)
+    magnitude = encoding.removeprefix("pope").strip() or "softplus"
+    return pope_attention(q, k, v, delta, magnitude=magnitude, **options)
 
 
 def with_gradients(encoding, inputs, upstream, dtype, **options):
@@ -38,7 +39,7 @@ def with_gradients(encoding, inputs, upstream, dtype, **options):
     if dtype.itemsize == 2:
         leaves[3] = inputs[3].detach().requires_grad_()  # delta is a parameter: fp32, whatever q, k and v are
     out = attend(encoding, *leaves, **options)
-    wanted = leaves if encoding == "pope" else leaves[:3]
+    wanted = leaves[:3] if encoding == "rope" else leaves
     return [out.detach(), *torch.autograd.grad(out, wanted, upstream.to(out.dtype))]
 
 

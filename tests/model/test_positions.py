@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
 from seqpope.errors import SeqpopeError
-from seqpope.kernels import alibi_attention, alibi_slopes, frequencies, rotation
+from seqpope.kernels import (
+    alibi_attention,
+    alibi_slopes,
+    frequencies,
+    pope_attention,
+    rope_attention,
+    rotation,
+)
 from seqpope.kernels.alibi import BLOCK
 from seqpope.model.cache import KeyValueCache
 from seqpope.model.config import ModelConfig
@@ -18,6 +24,7 @@ from seqpope.model.positions import (
     RoPE,
     YaRN,
     find_position,
+    truncated_frequencies,
     yarn_frequencies,
     yarn_temperature,
 )
@@ -59,6 +66,68 @@ def test_delta_starts_where_it_is_told():
     assert abs(uniform.delta.mean() + math.pi) < 5 * 2 * math.pi / math.sqrt(12 * 512)
 
 
+def deltas(**changes):
+    """Delta as the score sees it and as it is learned, 8 heads of 64, under one seed."""
+    encoding = PoPE(ModelConfig(width=512, heads=8, **changes))
+    torch.manual_seed(0)
+    encoding.reset_parameters()
+    return encoding.bounded_delta().detach(), encoding.delta.detach()
+
+
+class TestStarts:
+    uniform = deltas(delta_init="uniform")[0]
+
+    def test_centred_is_uniform_told_from_minus_pi_to_pi(self):
+        centred, _ = deltas(delta_init="centred")
+        assert centred.abs().max() <= math.pi
+        assert (centred.max() > 3, centred.min() < -3) == (True, True)
+        torch.testing.assert_close(centred.cos(), self.uniform.cos(), atol=1e-6, rtol=0)
+        torch.testing.assert_close(centred.sin(), self.uniform.sin(), atol=1e-6, rtol=0)
+
+    @pytest.mark.parametrize("window", [7, 500, 2048, 10**6])
+    @pytest.mark.parametrize("longest", [0.0, 300.0])
+    def test_local_is_uniform_where_a_turn_fits_into_the_window(self, window, longest):
+        local, _ = deltas(delta_init="local", delta_window=window, longest_wavelength=longest)
+        for c in range(64):
+            wavelength = 2 * math.pi * 10000 ** (c / 64)
+            fast = wavelength < window and (not longest or wavelength <= longest)
+            assert torch.equal(local[:, c], self.uniform[:, c] if fast else torch.zeros(8)), c
+
+    @pytest.mark.parametrize("init", ["zero", "uniform", "centred", "local"])
+    def test_tanh_starts_with_the_same_phases(self, init):
+        expected, _ = deltas(delta_init=init)
+        got, raw = deltas(delta_init=init, delta_bound="tanh")
+        assert got.abs().max() < math.pi
+        assert raw.isfinite().all()
+        # Its inverse is cut short of the ends, by pi / 1000.
+        torch.testing.assert_close(got.cos(), expected.cos(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(got.sin(), expected.sin(), atol=4e-3, rtol=0)
+
+    @pytest.mark.parametrize("init", ["zero", "uniform", "centred", "local"])
+    def test_what_is_not_learned_is_no_parameter_but_saved(self, init):
+        fixed, learned = (
+            PoPE(ModelConfig(**SMALL, delta_init=init, delta_learned=learned)) for learned in (False, True)
+        )
+        for encoding in (fixed, learned):
+            torch.manual_seed(0)
+            encoding.reset_parameters()
+        assert list(fixed.parameters()) == []
+        assert list(fixed.state_dict()) == list(learned.state_dict()) == ["delta"]
+        assert torch.equal(fixed.delta, learned.delta)
+        inputs = small_inputs()
+        assert torch.equal(fixed.attend(*inputs), learned.attend(*inputs))
+        assert not fixed.attend(*inputs).requires_grad
+
+
+@pytest.mark.parametrize("value", [0.5, -2 * math.pi - 0.5, 9.0])
+def test_tanh_has_a_gradient_everywhere(value):
+    encoding = PoPE(ModelConfig(**SMALL, delta_bound="tanh"))
+    torch.nn.init.constant_(encoding.delta, value)
+    encoding.attend(*small_inputs()).square().sum().backward()
+    assert encoding.bounded_delta().abs().max() < math.pi
+    assert (encoding.delta.grad != 0).all()
+
+
 @pytest.mark.parametrize("value", [0.5, -2 * math.pi - 0.5])
 def test_clamp_is_a_dead_zone_and_periodic_has_none(value):
     q, k, v = small_inputs()
@@ -90,6 +159,73 @@ def test_inside_the_bounds_clamp_and_periodic_are_one():
     assert torch.equal(*outs)
     assert torch.equal(*gradients)
     assert gradients[0].any()
+
+
+MU = {"softplus": torch.nn.functional.softplus, "relu": torch.relu, "none": lambda x: x}
+
+
+@pytest.mark.parametrize("magnitude", MU)
+def test_magnitude_reaches_the_kernel(magnitude):
+    """The formula once more, also of the packed projection."""
+    q, k, v = small_inputs(9)
+    encoding = PoPE(ModelConfig(**SMALL, magnitude=magnitude))
+    torch.nn.init.uniform_(encoding.delta, -3, 3)
+    theta = 10000.0 ** (-torch.arange(6) / 6)
+    distance = torch.arange(9.0) - torch.arange(9.0)[:, None]  # s - t
+    phase = torch.cos(distance[..., None] * theta + encoding.delta[:, None, None])  # (H, Lq, Lk, D)
+    scores = torch.einsum("bhtc,bhsc,htsc->bhts", MU[magnitude](q), MU[magnitude](k), phase) / math.sqrt(6)
+    expected = scores.masked_fill(distance > 0, float("-inf")).softmax(-1) @ v
+    packed = encoding.attend_packed(torch.stack((q, k, v)).permute(1, 3, 0, 2, 4))
+    for got in (encoding.attend(q, k, v), packed):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+class TestLongestWavelength:
+    def test_frequencies(self):
+        theta = frequencies(64, 1e4)
+        longest = 2 * math.pi / float(theta[20]) * (1 + 1e-12)
+        got = truncated_frequencies(64, 1e4, longest)
+        assert torch.equal(got[:21], theta[:21])
+        assert not got[21:].any()
+        assert torch.equal(truncated_frequencies(64, 1e4), theta)
+
+    @pytest.mark.parametrize("position", ["pope", "rope", "yarn"])
+    def test_attention_is_that_of_the_frequencies_left(self, position):
+        config = ModelConfig(**SMALL, base=100.0, longest_wavelength=30.0, yarn_factor=2.0)
+        encoding = POSITIONS[position](config)
+        q, k, v = small_inputs(40)
+        theta = truncated_frequencies(6 if position == "pope" else 3, 100.0, 30.0)
+        assert 0 < int((theta == 0).sum()) < len(theta)
+        if position == "pope":
+            expected = pope_attention(q, k, v, encoding.delta, freqs=theta)
+        elif position == "rope":
+            expected = rope_attention(q, k, v, freqs=theta)
+        else:  # what is 0 is not stretched
+            theta = torch.where(theta == 0, 0.0, yarn_frequencies(3, 100.0, 2.0, 2048))
+            expected = rope_attention(q, k, v, freqs=theta, softmax_scale=encoding.softmax_scale)
+        torch.testing.assert_close(encoding.attend(q, k, v), expected)
+        whole = POSITIONS[position](ModelConfig(**SMALL, base=100.0, yarn_factor=2.0))
+        assert (whole.attend(q, k, v) - expected).abs().max() > 1e-3
+
+    def test_the_triton_kernels_serve_it(self):
+        pytest.importorskip("triton")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        encoding = PoPE(ModelConfig(**SMALL, base=100.0, longest_wavelength=30.0)).to(device)
+        q, k, v = (x.to(device) for x in small_inputs(40))
+        for queries in (q, q[:, :, -1:]):  # training, and decoding
+            with torch.set_grad_enabled(queries is q):
+                options = {"freqs": encoding.freqs, "query_offset": 40 - queries.shape[2]}
+                got = pope_attention(queries, k, v, encoding.delta, backend="triton", **options)
+                expected = encoding.attend(queries, k, v, query_offset=options["query_offset"])
+            torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+    @torch.no_grad()
+    def test_yarn_reads_truncated_rope(self):
+        torch.manual_seed(0)
+        model = Transformer(11, "rope", ModelConfig(**SMALL, base=100.0, longest_wavelength=30.0)).eval()
+        ids = torch.randint(11, (2, 30))
+        assert torch.equal(with_yarn(model, 1.0, 10)(ids), model(ids))
+        assert with_yarn(model, 3.0, 10).config.longest_wavelength == 30.0
 
 
 @pytest.mark.parametrize("name", POSITIONS)
@@ -201,10 +337,11 @@ class TestYaRN:
             ModelConfig(**changes)
 
 
+@pytest.mark.parametrize("longest", [0.0, 100.0])
 @pytest.mark.parametrize("position", [p for p in POSITIONS if p != "alibi"])
 @torch.no_grad()
-def test_tables_are_made_once_for_all_layers_and_steps(position, monkeypatch):
-    config = ModelConfig(width=12, heads=2, layers=3, yarn_factor=2.5)
+def test_tables_are_made_once_for_all_layers_and_steps(position, longest, monkeypatch):
+    config = ModelConfig(width=12, heads=2, layers=3, yarn_factor=2.5, longest_wavelength=longest)
     model = Transformer(11, position, config).eval()
     made, tables = [], rotation._tables
     monkeypatch.setattr(rotation, "_FULL", rotation._Shelf(16))
@@ -263,50 +400,3 @@ class TestALiBi:
             alibi_attention(q, k[:, :1], v, alibi_slopes(2))
         with pytest.raises(ValueError, match="only 5 keys"):
             alibi_attention(q, k, v, alibi_slopes(2), query_offset=1)
-
-
-class TestVariantsOfPoPE:
-    @pytest.mark.parametrize("magnitude", ["relu", "none"])
-    def test_magnitude_reaches_the_kernel_and_the_cache(self, magnitude):
-        config = ModelConfig(width=16, layers=2, heads=2, magnitude=magnitude)
-        torch.manual_seed(0)
-        model = Transformer(11, "pope", config).eval()
-        ids = torch.randint(11, (2, 7), generator=torch.Generator().manual_seed(1))
-        with torch.no_grad():
-            whole = model(ids)
-            cache = KeyValueCache(config, 2, 7)
-            parts = torch.cat([model(ids[:, :4], cache), *(model(ids[:, n : n + 1], cache) for n in (4, 5, 6))], 1)
-            softplus = Transformer(11, "pope", replace(config, magnitude="softplus")).eval()
-            softplus.load_state_dict(model.state_dict())
-        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
-        assert not torch.allclose(softplus(ids), whole, atol=1e-3)
-
-    def test_without_delta_nothing_is_learned_and_nothing_saved(self):
-        config = ModelConfig(width=16, layers=1, heads=2, delta_learned=False)
-        torch.manual_seed(0)
-        model = Transformer(11, "pope", config)
-        assert not any("delta" in name for name in [*model.state_dict(), *dict(model.named_parameters())])
-        torch.manual_seed(0)
-        twin = Transformer(11, "rope", config)
-        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
-        torch.manual_seed(0)
-        whole = Transformer(11, "pope", replace(config, delta_learned=True))
-        ids = torch.arange(6)[None]
-        torch.testing.assert_close(model(ids), whole(ids))
-        with pytest.raises(SeqpopeError, match=r"set model\.delta_init to zero, it is uniform"):
-            ModelConfig(delta_learned=False, delta_init="uniform")
-
-    def test_local_is_uniform_where_waves_fit(self):
-        config = ModelConfig(width=64, heads=2, delta_init="local", delta_window=100)
-        torch.manual_seed(0)
-        encoding = find_position("pope")(config)
-        encoding.reset_parameters()
-        fits = 2 * math.pi / encoding.theta() <= 100
-        assert 0 < int(fits.sum()) < len(fits)
-        assert (encoding.delta[:, ~fits] == 0).all()
-        drawn = encoding.delta[:, fits].detach()
-        assert (drawn < 0).all()
-        assert (drawn > -2 * math.pi).all()
-        assert drawn.std() > 1
-        with pytest.raises(SeqpopeError, match="delta_window must be at least 1"):
-            ModelConfig(delta_window=0)

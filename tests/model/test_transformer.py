@@ -69,12 +69,25 @@ def test_forward_written_out(position):
     torch.testing.assert_close(model(ids), expected, atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize("delta_init", ["zero", "uniform"])
+# Settings that only PoPE reads, and one that all who turn do.
+OF_POPE = [
+    {"magnitude": "relu", "delta_init": "uniform"},
+    {"magnitude": "none", "delta_learned": False},
+    {"delta_init": "local", "delta_window": 50, "delta_bound": "tanh"},
+    {"delta_init": "centred", "delta_learned": False},
+]
+CHANGES = [
+    *((position, {"delta_init": init}) for position in POSITIONS for init in ("zero", "uniform")),
+    *(("pope", changes) for changes in OF_POPE),
+    *((position, {"longest_wavelength": 40.0}) for position in ("pope", "rope", "yarn")),
+]
+
+
 @pytest.mark.parametrize("sizes", [(17,), (1,) * 17, (5, 1, 1, 7, 2, 1), (16, 1)])
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize(("position", "changes"), CHANGES)
 @torch.no_grad()
-def test_reading_in_pieces_is_reading_at_once(position, sizes, delta_init):
-    model, ids = make_model(position, delta_init=delta_init), make_ids(3, 17)
+def test_reading_in_pieces_is_reading_at_once(position, sizes, changes):
+    model, ids = make_model(position, **changes), make_ids(3, 17)
     full = model(ids)
     cache = KeyValueCache(model.config, 3, 20)  # longer than what is read
     pieces = [model(piece, cache) for piece in ids.split(list(sizes), dim=1)]
@@ -140,10 +153,9 @@ def test_order_matters(position, layers):
         torch.testing.assert_close(one(ids)[:, -1], one(other)[:, -1])
 
 
-@pytest.mark.parametrize("delta_init", ["zero", "uniform"])
-@pytest.mark.parametrize("position", [p for p in POSITIONS if p != "rope"])
-def test_twins_share_every_weight_but_what_positions_learn(position, delta_init):
-    config = ModelConfig(width=16, layers=2, heads=2, delta_init=delta_init)
+@pytest.mark.parametrize(("position", "changes"), [each for each in CHANGES if each[0] != "rope"])
+def test_twins_share_every_weight_but_what_positions_learn(position, changes):
+    config = ModelConfig(width=16, layers=2, heads=2, **changes)
     twins = []
     for name in ("rope", position):
         torch.manual_seed(3)
@@ -158,8 +170,8 @@ def test_twins_share_every_weight_but_what_positions_learn(position, delta_init)
     if position == "pope":
         assert own == {f"blocks.{layer}.attention.position.delta" for layer in range(2)}
         deltas = [other[name] for name in sorted(own)]
-        assert all(bool(delta.any()) == (delta_init == "uniform") for delta in deltas)
-        assert delta_init == "zero" or not torch.equal(*deltas)
+        assert all(bool(delta.any()) == (config.delta_init != "zero") for delta in deltas)
+        assert config.delta_init == "zero" or not torch.equal(*deltas)
 
 
 def test_seeds_differ():
@@ -199,9 +211,18 @@ def test_initial_spread():
             assert bool((parameter == 1).all()), name
 
 
-@pytest.mark.parametrize("position", POSITIONS)
-def test_every_parameter_gets_a_gradient(position):
-    model = make_model(position).train()
+@pytest.mark.parametrize("changes", OF_POPE)
+def test_twins_of_other_settings_share_every_weight_too(changes):
+    """PoPE against PoPE: an ablation's run is paired by seed with the whole model's."""
+    plain, other = make_model("pope").state_dict(), make_model("pope", **changes).state_dict()
+    assert list(plain) == list(other)
+    for name in plain:
+        assert name.endswith("delta") or torch.equal(plain[name], other[name]), name
+
+
+@pytest.mark.parametrize(("position", "changes"), CHANGES)
+def test_every_parameter_gets_a_gradient(position, changes):
+    model = make_model(position, **changes).train()
     model(make_ids(2, 8)).logsumexp(-1).mean().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
