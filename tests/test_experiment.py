@@ -28,7 +28,7 @@ STEPS = 12
 
 
 def make_config(folder, position="pope", steps=STEPS, optimizer=None, **changes):
-    """Everything on that a resumed run could lose: dropout, transposition, averaging, warm-up."""
+    """Everything on that a resumed run could lose: dropout, transposition, averaging, warm-up, delta's group."""
     values = {
         "dataset": "tiny",
         "position": position,
@@ -45,6 +45,8 @@ def make_config(folder, position="pope", steps=STEPS, optimizer=None, **changes)
                 "min_learning_rate": 1e-3,
                 "warmup_steps": 5,
                 "average_decay": 0.8,
+                "delta_rate": 2.0,
+                "delta_decay": 0.1,
                 **(optimizer or {}),
             }
         ),
