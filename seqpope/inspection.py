@@ -248,6 +248,11 @@ def _check_encoding(info: CheckpointInfo, file: Path) -> None:
             f"{file} is of {info.position}, which has no frequencies to inspect: expected a model of {able}; "
             "leave it out"
         )
+    if longest := info.model.get("longest_wavelength"):
+        raise SeqpopeError(
+            f"{file} was trained with model.longest_wavelength {longest:g}, so that some of its frequencies are "
+            "0 and have no wavelength to be shown by: leave it out"
+        )
 
 
 @dataclass(frozen=True)

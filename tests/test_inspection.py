@@ -398,6 +398,10 @@ class TestRefused:
         with pytest.raises(SeqpopeError, match=f"is of {position}, which has no freq.*pope, rope, yarn; leave it"):
             find_models([make_run(position)])
 
+    def test_frequencies_of_zero(self, make_run):
+        with pytest.raises(SeqpopeError, match=r"longest_wavelength 50, so that some of its frequencies are 0"):
+            find_models([make_run(longest_wavelength=50.0)])
+
     def test_nothing_there(self, tmp_path):
         with pytest.raises(SeqpopeError, match=r"no model at .*expected a \.safetensors file.*seqpope train"):
             find_models([tmp_path])
