@@ -219,6 +219,7 @@ def test_clock_spends_little_and_less_on_what_is_slow(monkeypatch):
     assert clock.brief(lambda: 0.01, math.inf)["calls"] == 50
 
 
+@pytest.mark.slow
 def test_whole_run(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "tune_attention.py"), "--device", "cpu", "--out", str(tmp_path)]
     done = subprocess.run(

@@ -95,6 +95,7 @@ def test_values_and_gradients(queries, keys, offset, dim, heads, key_heads, dtyp
         assert_within(got, cartesian, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [16, 48])
 def test_a_thousand_keys(dim, poisoned):
     inputs = make_inputs(1000, 1000, dim, batch=1, heads=1)
@@ -513,6 +514,7 @@ class TestInTorch:
             torch.ops.seqpope.decode.default, (q, k, v, delta, *tables, None, None, 32, True, 0.25)
         )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("options", [{}, {"dropout_p": 0.2, "dropout_seed": 3}, {"packed": True}])
     def test_compiled_without_a_break(self, options):
         """One graph, forward and backward, at lengths that were not known when it was compiled."""
