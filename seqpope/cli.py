@@ -719,7 +719,7 @@ def reproduce(
         data_folder: Folder of prepared data.
         device: Where to compute.
     """
-    from seqpope.reproduce.studies import find_studies
+    from seqpope.reproduce.studies import arm_config, find_studies
 
     if study == "results":
         from seqpope.reproduce.summary import write_results
@@ -728,7 +728,7 @@ def reproduce(
         write_results(documents, file)
         print(f"{file}  written from {documents}")
         return
-    from seqpope.reproduce.running import arm_config, run_study
+    from seqpope.reproduce.running import run_study
 
     chosen, out = find_studies(study), out or Path("runs") / "reproduce"
     taken: dict[str, list[Path]] = {}

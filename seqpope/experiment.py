@@ -14,7 +14,6 @@ runs/NAME/                        an experiment
 from __future__ import annotations
 
 import datetime
-import json
 import logging
 import math
 import time
@@ -38,9 +37,9 @@ from seqpope.files import write_text
 from seqpope.model.positions import find_position
 from seqpope.model.transformer import Transformer
 from seqpope.progress import Progress, clock
-from seqpope.provenance import choose_device, provenance
+from seqpope.provenance import choose_device
 from seqpope.signals import SAVE_SECONDS, Interrupted, listen, stop_on_signal, tell
-from seqpope.training import SequenceModule
+from seqpope.training import SequenceModule, begin_run, compiles_on, precision_on
 
 
 class RunKeeper(lightning.Callback):
@@ -169,28 +168,13 @@ def train_run(config: TrainConfig, folder: Path, title: str) -> Path:
     """
     store = open_store(find_store(config.data_folder, config.dataset))
     device = choose_device(config.device)
-    precision = {"fp32": "32-true", "bf16-mixed": "bf16-mixed"}.get(
-        config.precision, "bf16-mixed" if device == "cuda" else "32-true"
-    )
-    compiled = config.compile == "yes" or (config.compile == "auto" and device == "cuda")
+    precision, compiled = precision_on(device, config), compiles_on(device, config)
     manifest = store.manifest
     if compiled:
         torch._dynamo.reset()  # a process trains many models; each gets a fresh set of compiled code
     # Both twins start from the same draws: an encoding draws what is its own last.
     torch.manual_seed(config.seed)
     model = Transformer(manifest.vocabulary_size, config.position, config.model)
-    info = CheckpointInfo(
-        domain=manifest.domain,
-        dataset=manifest.dataset,
-        position=config.position,
-        vocabulary_size=manifest.vocabulary_size,
-        padding_id=manifest.padding_id,
-        length=config.data.length,
-        model=config.as_dict()["model"],
-        tokenizer=manifest.tokenizer,
-        fingerprint=manifest.fingerprint,
-        trained={"seed": config.seed, "precision": precision, "data": manifest.content},
-    )
     last = folder / "last.ckpt"
     start_step = 0
     if last.is_file():
@@ -200,9 +184,7 @@ def train_run(config: TrainConfig, folder: Path, title: str) -> Path:
             raise SeqpopeError(
                 f"{last} cannot be read ({error}): delete it to train this run from the start"
             ) from error
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False))
-    write_text(folder / "versions.json", json.dumps(provenance(device), indent=1) + "\n")
+    info = begin_run(folder, config, manifest, device)
     data = TokenDataModule(
         store,
         config.data,

@@ -24,10 +24,20 @@ def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
     return flat.view(targets.shape)
 
 
-def mean_nats(logits: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
-    """Mean nats over the scored targets of a batch: the training loss. `scored` (B, L) bool, or float weights."""
+def mean_nats(logits: Tensor, targets: Tensor, scored: Tensor, parts: int = 1) -> Tensor:
+    """Mean nats over the scored targets of a batch: the training loss.
+
+    Args:
+        scored: (B, L) bool, or float weights.
+        parts: equal parts of the batch that have a mean each.
+
+    Returns:
+        A number, or (parts,) if they are more than one.
+    """
     least = torch.finfo(scored.dtype).tiny if scored.is_floating_point() else 1
-    return (token_nats(logits, targets) * scored).sum() / scored.sum().clamp(min=least)
+    sums = (token_nats(logits, targets) * scored).view(parts, -1).sum(1)
+    means = sums / scored.reshape(parts, -1).sum(1).clamp(min=least)
+    return means[0] if parts == 1 else means
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import csv
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -29,15 +27,13 @@ from seqpope.config import TrainConfig
 from seqpope.data.datamodule import Batch, Steps, TokenDataModule, leave_signals_to_the_trainer
 from seqpope.data.shards import SCORED, Store
 from seqpope.errors import SeqpopeError
-from seqpope.files import write_text
 from seqpope.model.config import ModelConfig
 from seqpope.model.positions import PositionEncoding, find_position
 from seqpope.model.transformer import Block, Transformer
-from seqpope.nll import score_split, token_nats
+from seqpope.nll import mean_nats, score_split
 from seqpope.progress import clock
-from seqpope.provenance import provenance
 from seqpope.signals import SAVE_SECONDS, Interrupted, stop_on_signal, tell
-from seqpope.training import parameter_groups
+from seqpope.training import begin_run, compiles_on, make_optimizer, precision_on, update_average
 
 
 class StackedLinear(nn.Module):
@@ -196,24 +192,13 @@ class StackTraining:
         self.alone = made(config.seed).to(device).eval()  # each model in turn, to validate and to save
         decay = config.optimizer.average_decay
         self.average = copy.deepcopy(self.model).requires_grad_(False) if decay else None
-        optimizer = config.optimizer
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, optimizer, models=True),
-            lr=optimizer.learning_rate,
-            betas=(optimizer.beta1, optimizer.beta2),
-            fused=device == "cuda",
-        )
+        self.optimizer = make_optimizer(self.model, config.optimizer, models=True)
         for group in self.optimizer.param_groups:
             group["initial"] = group["lr"]
         self.step, self.seconds = 0, 0.0
         self.best, self.best_step = [math.inf] * len(self.seeds), [-1] * len(self.seeds)
         self.validation = store.split("validation")
-        self.precision = "bf16-mixed" if self._bf16 else "32-true"
-        self.compiled = config.compile == "yes" or (config.compile == "auto" and device == "cuda")
-
-    @property
-    def _bf16(self) -> bool:
-        return self.config.precision == "bf16-mixed" or (self.config.precision == "auto" and self.device == "cuda")
+        self.precision, self.compiled = precision_on(device, config), compiles_on(device, config)
 
     @property
     def state_file(self) -> Path:
@@ -296,9 +281,7 @@ class StackTraining:
 
     def losses(self, ids: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
         """Mean nats over the scored targets of each model's batch, (M,)."""
-        nats = token_nats(self.model(ids), targets) * scored
-        count = scored.reshape(self.model.models, -1).sum(1)
-        return nats.view(self.model.models, -1).sum(1) / count.clamp(min=1)
+        return mean_nats(self.model(ids), targets, scored, self.model.models).view(-1)
 
     def update(self, losses: Tensor) -> None:
         """One optimiser step; the models' gradients have nothing to do with each other."""
@@ -310,10 +293,8 @@ class StackTraining:
         if settings.gradient_clip:
             self.model.clip_gradients(settings.gradient_clip)
         self.optimizer.step()
-        if self.average is not None:  # as `SequenceModule` has it
-            decay = min(settings.average_decay, (1 + self.step) / (10 + self.step))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        if self.average is not None:
+            update_average(self.average, self.model, self.step, settings.average_decay)
         self.step += 1
 
     def validate(self, infos: Sequence[CheckpointInfo]) -> list[float]:
@@ -362,29 +343,12 @@ def train_stack(
         raise SeqpopeError(f"seeds are trained side by side by adamw, not by {config.optimizer.name}")
     training = StackTraining(config, store, folder, device)
     training.load()
-    manifest, steps = store.manifest, config.optimizer.steps
+    steps = config.optimizer.steps
     title = f"{config.position} seeds {training.seeds[0]} to {training.seeds[-1]}"
-    infos = []
-    for seed in training.seeds:
-        run = training.run(seed)
-        run.mkdir(parents=True, exist_ok=True)
-        own = replace(config, baseline="none", seed=seed, seeds=1)
-        write_text(run / "config.yaml", yaml.safe_dump(own.as_dict(), sort_keys=False))
-        write_text(run / "versions.json", json.dumps(provenance(device), indent=1) + "\n")
-        infos.append(
-            CheckpointInfo(
-                domain=manifest.domain,
-                dataset=manifest.dataset,
-                position=config.position,
-                vocabulary_size=manifest.vocabulary_size,
-                padding_id=manifest.padding_id,
-                length=config.data.length,
-                model=config.as_dict()["model"],
-                tokenizer=manifest.tokenizer,
-                fingerprint=manifest.fingerprint,
-                trained={"seed": seed, "precision": training.precision, "data": manifest.content},
-            )
-        )
+    infos = [
+        begin_run(training.run(seed), replace(config, baseline="none", seed=seed, seeds=1), store.manifest, device)
+        for seed in training.seeds
+    ]
     if training.step >= steps:
         return [training.run(seed) for seed in training.seeds]
     parameters = sum(p.numel() for p in training.alone.parameters())
@@ -393,6 +357,8 @@ def train_stack(
         f"{config.data.batch_size} x {config.data.length} tokens, {training.precision} on {device}, "
         + (f"from step {training.step}" if training.step else "from scratch")
     )
+    if training.compiled:
+        torch._dynamo.reset()  # as for a run trained alone
     losses = torch.compile(training.losses) if training.compiled else training.losses
     training.model.train()
     first, began, shown, saved = training.step, time.perf_counter(), 0.0, time.perf_counter()

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+import yaml
 from torch import Tensor
 
-from seqpope.config import OptimizerConfig
+from seqpope.checkpoint import CheckpointInfo
+from seqpope.config import OptimizerConfig, TrainConfig
 from seqpope.data.datamodule import Batch
-from seqpope.data.shards import SCORED, Split
+from seqpope.data.shards import SCORED, Manifest, Split
+from seqpope.files import write_text
 from seqpope.model.transformer import Transformer
 from seqpope.nll import mean_nats, score_split
+from seqpope.provenance import provenance
 
 
 def parameter_groups(
@@ -73,13 +79,19 @@ class Together(torch.optim.Optimizer):
         self._share_groups()
 
 
-def make_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW for everything, or Muon for the matrices of the blocks and AdamW for the rest."""
+def make_optimizer(
+    model: torch.nn.Module, config: OptimizerConfig, *, models: bool = False
+) -> torch.optim.Optimizer:
+    """AdamW for everything, or Muon for the matrices of the blocks and AdamW for the rest.
+
+    Args:
+        models: as for `parameter_groups`; for AdamW alone.
+    """
     adamw: dict[str, Any] = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2)}
     if next(model.parameters()).is_cuda:
         adamw["fused"] = True  # one kernel where there would be a dozen
     if config.name == "adamw":
-        return torch.optim.AdamW(parameter_groups(model, config), **adamw)
+        return torch.optim.AdamW(parameter_groups(model, config, models=models), **adamw)
     matrices = [
         p
         for name, p in model.named_parameters()
@@ -97,6 +109,47 @@ def make_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.opt
         adjust_lr_fn="match_rms_adamw",
     )
     return Together([muon, torch.optim.AdamW(groups, **adamw)])
+
+
+@torch.no_grad()
+def update_average(average: torch.nn.Module, model: torch.nn.Module, step: int, decay: float) -> None:
+    """Move averaged weights towards those of step `step`, counted from 0.
+
+    torch's AveragedModel reads a counter from the GPU at every step; here the step is at hand. The decay warms up,
+    so that the random start is soon forgotten.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+
+
+def precision_on(device: str, config: TrainConfig) -> str:
+    """Lightning's name of the precision that a run is trained in."""
+    half = config.precision == "bf16-mixed" or (config.precision == "auto" and device == "cuda")
+    return "bf16-mixed" if half else "32-true"
+
+
+def compiles_on(device: str, config: TrainConfig) -> bool:
+    """Whether a run's training step is compiled."""
+    return config.compile == "yes" or (config.compile == "auto" and device == "cuda")
+
+
+def begin_run(folder: Path, config: TrainConfig, manifest: Manifest, device: str) -> CheckpointInfo:
+    """Write config.yaml and versions.json of one run, of config.seed; what its weights will say of themselves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False))
+    write_text(folder / "versions.json", json.dumps(provenance(device), indent=1) + "\n")
+    return CheckpointInfo(
+        domain=manifest.domain,
+        dataset=manifest.dataset,
+        position=config.position,
+        vocabulary_size=manifest.vocabulary_size,
+        padding_id=manifest.padding_id,
+        length=config.data.length,
+        model=config.as_dict()["model"],
+        tokenizer=manifest.tokenizer,
+        fingerprint=manifest.fingerprint,
+        trained={"seed": config.seed, "precision": precision_on(device, config), "data": manifest.content},
+    )
 
 
 class SequenceModule(lightning.LightningModule):
@@ -166,16 +219,7 @@ class SequenceModule(lightning.LightningModule):
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
         super().optimizer_step(*arguments, **keywords)
         if self.average is not None:
-            self._update_average()
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        # torch's AveragedModel reads a counter from the GPU at every step; here the step is at hand. The decay
-        # warms up, so that the random start is soon forgotten.
-        assert self.average is not None
-        step = self.global_step
-        decay = min(self.optimizer_config.average_decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+            update_average(self.average, self.model, self.global_step, self.optimizer_config.average_decay)
 
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config

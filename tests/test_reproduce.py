@@ -12,8 +12,8 @@ from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
 from seqpope.presets import presets
 from seqpope.reproduce import running
-from seqpope.reproduce.running import arm_config, run_study, shortened, slug
-from seqpope.reproduce.studies import STUDIES, Arm, Study, find_studies
+from seqpope.reproduce.running import run_study, shortened, slug
+from seqpope.reproduce.studies import STUDIES, Arm, Study, arm_config, find_studies
 from seqpope.reproduce.summary import markdown, write_results
 
 TINY = {

@@ -20,27 +20,11 @@ import yaml
 from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_text
-from seqpope.presets import find_config
-from seqpope.reproduce.studies import Arm, Study
+from seqpope.reproduce.studies import Arm, Study, arm_config
+from seqpope.reproduce.summary import row_of, summarise, write_study
 
 PROBE_STEPS = 96  # the second half is timed: compiling and warming up are then over
 OF_BUDGET = 0.9  # the rest is for compiling, validation and tests
-
-
-def arm_config(arm: Arm, **settings: Any) -> TrainConfig:
-    """The configuration of an arm's runs: its preset, its settings, then these.
-
-    Raises:
-        SeqpopeError: the preset or a setting cannot be used.
-    """
-    raw = yaml.safe_load(find_config(arm.preset).read_text())
-    for name, value in {**arm.settings, **settings, "position": arm.position, "baseline": "none"}.items():
-        at = raw
-        *path, last = name.split(".")
-        for part in path:
-            at = at.setdefault(part, {})
-        at[last] = value
-    return TrainConfig.from_dict(raw)
 
 
 def slug(label: str) -> str:
@@ -148,7 +132,6 @@ def run_study(
     from seqpope.evaluate import evaluate_lengths
     from seqpope.experiment import train
     from seqpope.provenance import choose_device
-    from seqpope.reproduce.summary import row_of, summarise, write_study
 
     seeds = study.seeds if seeds is None else seeds
     if seeds < 1 or (budget is not None and not budget > 0):

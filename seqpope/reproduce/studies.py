@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
+from seqpope.presets import find_config
 
 PAPER = "arXiv 2509.10534"
 
@@ -54,6 +56,24 @@ class Study:
     published: str = ""
     notes: tuple[str, ...] = ()
     inspect: bool = False
+
+
+def arm_config(arm: Arm, **settings: Any) -> TrainConfig:
+    """The configuration of an arm's runs: its preset, its settings, then these.
+
+    Raises:
+        SeqpopeError: the preset or a setting cannot be used.
+    """
+    import yaml
+
+    raw = yaml.safe_load(find_config(arm.preset).read_text())
+    for name, value in {**arm.settings, **settings, "position": arm.position, "baseline": "none"}.items():
+        at = raw
+        *path, last = name.split(".")
+        for part in path:
+            at = at.setdefault(part, {})
+        at[last] = value
+    return TrainConfig.from_dict(raw)
 
 
 def _twins(preset: str, name: str, **more: Any) -> tuple[Arm, Arm]:

@@ -16,7 +16,7 @@ from seqpope.figures import read_curve
 from seqpope.files import write_bytes, write_text
 from seqpope.provenance import commit
 from seqpope.reproduce.figures import draw_study
-from seqpope.reproduce.studies import STUDIES, UNRUN, Arm, Study
+from seqpope.reproduce.studies import STUDIES, UNRUN, Arm, Study, arm_config
 from seqpope.results import flat, load_lengths, load_results, precision_of, recipe, seed_of
 from seqpope.statistics import detectable_effect, estimate
 
@@ -58,8 +58,6 @@ def row_of(study: Study, arm: Arm, paths: Sequence[Path]) -> dict[str, Any]:
     Raises:
         SeqpopeError: they are not finished, or of another encoding.
     """
-    from seqpope.reproduce.running import arm_config
-
     reports = [path for path in paths if Path(path).suffix == ".json"]
     results = [r for path in reports for r in _of_report(Path(path)) if r["position"] == arm.position]
     folders = [path for path in paths if path not in reports]

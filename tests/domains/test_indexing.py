@@ -92,6 +92,10 @@ class TestStore:
         with pytest.raises(SeqpopeError, match=r"data.length is 40, and an example has up to 51"):
             store.windows("train", length=40, batch_size=1, seed=0)
 
+    def test_weights_of_what_it_has_not_are_refused(self, store):
+        with pytest.raises(SeqpopeError, match="no soft-masked tokens"):
+            store.windows("train", length=51, batch_size=1, seed=0, soft_mask_weight=0.5)
+
     def test_prepared_once(self, tmp_path):
         said: list[str] = []
         first = prepare(tmp_path / "indexing", counts=COUNTS, progress=said.append)

@@ -85,11 +85,13 @@ class IndexingStore:
         reverse_complement: bool = True,
         soft_mask_weight: float = 1.0,
     ) -> IndexingWindows:
-        """Batches of whole examples; what is DNA's alone bears on nothing here.
+        """Batches of whole examples; there is no other strand to read.
 
         Raises:
-            SeqpopeError: a window is shorter than the longest example.
+            SeqpopeError: a window is shorter than the longest example, or soft-masked tokens have a weight.
         """
+        if soft_mask_weight != 1:
+            raise SeqpopeError("indexing has no soft-masked tokens: leave data.soft_mask_weight at 1")
         if length < LONGEST:
             raise SeqpopeError(
                 f"data.length is {length}, and an example has up to {LONGEST} tokens: set it to {LONGEST}"
