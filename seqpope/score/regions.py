@@ -181,7 +181,11 @@ class SpanScores:
         if not len(intervals):
             return RegionSums.zeros(0, len(self.values))
         starts, ends = (intervals - self.span.start).T
-        known = np.where(self.known, self.values, 0)
+        wanted = np.zeros(len(self.known), bool)
+        for start, end in self.span.wanted - self.span.start:
+            wanted[start:end] = True
+        # What nobody wants may never have been read: one nan of it would be in every running sum behind it.
+        known = np.where(self.known & wanted, self.values, 0)
 
         def total(each: np.ndarray) -> np.ndarray:
             running = np.zeros((*each.shape[:-1], each.shape[-1] + 1))

@@ -131,6 +131,22 @@ def test_sums_of_regions_are_sums_of_their_bases():
         np.testing.assert_allclose(getattr(parts, name), getattr(added, name), atol=1e-9)
 
 
+@pytest.mark.parametrize("strands", ["both", "+", "-"])
+def test_what_is_read_for_nobody_is_in_no_sum(strands):
+    """Regions of one span may be so far apart that bases between them are never read: those are nan."""
+    reading = Reading(6, 8, 8, strands)
+    intervals = np.array([(3, 20), (120, 130), (270, 299)])
+    together = score(span("a", *intervals.tolist()), reading)
+    between = together.values[:, 20 - 3 : 120 - 3][:, together.known[20 - 3 : 120 - 3]]
+    assert np.isnan(between).any()
+    sums = together.sums(intervals)
+    for row, (start, end) in enumerate(intervals.tolist()):
+        alone = score(span("a", (start, end)), reading).sums(np.array([(start, end)]))
+        assert np.isfinite(sums.nats[row]).all()
+        for name in RegionSums.__dataclass_fields__:
+            np.testing.assert_allclose(getattr(sums, name)[row], getattr(alone, name)[0], atol=1e-5)
+
+
 def test_phases_are_spread_evenly():
     assert [phase for _, phase in Reading(6, 8, 8, "+", 1).passes] == [0]
     assert [phase for _, phase in Reading(6, 8, 8, "+", 2).passes] == [0, 3]
