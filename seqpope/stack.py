@@ -199,6 +199,8 @@ class StackTraining:
         self.best, self.best_step = [math.inf] * len(self.seeds), [-1] * len(self.seeds)
         self.validation = store.split("validation")
         self.precision, self.compiled = precision_on(device, config), compiles_on(device, config)
+        self.one_shape = False  # of all batches: known with them
+        self.clip_gradients = self.model.clip_gradients
 
     @property
     def state_file(self) -> Path:
@@ -269,6 +271,7 @@ class StackTraining:
             for seed in self.seeds
         ]
         workers = min(4, len(parts)) if self.device == "cuda" else 0
+        self.one_shape = all(part.whole for part in parts)
         return DataLoader(
             StackedBatches(parts, self.store.manifest.padding_id),
             batch_size=None,
@@ -283,6 +286,15 @@ class StackTraining:
         """Mean nats over the scored targets of each model's batch, (M,)."""
         return mean_nats(self.model(ids), targets, scored, self.model.models).view(-1)
 
+    def compile(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """`losses`, compiled; as CUDA graphs where all batches have one shape."""
+        torch._dynamo.reset()  # as for a run trained alone
+        # One kernel for the norms of all the gradients where there would be three for each of them.
+        self.clip_gradients = torch.compile(self.model.clip_gradients)
+        if self.device == "cuda" and self.one_shape:
+            return torch.compile(self.losses, mode="reduce-overhead", dynamic=False)
+        return torch.compile(self.losses)
+
     def update(self, losses: Tensor) -> None:
         """One optimiser step; the models' gradients have nothing to do with each other."""
         settings = self.config.optimizer
@@ -291,7 +303,7 @@ class StackTraining:
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         if settings.gradient_clip:
-            self.model.clip_gradients(settings.gradient_clip)
+            self.clip_gradients(settings.gradient_clip)
         self.optimizer.step()
         if self.average is not None:
             update_average(self.average, self.model, self.step, settings.average_decay)
@@ -357,16 +369,16 @@ def train_stack(
         f"{config.data.batch_size} x {config.data.length} tokens, {training.precision} on {device}, "
         + (f"from step {training.step}" if training.step else "from scratch")
     )
-    if training.compiled:
-        torch._dynamo.reset()  # as for a run trained alone
-    losses = torch.compile(training.losses) if training.compiled else training.losses
+    batches = training.batches()
+    losses = training.compile() if training.compiled else training.losses
     training.model.train()
     first, began, shown, saved = training.step, time.perf_counter(), 0.0, time.perf_counter()
     with stop_on_signal(training), _logs(training) as log:
-        for batch in training.batches():
+        for batch in batches:
             tick = time.perf_counter()
             torch.manual_seed(config.seed * 1_000_003 + training.step)  # dropout, a function of the step
             moved = [x.to(device, non_blocking=True) for x in batch]
+            torch.compiler.cudagraph_mark_step_begin()
             with torch.autocast(device, torch.bfloat16, enabled=training.precision != "32-true"):
                 found = losses(*moved)
             training.update(found)

@@ -192,7 +192,7 @@ def _check_transpose(manifest: Manifest, config: DataConfig) -> None:
 
 def _rounded(length: int, multiple: int) -> int:
     """As short as a batch allows on a grid, finer for short ones: compiled models prefer few lengths."""
-    grid = multiple if length > multiple // 2 else max(1, multiple // 8)
+    grid = multiple if length > multiple // 2 else max(1, multiple // 16)
     return -(-length // grid) * grid
 
 

@@ -80,7 +80,7 @@ class TestStore:
     def test_batches_predict_a_token_from_those_before_it(self, store):
         data = TokenDataModule(store, DataConfig(51, 4), seed=0, steps=3, length_multiple=128, pad_whole=True)
         batch = data.batches[2]
-        assert batch.ids.shape == (4, 64)
+        assert batch.ids.shape == (4, 56)
         assert (batch.ids[:, 0] == 0).all()
         assert (batch.ids[:, 1:] == batch.targets[:, :-1]).all()
         assert (batch.scored.sum(1) == 1).all()
