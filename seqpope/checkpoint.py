@@ -6,6 +6,7 @@ Nothing here unpickles: a checkpoint from a stranger can be read safely.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from seqpope.model.transformer import Transformer
 FORMAT = "seqpope-1"
 BEST = "best.safetensors"
 WEIGHTS = Path(__file__).resolve().parent / "weights"  # models that come with the package
-SHIPPED = WEIGHTS / "chorales.safetensors"
+SHIPPED = {"chorales": WEIGHTS / "chorales.safetensors", "genome": WEIGHTS / "genome.safetensors"}
 
 
 class CheckpointError(SeqpopeError):
@@ -56,6 +57,28 @@ def save_checkpoint(
 
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(path, save(state, metadata={"seqpope": json.dumps(asdict(info))}))
+
+
+def shipped(kind: str) -> Path:
+    """The weights that come with the package, of "chorales" or "genome"; says on stderr that it takes them.
+
+    Raises:
+        CheckpointError: this copy of the package comes without.
+    """
+    file = SHIPPED[kind]
+    if not file.is_file():
+        raise CheckpointError(
+            f"no {kind} model comes with this copy of seqpope: train one and give --checkpoint RUN"
+        )
+    trained = read_info(file)
+    validation = float(trained.trained["validation_nats_per_token"])
+    print(
+        f"no --checkpoint given: the {kind} model that comes with seqpope is taken ({trained.position}, trained "
+        f"on {trained.dataset}, {validation:.3f} nats/token on validation)",
+        file=sys.stderr,
+        flush=True,
+    )
+    return file
 
 
 def find_checkpoint(path: Path) -> Path:

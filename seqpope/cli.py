@@ -305,8 +305,9 @@ def generate(
         out: Music: a file (.mid, .wav, .png, chorales also .musicxml), or a folder if more than one sample is
             drawn. DNA: a FASTA file (.fa) for all samples, or a folder with one for each.
         domain: What to sample, music or genome; if not given what the checkpoint was trained on, else music.
-        checkpoint: A .safetensors file, a run's folder or an experiment's; the shipped chorale model if not given.
-            What it was trained on says whether chorales, piano or DNA is drawn.
+        checkpoint: A .safetensors file, a run's folder or an experiment's; the shipped model of chorales or, with
+            --domain genome, of DNA if not given. What it was trained on says whether chorales, piano or DNA is
+            drawn.
         num: How many samples.
         seconds: Piano: length of what is drawn, 60 if not given. Chorales: the same as bars at the tempo, rounded
             up to whole ones.
@@ -589,7 +590,8 @@ def score(
             .bigWig. Variants: .vcf.gz (with its index), .vcf, .tsv, .parquet. A JSON file beside it says how it
             was made. Stopped midway, the same command goes on.
         domain: What is scored.
-        checkpoint: A .safetensors file, a run's folder or an experiment's, of a model of DNA.
+        checkpoint: A .safetensors file, a run's folder or an experiment's, of a model of DNA; the shipped genome
+            model if not given.
         bed: Regions to score, plain or gzipped; the table's rows are in its order.
         region: One region, from 1 and with its last base, such as chr7:5,500,000-5,600,000; or a contig.
         all: All that is known of the genome; in a table a row for every 100 kb.
@@ -605,18 +607,23 @@ def score(
         device: Where to compute.
         devices: How many GPUs, or processes on a CPU, share the work.
     """
-    if checkpoint is None:
-        raise SeqpopeError(
-            "no genome model is shipped: give one by --checkpoint RUN, such as a run of "
-            "`seqpope prepare genome --source FASTA` and `seqpope train --domain genome`"
-        )
+    from seqpope.checkpoint import shipped
+
+    checkpoint = checkpoint or shipped("genome")
     if vcf is not None:
         given = {"--bed": bed, "--region": region, "--all": all or None, "--stride": stride}
         given["--value"] = None if value == "nats" else value
         if foreign := [name for name, what in given.items() if what is not None]:
             raise SeqpopeError(f"--vcf scores variants, which have no {', '.join(foreign)}: leave that out")
         _score_variants(
-            {"checkpoint": checkpoint, "fasta": fasta, "out": out, "vcf": vcf, "strand": strand, "phases": phases}
+            {
+                "checkpoint": checkpoint,
+                "fasta": fasta,
+                "out": out,
+                "vcf": vcf,
+                "strand": strand,
+                "phases": phases,
+            }
             | {"window": window, "device": device, "devices": devices, "precision": precision}
             | {"batch_tokens": batch_tokens, "compile": compile}
         )

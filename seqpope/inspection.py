@@ -280,7 +280,7 @@ def find_models(paths: Sequence[Path]) -> list[Inspected]:
         SeqpopeError: there is none, one cannot be read, or its position encoding has no frequencies.
     """
     files: dict[Path, Path] = {}
-    for path in paths or [SHIPPED]:
+    for path in paths or [SHIPPED["chorales"]]:
         for file in _files_of(Path(path)):
             files.setdefault(file.resolve(), file)
     models = []
@@ -401,7 +401,7 @@ def inspect_models(
         bands = bands_of(wavelengths, info.length)
         runs.append(
             {
-                "run": "shipped" if found.file.resolve() == SHIPPED else found.name,
+                "run": "shipped" if found.file.resolve() in SHIPPED.values() else found.name,
                 "label": found.label,
                 "position": info.position,
                 "seed": info.trained.get("seed"),

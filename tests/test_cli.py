@@ -282,7 +282,7 @@ class TestWrongUsage:
             (["evaluate", "nowhere"], "no trained run in nowhere"),
             (["compare", "nowhere"], "nowhere"),
             (["generate", "--domain", "nope", "--out", "x.mid"], "unknown domain 'nope': expected one of music"),
-            (["generate", "--domain", "genome", "--out", "x.fa"], "no genome model is shipped: train one"),
+            (["generate", "--domain", "genome", "--out", "x.fa", "--bases", "0"], "bases must be from 1"),
             (["generate", "--domain", "genome", "--out", "x.mid"], "a file that ends in .fa"),
             (["generate", "--out", "x.txt"], "expected a folder or a file that ends in .mid"),
             (["harmonize", "nothing.mid", "--out", "x.mid"], "there is no file nothing.mid"),

@@ -8,7 +8,7 @@ import pytest
 import stores  # noqa: F401 - one thread for models this small
 import torch
 
-from seqpope.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, save_checkpoint
+from seqpope.checkpoint import SHIPPED, CheckpointError, CheckpointInfo, load_checkpoint, save_checkpoint
 from seqpope.domains.music.chorales.codec import Chorale, CodecError, read_score, write_midi
 from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
 from seqpope.errors import SeqpopeError
@@ -299,8 +299,8 @@ class TestRefused:
     def test_no_model_is_there(self, tmp_path, monkeypatch):
         with pytest.raises(CheckpointError, match="no checkpoint at"):
             draw_chorales(tmp_path / "a.mid", checkpoint=tmp_path / "nothing")
-        monkeypatch.setattr(generate, "SHIPPED", tmp_path / "none.safetensors")
-        with pytest.raises(SeqpopeError, match="no model is shipped with this copy: train one"):
+        monkeypatch.setitem(SHIPPED, "chorales", tmp_path / "none.safetensors")
+        with pytest.raises(CheckpointError, match="no chorales model comes with this copy of seqpope: train one"):
             draw_chorales(tmp_path / "a.mid")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 
 import numpy as np
 import pytest
@@ -13,16 +14,17 @@ from Bio import Restriction, SeqIO
 from Bio.Seq import Seq
 from Bio.SeqUtils import gc_fraction
 
-from seqpope.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from seqpope.checkpoint import SHIPPED, CheckpointInfo, load_checkpoint, save_checkpoint
 from seqpope.domains.base import find_tokenizer
 from seqpope.domains.genome.rules import DnaRules
 from seqpope.domains.genome.tokenizer import BaseTokenizer, SixMerTokenizer
 from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
 from seqpope.errors import SeqpopeError
-from seqpope.generate.dna import DnaOutput, generate_dna, make_rules
+from seqpope.generate.dna import DnaOutput, generate_dna, load_model, make_rules
 from seqpope.generate.draw import Draw
 from seqpope.model.config import ModelConfig
 from seqpope.model.transformer import Transformer
+from seqpope.nll import token_nats
 
 SHAPE = {"width": 16, "layers": 1, "heads": 2}
 KINDS = {"six": SixMerTokenizer(), "base": BaseTokenizer(), "music": ChoraleTokenizer()}
@@ -195,7 +197,6 @@ class TestRules:
             "gc 0.9-1 over 60 bases.*need 54 to 60 G and C, but under .* GG, GC, CG they can have 0 to 30",
         ),
         ({"bases": 0}, "bases must be from 1"),
-        ({"checkpoint": None}, "no genome model is shipped.*--checkpoint"),
         ({"checkpoint": "music"}, r"was trained on tokens 2387e5d57366 \(music, made up\).*no tokens of DNA"),
     ],
 )
@@ -203,8 +204,42 @@ def test_what_cannot_be_is_told(tmp_path, models, options, message):
     options = {"bases": 60, "checkpoint": "six", **options, "rules": make_rules(**options.get("rules", {}))}
     checkpoint = options.pop("checkpoint")
     with pytest.raises(SeqpopeError, match=message):
-        draw_dna(tmp_path / "a.fa", checkpoint and models[checkpoint], **options)
+        draw_dna(tmp_path / "a.fa", models[checkpoint], **options)
     assert list(tmp_path.iterdir()) == []
+
+
+class TestShippedModel:
+    """What `generate --domain genome` and `score` do with no checkpoint given."""
+
+    def test_draws_dna_and_says_which_model_did(self, tmp_path, capsys):
+        draw_dna(tmp_path / "a.fa", None, bases=600)
+        told = json.loads((tmp_path / "a.json").read_text())
+        assert told["model"]["checkpoint"] == "shipped"
+        assert told["model"]["dataset"] == "grch38"
+        assert (
+            "the genome model that comes with seqpope is taken (pope, trained on grch38" in capsys.readouterr().err
+        )
+
+    def test_knows_a_human_repeat_from_its_shuffle(self):
+        # The consensus of AluY begins so; a tenth of the genome is Alu.
+        alu = (
+            "GGCCGGGCGCGGTGGCTCACGCCTGTAATCCCAGCACTTTGGGAGGCCGAGGCGGGCGGATCACGAGGTCAGGAGATCGAGACCATCCCGGCTAAAACGG"
+        )
+        shuffled = "".join(np.random.default_rng(0).permutation(list(alu)))
+        model, tokenizer = load_model(None, "cpu")
+
+        def nats(bases):
+            ids = torch.from_numpy(tokenizer.encode(bases).astype(np.int64))[None]
+            with torch.no_grad():
+                logits = model.transformer(torch.cat((torch.zeros_like(ids[:, :1]), ids[:, :-1]), 1))
+            return float(token_nats(logits, ids).mean()) / 6
+
+        assert nats(alu) < 1 < math.log(4) < nats(shuffled)
+
+    def test_a_copy_without_it_says_what_to_do(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(SHIPPED, "genome", tmp_path / "none.safetensors")
+        with pytest.raises(SeqpopeError, match=r"no genome model comes with this copy.*train one"):
+            draw_dna(tmp_path / "a.fa", None, bases=60)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from seqpope.checkpoint import SHIPPED
+from seqpope.checkpoint import shipped
 from seqpope.domains.music.chorales.codec import (
     SILENCE,
     STEPS_PER_QUARTER,
@@ -103,10 +103,8 @@ def load_model(checkpoint: Path | None, device: str) -> Model:
     Raises:
         SeqpopeError: there is none, or it was trained on other tokens.
     """
-    if checkpoint is None and not SHIPPED.is_file():
-        raise SeqpopeError("no model is shipped with this copy: train one and give --checkpoint RUN")
     fingerprint = ChoraleTokenizer().fingerprint
-    return Model.load(checkpoint or SHIPPED, device, fingerprint, "this version's chorale tokenizer")
+    return Model.load(checkpoint or shipped("chorales"), device, fingerprint, "this version's chorale tokenizer")
 
 
 def draw_chorales(

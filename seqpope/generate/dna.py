@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from seqpope.checkpoint import find_checkpoint, read_info
+from seqpope.checkpoint import find_checkpoint, read_info, shipped
 from seqpope.domains.base import find_tokenizer
 from seqpope.domains.genome.bases import BASES, gc_content
 from seqpope.domains.genome.codec import Record, as_array, read_prompt, write_fasta
@@ -42,16 +42,12 @@ class DnaOutput(Output):
 
 
 def load_model(checkpoint: Path | None, device: str) -> tuple[Model, Any]:
-    """A model of DNA and the tokenizer that its checkpoint names.
+    """A model of DNA, the shipped one if `checkpoint` is None, and the tokenizer that it names.
 
     Raises:
         SeqpopeError: there is none, or it is none of DNA.
     """
-    if checkpoint is None:
-        raise SeqpopeError(
-            "no genome model is shipped: train one (`seqpope prepare genome --source FASTA`, then `seqpope train "
-            "--domain genome`) and give --checkpoint RUN"
-        )
+    checkpoint = checkpoint or shipped("genome")
     info = read_info(find_checkpoint(checkpoint))
     tokenizer = find_tokenizer("dna", info.fingerprint)
     if tokenizer is None:

@@ -461,6 +461,9 @@ class TestCommand:
         assert 0 < told["mass_outside_words"] < 1
         assert main(["score", *map(str, words), "--strand", "+", "--phases", "1"]) == 0
 
-    def test_says_what_is_missing(self, here, capsys):
-        assert main(["score", "--fasta", str(here / "g.fa"), "--out", "a.tsv", "--all"]) == 1
-        assert "no genome model is shipped" in capsys.readouterr().err
+    def test_the_shipped_model_scores_where_none_is_given(self, here, capsys):
+        words = ["--fasta", here / "g.fa", "--region", "chr1:11-120", "--out", here / "b.tsv", "--device", "cpu"]
+        assert main(["score", *map(str, words), "--phases", "1"]) == 0
+        captured = capsys.readouterr()
+        assert "the genome model that comes with seqpope is taken" in captured.err
+        assert "110 bases scored" in captured.out
