@@ -1,4 +1,4 @@
-"""What decides how fast Indirect Indexing is learned: models side by side, each with its own rate and start of delta.
+"""What decides how fast Indirect Indexing is learned: models side by side, each with its own rate and delta.
 
     python benchmarks/indexing_search.py --position pope --steps 30000 uniform:5e-5 uniform:2e-4 zero:5e-5
     python benchmarks/indexing_search.py --position rope --batch-size 256 none:2e-4
@@ -120,9 +120,9 @@ def table(recorded: list[dict]) -> str:
     lines = [
         "# What decides how fast Indirect Indexing is learned",
         "",
-        f"Training loss on the target in nats, mean over {EVERY} steps, at steps; constant rate after 1,000 steps of "
-        "warm-up, all else the paper's recipe (`benchmarks/indexing_search.py`). ln 52 = 3.95 knows letters alone; "
-        "ln 30 = 3.40 which letters the string has; a solved task costs nearly 0.",
+        f"Training loss on the target in nats, mean over {EVERY} steps, at steps; constant rate after 1,000 steps "
+        "of warm-up, all else the paper's recipe (`benchmarks/indexing_search.py`). ln 52 = 3.95 knows letters "
+        "alone; ln 30 = 3.40 which letters the string has; a solved task costs nearly 0.",
         "",
         "| encoding | delta from | rate | batch | beta2 | " + " | ".join(f"{s:,}" for s in SHOWN) + " | last |",
         "|" + "---|" * (6 + len(SHOWN)),
