@@ -208,6 +208,7 @@ def sample(
     context: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     share: Callable[[Any], np.ndarray] | None = None,
+    watch: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Samples:
     """Draw `count` tokens after each prompt, padding standing in for BOS before it.
 
@@ -233,6 +234,8 @@ def sample(
         progress: called with tokens drawn and tokens in all.
         share: of the constraint's state, how much of each row is there, (B,) from 0 to 1: where `count` is but an
             upper bound `progress` goes by it.
+        watch: called with each token as it is drawn, (B x particles,) ids, and its nats. Particles may yet be
+            replaced. What it raises ends the sampling.
 
     Raises:
         SeqpopeError: a prompt is longer than the context, the constraint cannot be met, or the model gives no
@@ -315,6 +318,8 @@ def sample(
             chooser.uniform.copy_(uniform[:, step : step + 1])
         chosen, nats[:, step], cost[:, step], weight = chooser(logits)
         drawn[:, step] = chosen
+        if watch is not None:
+            watch(chosen.cpu(), nats[:, step].cpu())
         if constraint is not None:
             state = constraint.advance(state, chosen.cpu().numpy())
         if particles > 1:

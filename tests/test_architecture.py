@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [
     ["seqpope.__main__"],
     ["seqpope.cli"],
+    ["seqpope.studio"],
     ["seqpope.reproduce"],
     ["seqpope.experiment", "seqpope.generate", "seqpope.score", "seqpope.examine", "seqpope.inspection"],
     ["seqpope.report", "seqpope.output", "seqpope.track", "seqpope.frequency_figures"],

@@ -31,6 +31,7 @@ class Draw:
         greed: 0 draws from the distribution given the rules, 1 searches for what is likeliest (`sample`).
         context: attend to at most so many tokens; None attends to all.
         progress: called with tokens drawn and tokens in all; piano: with seconds of music.
+        watch: called with each token as it is drawn (`sample`).
     """
 
     num: int = 1
@@ -42,6 +43,7 @@ class Draw:
     config: SamplingConfig | None = None
     device: str = "auto"
     progress: Callable[[int, int], None] | None = None
+    watch: Callable[[torch.Tensor, torch.Tensor], None] | None = None
 
     @property
     def seeds(self) -> list[int]:
@@ -128,7 +130,7 @@ class Model:
                 self.transformer, opening, count, seeds=some, padding_id=self.info.padding_id, config=draw.config,
                 constraint=constraint, particles=draw.particles, resample_every=resample_every, greed=draw.greed,
                 pick="likeliest" if draw.greed else "any", context=draw.context, progress=shown,
-                share=share,
+                share=share, watch=draw.watch,
                 )  # fmt: skip
             for row, seed in enumerate(some):
                 # Padding is never drawn but after the end.

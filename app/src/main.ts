@@ -1,0 +1,43 @@
+// The shell: pages by the address's hash, the state that they share.
+import "./style.css";
+import { getJson, type State } from "./api";
+import { h, notice } from "./dom";
+import { genome } from "./genome/page";
+import { models } from "./models/page";
+import { music } from "./music/page";
+
+/** Fills `root`; what it returns is called before another page takes its place. */
+export type Page = (root: HTMLElement, state: State) => (() => void) | void;
+
+const pages: Record<string, { title: string; show: Page }> = {
+  music: { title: "Music", show: music },
+  genome: { title: "Genome", show: genome },
+  models: { title: "Models", show: models },
+};
+const main = document.getElementById("main") as HTMLElement;
+const nav = document.querySelector("nav") as HTMLElement;
+let leave: (() => void) | void;
+
+async function go(): Promise<void> {
+  const name = location.hash.slice(1).split("/")[0] || "music";
+  const page = pages[name] ?? pages.music;
+  let state: State;
+  try {
+    state = await getJson<State>("/api/state");
+  } catch (error) {
+    notice((error as Error).message);
+    return;
+  }
+  leave?.();
+  main.replaceChildren();
+  document.title = `${page.title} · seqpope studio`;
+  nav.replaceChildren(
+    ...Object.entries(pages).map(([key, { title }]) =>
+      h("a", { href: `#${key}`, "aria-current": pages[key] === page ? "page" : undefined }, title),
+    ),
+  );
+  leave = page.show(main, state);
+}
+
+addEventListener("hashchange", () => void go());
+void go();

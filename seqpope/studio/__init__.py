@@ -1,0 +1,1 @@
+"""The web studio: a page to hear, see and probe models, served on this machine."""

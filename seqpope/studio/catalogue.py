@@ -1,0 +1,124 @@
+"""Models and genomes that the page may name: by ids of the server's own making, never by path."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqpope.errors import SeqpopeError
+
+BEST = "best.safetensors"
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+LONGEST_HEADER = 1 << 24  # bytes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model: its weights, and what their header says."""
+
+    id: str
+    file: Path
+    label: str
+    header: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """What it draws: chorales, piano or dna, by its tokens; else its domain."""
+        name = str(self.header.get("tokenizer", {}).get("name", ""))
+        if name == "chorale raster":
+            return "chorales"
+        return "dna" if self.header.get("domain") == "genome" else str(self.header.get("domain", "unknown"))
+
+    def described(self) -> dict[str, Any]:
+        """For the page: plain JSON without paths."""
+        trained = self.header.get("trained", {})
+        return {
+            "id": self.id,
+            "label": self.label,
+            "kind": self.kind,
+            "position": self.header.get("position"),
+            "dataset": self.header.get("dataset"),
+            "length": self.header.get("length"),
+            "model": self.header.get("model"),
+            "validation_nats_per_token": trained.get("validation_nats_per_token"),
+            "seed": trained.get("seed"),
+        }
+
+
+def read_header(file: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of itself, read without torch (length, then JSON); None if it is no checkpoint."""
+    try:
+        with open(file, "rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            if length > LONGEST_HEADER:
+                return None
+            found = json.loads(json.loads(opened.read(length))["__metadata__"]["seqpope"])
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def id_of(path: Path) -> str:
+    """The page's name of a file or folder."""
+    return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+
+
+class Catalogue:
+    """What lies in the folders that the studio was started with, looked up anew each time.
+
+    Args:
+        runs: folder of experiments, as `seqpope train` makes them.
+        data: folder of prepared data.
+    """
+
+    def __init__(self, runs: Path, data: Path) -> None:
+        self.runs, self.data = Path(runs), Path(data)
+
+    def models(self) -> list[Entry]:
+        """The shipped models, then those of runs."""
+        return list(self._models())
+
+    def _models(self) -> Iterator[Entry]:
+        for name in ("chorales", "genome"):
+            file = WEIGHTS / f"{name}.safetensors"
+            header = read_header(file)
+            if header is not None:
+                yield Entry(name, file, f"{header['dataset']}, shipped", header)
+        if self.runs.is_dir():
+            for file in sorted({*self.runs.glob(f"*/{BEST}"), *self.runs.glob(f"*/*/{BEST}")}):
+                header = read_header(file)
+                if header is not None:
+                    yield Entry(id_of(file), file, str(file.parent.relative_to(self.runs)), header)
+
+    def model(self, name: str, kind: str) -> Entry:
+        """A model by id.
+
+        Raises:
+            SeqpopeError: there is none, or it is of another kind.
+        """
+        for entry in self._models():
+            if entry.id == name:
+                if entry.kind != kind:
+                    raise SeqpopeError(f"{entry.label} is a model of {entry.kind}: choose one of {kind}")
+                return entry
+        raise SeqpopeError(f"there is no model {name!r}: it may have been moved; load the page again")
+
+    def genomes(self) -> list[tuple[str, Path]]:
+        """(id, folder) of prepared genomes."""
+        return [(id_of(file.parent), file.parent) for file in sorted(self.data.glob("*/bases.u8"))]
+
+    def genome(self, name: str) -> Path:
+        """A prepared genome by id.
+
+        Raises:
+            SeqpopeError: there is none.
+        """
+        for found, folder in self.genomes():
+            if found == name:
+                return folder
+        raise SeqpopeError(f"there is no genome {name!r}: prepare one, and load the page again")

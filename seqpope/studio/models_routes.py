@@ -1,0 +1,14 @@
+"""What the page about models asks of the server: runs, their curves, tables and figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+if TYPE_CHECKING:
+    from seqpope.studio.server import Studio
+
+
+def add(app: FastAPI, studio: Studio) -> None:
+    """Add the routes under /api/runs."""

@@ -1,0 +1,121 @@
+"""What the page may ask for: every job's arguments, with their limits. The server imports it: never torch here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from seqpope.errors import SeqpopeError
+
+MAXIMUM_STEPS = 16 * 64  # of a grid of sixteenths: 64 bars
+MAXIMUM_UPLOAD = 1 << 20  # bytes
+IDENTIFIER = r"^[0-9a-z-]{1,40}$"
+
+Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
+Pitch = Annotated[int, Field(ge=-1, le=127)]
+Voices = Annotated[list[Pitch | None], Field(min_length=4, max_length=4)]
+# (steps, 4) pitches, soprano first: -1 is silence, null what the model is to choose.
+Grid = Annotated[list[Voices], Field(max_length=MAXIMUM_STEPS)]
+
+
+class Arguments(BaseModel):
+    """What all arguments have in common: nothing unknown, no nan."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class Sampling(Arguments):
+    """How tokens are chosen (`sampling.SamplingConfig`)."""
+
+    temperature: float = Field(default=1.0, ge=0, le=5)
+    top_k: int = Field(default=0, ge=0, le=1000)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+
+
+class Rules(Arguments):
+    """Rules for chorales (`ChoraleConstraint`)."""
+
+    ranges: bool = False
+    no_parallels: bool = False
+    cadence: bool = False
+    no_rests: bool = False
+
+
+class Chorale(Arguments):
+    """Draw a chorale, or what is null in a given grid.
+
+    `opening` stands before what is drawn. `given` has as many steps as are drawn; with it the sample is found by
+    particles, and steps come all at once at the end.
+    """
+
+    model: Identifier = "chorales"
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
+    bars: int = Field(default=8, ge=1, le=32)
+    opening: Grid = []
+    given: Grid | None = None
+    particles: int = Field(default=16, ge=1, le=64)
+    greed: float = Field(default=0.0, ge=0, le=4)
+    sampling: Sampling = Sampling()
+    rules: Rules = Rules()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Chorale:
+        if any(pitch is None for step in self.opening for pitch in step):
+            raise ValueError("the opening has steps that are not known: they belong into given")
+        if len(self.opening) + (16 * self.bars if self.given is None else len(self.given)) > MAXIMUM_STEPS:
+            raise ValueError(f"opening and what is drawn are more than {MAXIMUM_STEPS} sixteenths")
+        if self.given is not None and not self.given:
+            raise ValueError("given has no steps")
+        return self
+
+
+class Surprise(Arguments):
+    """Nats of each token of a grid, each given all before it."""
+
+    model: Identifier = "chorales"
+    grid: Grid = Field(min_length=1)
+
+
+class Converted(Arguments):
+    """A grid as a file, or engraved."""
+
+    grid: Grid = Field(min_length=1)
+    format: Literal["mid", "musicxml", "png", "svg"]
+    tempo: float = Field(default=80.0, ge=10, le=400)
+    title: str = Field(default="", max_length=80)
+
+
+class Melody(Arguments):
+    """One voice: a pitch a sixteenth, -1 silence."""
+
+    line: list[Pitch] = Field(min_length=1, max_length=MAXIMUM_STEPS)
+
+
+# Of jobs, by kind "MODULE.FUNCTION": the function of that module of this package does it.
+COMPUTED: dict[str, type[Arguments]] = {
+    "music.generate": Chorale,
+    "music.surprise": Surprise,
+    "music.fit_melody": Melody,
+}
+CLERICAL: dict[str, type[Arguments]] = {
+    "music.convert": Converted,
+}
+
+
+def checked(kind: str, kinds: dict[str, type[Arguments]], raw: Any) -> Arguments:
+    """Arguments of a job of that kind.
+
+    Raises:
+        SeqpopeError: there is no such kind, or they do not fit it; in words, with what came.
+    """
+    if kind not in kinds:
+        raise SeqpopeError(f"unknown job {kind[:60]!r}: expected one of {', '.join(kinds)}")
+    try:
+        return kinds[kind].model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or kind
+        came = "" if first["type"] == "value_error" else f", {str(first['input'])[:60]!r} came"
+        raise SeqpopeError(f"{place}: {first['msg'].removeprefix('Value error, ')}{came}") from error

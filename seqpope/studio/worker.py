@@ -1,0 +1,195 @@
+"""Processes beside the server: one computes with a model, one reads and writes files under limits.
+
+The server stays quick while they work, and what goes wrong in them (a decompression bomb, a file that hangs
+its parser) ends with them. A process does one job at a time; it is told to stop by an event, and killed if it does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+from seqpope.errors import SeqpopeError
+
+STOP_SECONDS = 5.0  # that a job has to stop before its process is killed
+STARTED_SECONDS = 120.0  # that a process has to start, with all its imports
+
+
+class Cancelled(Exception):
+    """The job is to stop."""
+
+
+@dataclass
+class Context:
+    """What a job gets beside its arguments.
+
+    Attributes:
+        send: for `emit`.
+        stopping: whether the job is to stop.
+        kept: what a process keeps from one job to the next, such as the one model in memory.
+    """
+
+    send: Callable[[tuple[str, Any]], None]
+    stopping: Callable[[], bool]
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise Cancelled if the job is to stop."""
+        if self.stopping():
+            raise Cancelled
+
+    def emit(self, name: str, data: Any) -> None:
+        """Tell the page of something; data is plain JSON.
+
+        Raises:
+            Cancelled: the job is to stop.
+        """
+        self.check()
+        self.send((name, data))
+
+
+def _limit(memory: int, files: int) -> None:
+    """Bound this process: bytes of address space, and of any file it writes."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (files, files))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def serve(pipe: Connection, stop: Any, setup: str, limits: tuple[int, int] | None) -> None:
+    """The process's own loop: (kind, arguments) in, (name, data) out, ended by ("end", None)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the whole group
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(5)  # the page comes first
+    if limits is not None:
+        _limit(*limits)
+    context = Context(pipe.send, stop.is_set)
+    if setup:
+        _function(setup)(context)
+    pipe.send(("ready", None))
+    while True:
+        try:
+            kind, arguments = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            pipe.send(("result", _function(kind)(arguments, context)))
+        except Cancelled:
+            pipe.send(("cancelled", None))
+        except SeqpopeError as error:
+            pipe.send(("error", str(error)))
+        except MemoryError:
+            pipe.send(("error", "this does not fit the memory: ask for less at once"))
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            pipe.send(("error", f"a mistake of seqpope's ({type(error).__name__}): the terminal has more"))
+        pipe.send(("end", None))
+
+
+def _function(kind: str) -> Callable[..., Any]:
+    module, name = kind.split(".")
+    return getattr(importlib.import_module(f"seqpope.studio.{module}"), name)
+
+
+class Worker:
+    """One process, started when it is needed and again when it died.
+
+    Args:
+        setup: function "MODULE.FUNCTION" that it begins with, given its Context.
+        limits: bytes of memory and of a file, None for none.
+        seconds: that a job may take, None for as long as it likes.
+    """
+
+    def __init__(
+        self, setup: str = "", limits: tuple[int, int] | None = None, seconds: float | None = None
+    ) -> None:
+        self.setup, self.limits, self.seconds = setup, limits, seconds
+        self._spawn = multiprocessing.get_context("spawn")  # a forked copy of a threaded server may hang
+        self._process: Any = None
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start the process, unless it runs.
+
+        Raises:
+            SeqpopeError: it did not start.
+        """
+        if self._process is not None and self._process.is_alive():
+            return
+        self._pipe, theirs = self._spawn.Pipe()
+        self._stop = self._spawn.Event()
+        self._process = self._spawn.Process(
+            target=serve, args=(theirs, self._stop, self.setup, self.limits), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        try:
+            ready = self._pipe.poll(STARTED_SECONDS) and self._pipe.recv()[0] == "ready"
+        except (EOFError, OSError):
+            ready = False
+        if not ready:
+            self.kill()
+            raise SeqpopeError("the working process did not start: the terminal that runs the studio has more")
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._process is not None and self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._process = None
+
+    def run(
+        self, kind: str, arguments: Any, heard: Callable[[str, Any], None], stopping: Callable[[], bool]
+    ) -> None:
+        """Do one job; blocks. `heard` gets all it says, the last of it "result", "error" or "cancelled"."""
+        with self._lock:
+            try:
+                self.start()
+                self._stop.clear()
+                self._pipe.send((kind, arguments))
+            except (SeqpopeError, OSError) as error:
+                heard("error", str(error))
+                return
+            self._follow(heard, stopping)
+
+    def _follow(self, heard: Callable[[str, Any], None], stopping: Callable[[], bool]) -> None:
+        began, asked, ended = time.monotonic(), 0.0, False
+        while True:
+            try:
+                if self._pipe.poll(0.05):
+                    name, data = self._pipe.recv()
+                    if name == "end":
+                        return
+                    ended = ended or name in ("result", "error", "cancelled")
+                    heard(name, data)
+                    continue
+            except (EOFError, OSError):
+                self.kill()
+                if not ended:
+                    heard(
+                        "error", "the process that did this ended in the middle: it took too much, or was killed"
+                    )
+                return
+            now = time.monotonic()
+            if not asked and stopping():
+                asked = now
+                self._stop.set()
+            late = self.seconds is not None and now - began > self.seconds
+            if late or (asked and now - asked > STOP_SECONDS):
+                self.kill()
+                if not ended:
+                    heard(*(("error", f"this took more than {self.seconds:g} s") if late else ("cancelled", None)))
+                return
