@@ -39,7 +39,7 @@ def prepare(
     with locked(folder, progress):
         try:
             manifest = IndexingStore(folder).manifest
-            drawn = (manifest.fingerprint, manifest.provenance["counts"], manifest.provenance["seed"])
+            drawn = (manifest.fingerprint, manifest.provenance.get("counts"), manifest.provenance.get("seed"))
             if not force and drawn == (IndexingTokenizer().fingerprint, counts, SEED):
                 progress(f"{folder} is already prepared (--force prepares it again)")
                 return manifest

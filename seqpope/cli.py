@@ -745,7 +745,7 @@ def reproduce(
             raise SeqpopeError(
                 f"--take {words!r}: expected LABEL=FOLDER or LABEL=report.json, commas between more"
             )
-        taken[label] = [Path(path) for path in _words(paths)]
+        taken.setdefault(label.strip(), []).extend(Path(path) for path in _words(paths))
     if taken and len(chosen) > 1:
         raise SeqpopeError(f"--take needs one study: {study} is {', '.join(one.name for one in chosen)}")
     for arm in (arm for one in chosen for arm in one.arms):

@@ -33,7 +33,7 @@ from seqpope.data.datamodule import Batch, TokenDataModule
 from seqpope.data.shards import find_store
 from seqpope.domains.base import open_store
 from seqpope.errors import SeqpopeError
-from seqpope.files import write_text
+from seqpope.files import held, write_text
 from seqpope.model.positions import find_position
 from seqpope.model.transformer import Transformer
 from seqpope.progress import Progress, clock
@@ -328,6 +328,11 @@ def train(config: TrainConfig, *, resume: Path | None = None, say: Callable[[str
 
     Returns:
         The experiment's folder.
+
+    Raises:
+        SeqpopeError: the folder is there already or another process is at work in it, the data is not there, or
+            `train_runs` does.
+        Interrupted: Ctrl-C or TERM; what was done is saved.
     """
     for position in {config.position, config.baseline} - {"none"}:
         find_position(position)
@@ -338,12 +343,13 @@ def train(config: TrainConfig, *, resume: Path | None = None, say: Callable[[str
         )
     open_store(find_store(config.data_folder, config.dataset))  # nothing is made if the data is not there
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False))
-    runs = train_runs(config, folder, say=say)
-    from seqpope.report import write_report
+    with held(folder, "choose another --name"):
+        write_text(folder / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False))
+        runs = train_runs(config, folder, say=say)
+        from seqpope.report import write_report
 
-    write_report(runs, folder)
-    for state in folder.glob("stack-*.ckpt"):  # large, and of no more use
-        state.unlink()
+        write_report(runs, folder)
+        for state in folder.glob("stack-*.ckpt"):  # large, and of no more use
+            state.unlink()
     say((folder / "report.md").read_text())
     return folder

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from seqpope.errors import SeqpopeError
+
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file as hexadecimal digits."""
@@ -60,3 +62,33 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
                 waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def held(folder: Path, advice: str) -> Iterator[None]:
+    """Work in a folder alone: another process that asks for it is refused. Nothing is written.
+
+    Without fcntl (Windows), and where a folder cannot be locked (some network drives), nobody is refused.
+
+    Args:
+        advice: what to do then, the end of a sentence.
+
+    Raises:
+        SeqpopeError: another process holds the folder.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SeqpopeError(f"another process is at work in {folder}: wait for it, or {advice}") from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)

@@ -12,6 +12,12 @@ from seqpope.figures import GREY, as_png, colours_of, in_words, load_pyplot
 
 TITLES = {"query": "query", "key": "key", "product": "query x key, share of the score"}
 MAGNITUDES, SHARES, SIGNED, ANGLES = "viridis", "magma", "RdBu_r", "twilight_shifted"  # colour maps
+STARTED = {  # delta, by model.delta_init
+    "zero": "started at 0",
+    "uniform": "started uniformly on [-2 pi, 0]",
+    "centred": "started uniformly on [-pi, pi]",
+    "local": "started uniformly where waves are short (model.delta_window), else at 0",
+}
 BRIGHTEST = 98  # percentile that a scale ends at: one outlier would leave all else dark
 
 
@@ -175,7 +181,7 @@ def draw_delta(result: dict[str, Any]) -> bytes | None:
         for layer in range(1, layers):
             axes.axhline(layer * heads + 0.5, color="black", linewidth=0.6)
         axes.set_yticks([(layer + 0.5) * heads + 0.5 for layer in range(layers)], range(1, layers + 1))
-        started = "started at 0" if run["delta"]["start"] is not None else "started uniformly"
+        started = STARTED[run["delta"]["init"]]
         name = f"{in_words(run['label'])}, {run['run']}"
         axes.set(ylabel=f"layer ({heads} heads each)", title=f"{name}: delta, {started}")
         axes.title.set_fontsize(9)

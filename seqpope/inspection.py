@@ -37,7 +37,7 @@ from seqpope.data.windows import Window, plan_windows
 from seqpope.domains.base import open_store
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_bytes, write_text
-from seqpope.frequency_figures import draw_delta, draw_heads, draw_magnitudes
+from seqpope.frequency_figures import STARTED, draw_delta, draw_heads, draw_magnitudes
 from seqpope.model.config import ModelConfig
 from seqpope.model.positions import POSITIONS, PositionEncoding, find_position
 from seqpope.model.transformer import Attention, Transformer
@@ -184,8 +184,18 @@ def bands_of(wavelengths: np.ndarray, length: int) -> list[dict[str, Any]]:
 
 
 def shares(values: np.ndarray, bands: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Share of each layer's magnitude in each band, all heads together: (layers, H, F) -> (layers, bands)."""
+    """Share of each layer's magnitude in each band, all heads together: (layers, H, F) -> (layers, bands).
+
+    Raises:
+        SeqpopeError: a layer has no magnitude at all.
+    """
     whole = values.sum((1, 2))
+    if not whole.all():
+        layer = int(np.flatnonzero(whole == 0)[0]) + 1
+        raise SeqpopeError(
+            f"no query or key of layer {layer} has a magnitude: its weights are 0, or a ReLU let nothing through; "
+            "inspect another checkpoint"
+        )
     return np.stack([values[..., band["frequencies"]].sum((1, 2)) / whole for band in bands], -1)
 
 
@@ -199,7 +209,8 @@ def describe_delta(model: Transformer) -> dict[str, Any] | None:
 
     Returns:
         "wrapped": (layers, H, F) as the score sees them, in [-pi, pi]. "learned": the parameters themselves.
-        "start": where they started, 0, or None where they were drawn. "bound": periodic or clamp. "layers":
+        "start": where they started, 0, or None where they were drawn; "init": model.delta_init. "bound":
+        model.delta_bound. "layers":
         for each layer mean, root mean square and largest |wrapped|; "opposed", the share over a quarter turn,
         where the frequency counts against keys at the query's own place; "outside", the share of parameters
         outside [-2 pi, 0] (under the clamp they have no gradient); "moved" and "moved_most", mean and largest
@@ -233,6 +244,7 @@ def describe_delta(model: Transformer) -> dict[str, Any] | None:
         "wrapped": angles.tolist(),
         "learned": raw.tolist(),
         "start": start,
+        "init": model.config.delta_init,
         "bound": model.config.delta_bound,
         "layers": layers,
     }
@@ -248,6 +260,8 @@ def _check_encoding(info: CheckpointInfo, file: Path) -> None:
             f"{file} is of {info.position}, which has no frequencies to inspect: expected a model of {able}; "
             "leave it out"
         )
+    if not isinstance(info.model, dict):
+        raise CheckpointError(f"the header of {file} cannot be read: its model is {info.model!r}")
     if longest := info.model.get("longest_wavelength"):
         raise SeqpopeError(
             f"{file} was trained with model.longest_wavelength {longest:g}, so that some of its frequencies are "
@@ -288,10 +302,15 @@ def find_models(paths: Sequence[Path]) -> list[Inspected]:
         info = read_info(file)
         _check_encoding(info, file)
         config_file = file.parent / "config.yaml"
-        config = yaml.safe_load(config_file.read_text()) if config_file.is_file() else None
+        try:
+            config = yaml.safe_load(config_file.read_text()) if config_file.is_file() else None
+            shape = asdict(ModelConfig()) | info.model  # with what came to the program after the run
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            what = str(error).splitlines()[0]
+            raise SeqpopeError(f"{config_file} cannot be read ({what}): mend it or take it away") from error
         if not isinstance(config, dict):
             config = {"domain": info.domain, "dataset": info.dataset, "data": {"length": info.length}}
-        config["model"] = asdict(ModelConfig()) | info.model  # with what came to the program after the run
+        config["model"] = shape
         name = file.parent.name if file.name == BEST else file.stem
         models.append(Inspected(file, info, config, info.position, name))
     if len({model.name for model in models}) < len(models):  # then by their experiments too
@@ -610,7 +629,7 @@ def _strongest_table(runs: Sequence[dict[str, Any]]) -> str:
     rows = []
     for run in runs:
         product = np.array(run["magnitudes"]["product"])  # (layers, H, F)
-        share = product / product.sum(-1, keepdims=True)
+        share = product / np.maximum(product.sum(-1, keepdims=True), np.finfo(float).tiny)  # a head may be dead
         delta = None if run["delta"] is None else np.array(run["delta"]["wrapped"])
         for place in np.argsort(-share, axis=None, kind="stable")[:STRONGEST]:
             layer, head, c = np.unravel_index(place, share.shape)
@@ -636,8 +655,9 @@ def look_back(delta: float, wavelength: float) -> float:
 
 
 def _delta_text(layers: Sequence[dict[str, Any]], told: dict[str, Any]) -> list[str]:
-    drawn = "started uniformly on [-2 pi, 0], so how far they moved is not known"
-    started = drawn if told["start"] is None else "started at 0"
+    started = STARTED[told["init"]]
+    if told["start"] is None:
+        started += ", so how far they moved is not known"
     outside = "have no gradient under the clamp" if told["bound"] == "clamp" else "go on learning"
     rows = [
         [

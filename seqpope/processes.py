@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing.util
 import signal
 import threading
 from collections.abc import Iterator
@@ -44,6 +46,22 @@ def term_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _kill_daemons() -> None:
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
+def kill_workers_at_exit() -> None:
+    """Have workers that ignore TERM (`datamodule.leave_signals_to_the_trainer`) end with this process.
+
+    At its exit multiprocessing sends TERM to daemons and waits for them. One that nobody ended before, since an
+    error or its traceback still holds the loader, would be waited for without end.
+    """
+    atexit.unregister(_kill_daemons)
+    atexit.register(_kill_daemons)  # called before what multiprocessing registered, which was imported above
 
 
 @contextmanager

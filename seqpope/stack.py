@@ -31,6 +31,7 @@ from seqpope.model.config import ModelConfig
 from seqpope.model.positions import PositionEncoding, find_position
 from seqpope.model.transformer import Block, Transformer
 from seqpope.nll import mean_nats, score_split
+from seqpope.processes import kill_workers_at_exit
 from seqpope.progress import clock
 from seqpope.signals import SAVE_SECONDS, Interrupted, stop_on_signal, tell
 from seqpope.training import begin_run, compiles_on, make_optimizer, precision_on, update_average
@@ -215,28 +216,47 @@ class StackTraining:
         """Take up the saved state, if there is one.
 
         Raises:
-            SeqpopeError: it cannot be read, or is of other seeds.
+            SeqpopeError: it cannot be read, or is of other seeds or of another model.
         """
         if not self.state_file.is_file():
             return
         try:
             state = torch.load(self.state_file, map_location=self.device, weights_only=True, mmap=True)
-            same = state["seeds"] == list(self.seeds)
+            seeds = state["seeds"]
         except Exception as error:
             raise SeqpopeError(
                 f"{self.state_file} cannot be read ({error}): delete it to train these runs from the start"
             ) from error
-        if not same:
+        if seeds != list(self.seeds):
             raise SeqpopeError(
-                f"{self.state_file} is of the seeds {state['seeds']}, these are {list(self.seeds)}: choose "
+                f"{self.state_file} is of the seeds {seeds}, these are {list(self.seeds)}: choose "
                 "another --name, or the same --seed and --seeds"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.best, self.best_step = state["best"], state["best_step"]
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.step, self.seconds = state["step"], state["seconds"]
+            self.best, self.best_step = state["best"], state["best_step"]
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise SeqpopeError(
+                f"{self.state_file} is not of this model and optimiser ({str(error).splitlines()[0]}): give the "
+                "settings that it was begun with, or delete it to train these runs from the start"
+            ) from error
+
+    def check_best(self) -> None:
+        """Refuse to go on to tests where a model has no weights to be tested.
+
+        Raises:
+            SeqpopeError: a model never had a finite validation.
+        """
+        lost = [seed for seed, best in zip(self.seeds, self.best, strict=True) if math.isinf(best)]
+        if lost:
+            raise SeqpopeError(
+                f"no validation of {self.config.position} was finite under the seeds {lost}: lower "
+                "optimizer.learning_rate or lengthen optimizer.warmup_steps"
+            )
 
     def save(self) -> None:
         """Write the state for resuming."""
@@ -271,6 +291,8 @@ class StackTraining:
             for seed in self.seeds
         ]
         workers = min(4, len(parts)) if self.device == "cuda" else 0
+        if workers:
+            kill_workers_at_exit()
         self.one_shape = all(part.whole for part in parts)
         return DataLoader(
             StackedBatches(parts, self.store.manifest.padding_id),
@@ -362,6 +384,7 @@ def train_stack(
         for seed in training.seeds
     ]
     if training.step >= steps:
+        training.check_best()
         return [training.run(seed) for seed in training.seeds]
     parameters = sum(p.numel() for p in training.alone.parameters())
     tell(
@@ -404,12 +427,7 @@ def train_stack(
                 saved = time.perf_counter()
             if training.stop:
                 raise Interrupted(f"stopped at step {training.step}; go on with `seqpope train --resume {folder}`")
-    lost = [seed for seed, best in zip(training.seeds, training.best, strict=True) if math.isinf(best)]
-    if lost:
-        raise SeqpopeError(
-            f"no validation of {config.position} was finite under the seeds {lost}: lower "
-            "optimizer.learning_rate or lengthen optimizer.warmup_steps"
-        )
+    training.check_best()
     return [training.run(seed) for seed in training.seeds]
 
 
@@ -421,7 +439,8 @@ def _logs(training: StackTraining) -> Iterator[Callable[..., None]]:
         for seed in training.seeds:
             logs = training.run(seed) / "logs"
             logs.mkdir(exist_ok=True)
-            place = logs / f"version_{len(list(logs.iterdir()))}"
+            there = [int(path.name[8:]) for path in logs.glob("version_*") if path.name[8:].isdigit()]
+            place = logs / f"version_{max(there, default=-1) + 1}"
             place.mkdir()
             files.append(held.enter_context(open(place / "metrics.csv", "w", newline="")))
             files[-1].write("learning_rate,seconds,step,train_nats_per_token,validation_nats_per_token\n")

@@ -72,6 +72,25 @@ def detectable_effect(sd: float, n: int, power: float = 0.8, alpha: float = 0.05
     return float(optimize.brentq(missing, 0, high)) * sd / np.sqrt(n)
 
 
+def rate_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact (Clopper-Pearson) interval of the probability of what happened `count` times in `n`.
+
+    Raises:
+        ValueError: n is below 1, or count is not from 0 to n.
+    """
+    if not 0 <= count <= n or n < 1:
+        raise ValueError(f"expected a count from 0 to n, and n of at least 1, got {count} and {n}")
+    tail = (1 - confidence) / 2
+    low = float(stats.beta.ppf(tail, count, n - count + 1)) if count else 0.0
+    high = float(stats.beta.isf(tail, count + 1, n - count)) if count < n else 1.0
+    return low, high
+
+
+def equal_rates(a: tuple[int, int], b: tuple[int, int]) -> float:
+    """Two-sided p of Fisher's exact test that two counts, each (count, n), have one probability."""
+    return float(stats.fisher_exact([[a[0], a[1] - a[0]], [b[0], b[1] - b[0]]])[1])
+
+
 def bootstrap_difference(
     nats_a: np.ndarray,
     nats_b: np.ndarray,

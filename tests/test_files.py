@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from seqpope.files import locked
+from seqpope.errors import SeqpopeError
+from seqpope.files import held, locked
 
 
 def test_a_second_waits_for_the_first_and_says_so(tmp_path):
@@ -32,4 +33,17 @@ def test_what_fails_inside_lets_go(tmp_path):
     with pytest.raises(RuntimeError), locked(tmp_path / "lock"):
         raise RuntimeError
     with locked(tmp_path / "lock", lambda: pytest.fail("it is held still")):
+        pass
+
+
+def test_a_folder_is_held_by_one_alone_and_stays_as_it_was(tmp_path):
+    pytest.importorskip("fcntl")
+    with held(tmp_path, "x"):
+        with (
+            pytest.raises(SeqpopeError, match=r"at work in .*: wait for it, or go away"),
+            held(tmp_path, "go away"),
+        ):
+            pass
+        assert list(tmp_path.iterdir()) == []
+    with held(tmp_path, "x"):
         pass

@@ -20,6 +20,7 @@ from seqpope.errors import SeqpopeError
 from seqpope.figures import load_pyplot
 from seqpope.inspection import (
     WHAT,
+    _delta_text,
     bands_of,
     choose_windows,
     describe_delta,
@@ -237,6 +238,18 @@ class TestDelta:
         np.testing.assert_allclose(np.cos(told["wrapped"]), np.cos([[[0, -1, -2 * math.pi, 0]]]), atol=1e-6)
         assert (told["bound"], told["layers"][0]["outside"]) == ("clamp", 0.5)
 
+    @pytest.mark.parametrize(
+        ("init", "said"),
+        [
+            ("uniform", r"uniformly on [-2 pi, 0], so"),
+            ("centred", r"uniformly on [-pi, pi], so"),
+            ("local", "where"),
+        ],
+    )
+    def test_how_they_started_is_told_as_it_was(self, init, said):
+        told = describe_delta(make_model(delta_init=init, delta_window=20))
+        assert said in _delta_text(told["layers"], told)[0]
+
     def test_drawn_ones_started_nowhere_known(self):
         told = describe_delta(make_model(delta_init="uniform"))
         assert told["start"] is None
@@ -405,6 +418,21 @@ class TestRefused:
     def test_nothing_there(self, tmp_path):
         with pytest.raises(SeqpopeError, match=r"no model at .*expected a \.safetensors file.*seqpope train"):
             find_models([tmp_path])
+
+    def test_no_magnitude_at_all(self):
+        with pytest.raises(SeqpopeError, match=r"no query or key of layer 2 has a magnitude: its weights are 0"):
+            shares(np.stack([np.ones((2, 3)), np.zeros((2, 3))]), [{"frequencies": [0, 1, 2]}])
+
+    def test_damaged_words_beside_the_weights(self, make_run):
+        place = make_run()
+        (place / "config.yaml").write_text("a: b: c")
+        with pytest.raises(SeqpopeError, match=r"config\.yaml cannot be read .*mend it or take it away"):
+            find_models([place])
+        info = read_info(place / BEST)
+        info.model = ["width", 16]
+        save_checkpoint(place / BEST, make_model(), info)
+        with pytest.raises(SeqpopeError, match=r"its model is \['width', 16\]"):
+            find_models([place])
 
     def test_no_weights_at_all(self, tmp_path):
         (tmp_path / "notes.txt").write_text("hello")

@@ -66,3 +66,31 @@ def test_ctrl_c_ends_what_has_begun_and_no_more(tmp_path, signals):
 def test_a_failure_is_the_callers(tmp_path):
     with pytest.raises(ZeroDivisionError), worker_pool(2) as pool:
         pool.submit(divmod, 1, 0).result()
+
+
+HELD = """
+import multiprocessing, signal, time
+from seqpope.processes import kill_workers_at_exit
+
+def work(ready):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ready.set()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    context.Process(target=work, args=(ready,), daemon=True).start()
+    ready.wait()
+    kill_workers_at_exit()
+    raise RuntimeError("nobody ended the worker")
+"""
+
+
+def test_a_worker_that_ignores_term_does_not_keep_the_process(tmp_path):
+    (tmp_path / "program.py").write_text(HELD)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(
+        [sys.executable, tmp_path / "program.py"], capture_output=True, text=True, timeout=30, env=environment
+    )
+    assert "nobody ended the worker" in ended.stderr

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import pytest
 from data_prep.indexing import prepare
 from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
+from seqpope.files import held
 from seqpope.presets import presets
 from seqpope.reproduce import running
+from seqpope.reproduce.figures import draw_study
 from seqpope.reproduce.running import run_study, shortened, slug
 from seqpope.reproduce.studies import STUDIES, Arm, Study, arm_config, find_studies
-from seqpope.reproduce.summary import markdown, write_results
+from seqpope.reproduce.summary import SOLVED_NATS, _difference, markdown, row_of, summarise, write_results
+from seqpope.signals import Interrupted
 
 TINY = {
     "model.width": 16,
@@ -128,7 +132,8 @@ class TestRun:
         text = (folder / "tiny.md").read_text()
         assert "| PoPE, tiny | 2 |" in text
         assert "| 94.82 | 6 |" in text
-        assert "0 of 2" in text
+        assert "0 of 2 (0% to 84%)" in text
+        assert "Solved by 0 of 2 and 0 of 2 seeds (Fisher's exact test: p = 1)." in text
         assert "A note." in text
         assert str(tmp_path) not in text + json.dumps(document)
 
@@ -191,6 +196,67 @@ class TestRun:
         with pytest.raises(SeqpopeError, match=r"no\.json is no report\.json"):
             run(data, tmp_path / "d", taken={ARMS[0].label: [tmp_path / "no.json"]}, only=["RoPE"])
 
+    def test_an_experiment_is_taken_for_the_runs_of_the_arm(self, data, tmp_path, whole):
+        document, place = whole[0], whole[1] / "tiny"
+        twins = tmp_path / "twins"
+        for arm in ARMS:
+            for run_folder in (place / slug(arm.label)).glob(f"{arm.position}-seed*"):
+                shutil.copytree(run_folder, twins / run_folder.name)
+        taken, _ = run(data, tmp_path / "a", taken={arm.label: [twins] for arm in ARMS}, budget=1.0)
+        assert taken["rows"] == document["rows"]
+
+    def test_runs_that_are_no_seeds_of_one_recipe(self, data, tmp_path, whole):
+        """A seed twice, other recipes and other data are refused before anything is trained."""
+        arm, place = ARMS[0], whole[1] / "tiny" / slug(ARMS[0].label)
+        runs = [place / "pope-seed0", place / "pope-seed1"]
+        again = shutil.copytree(runs[0], tmp_path / "again")
+        with pytest.raises(SeqpopeError, match="PoPE, tiny: seed 0 comes twice: take each seed once"):
+            run(data, tmp_path / "a", taken={arm.label: [*runs, again]})
+        result = json.loads((runs[1] / "result.json").read_text())
+
+        def other(name, **changes):
+            folder = shutil.copytree(runs[1], tmp_path / name)
+            (folder / "result.json").write_text(json.dumps({**result, **changes}))
+            return folder
+
+        config = {**result["config"], "optimizer": {**result["config"]["optimizer"], "weight_decay": 0.5}}
+        with pytest.raises(SeqpopeError, match=r"seeds 0 and 1 differ in optimizer\.weight_decay, 0\.01 and 0\.5"):
+            run(data, tmp_path / "a", taken={arm.label: [runs[0], other("decay", config=config)]})
+        with pytest.raises(SeqpopeError, match=r"differ in data \(content hash\), .* 'elsewhere'"):
+            run(data, tmp_path / "a", taken={arm.label: [runs[0], other("data", content="elsewhere")]})
+        strange = other("strange", content="elsewhere")
+        with pytest.raises(SeqpopeError, match=r"PoPE, tiny and RoPE, tiny cannot be compared: their data"):
+            run(data, tmp_path / "a", taken={arm.label: [strange]})
+        without = other("without", accuracy=None)
+        with pytest.raises(SeqpopeError, match=r"tell no accuracy.*score the runs again"):
+            run(data, tmp_path / "a", taken={arm.label: [without]})
+        assert not (tmp_path / "a").exists()
+
+    @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({"nats_per_token": float("nan")}, "nats_per_token is nan"),
+            ({"trained": None}, "trained: of another kind"),
+            ({"position": ...}, "'position' is missing"),
+            ({"config": {}}, "'optimizer' is missing"),
+        ],
+    )
+    def test_damaged_reports(self, whole, tmp_path, changes, told):
+        result = json.loads((whole[1] / "tiny" / slug(ARMS[0].label) / "pope-seed0" / "result.json").read_text())
+        result = {name: value for name, value in {**result, **changes}.items() if value is not ...}
+        (tmp_path / "report.json").write_text(json.dumps({"results": [result]}))
+        with pytest.raises(SeqpopeError, match=f"is no report.json of `seqpope compare` .*{told}"):
+            row_of(STUDY, ARMS[0], [tmp_path / "report.json"])
+
+    def test_where_runs_are_read_reports_are_not_enough(self, tmp_path):
+        (tmp_path / "report.json").write_text("{}")
+        for study, arm in (
+            (replace(STUDY, inspect=True), ARMS[0]),
+            (STUDY, replace(ARMS[0], lengths=(102,))),
+        ):
+            with pytest.raises(SeqpopeError, match=r"tiny reads the runs themselves.*give their folders"):
+                row_of(study, arm, [tmp_path / "report.json"])
+
     def test_what_was_run_otherwise_is_told(self, data, tmp_path):
         run(data, tmp_path / "a", only=["RoPE"])
         runs = [tmp_path / "a" / "tiny" / slug(ARMS[1].label) / "rope-seed0"]
@@ -200,8 +266,63 @@ class TestRun:
         document, _ = run(data, tmp_path / "b", study=other, taken={ARMS[1].label: runs})
         assert document["rows"][0]["differs_from_preset"] == {"optimizer.weight_decay": [0.5, 0.01]}
         assert "was run with optimizer.weight_decay 0.01 (preset 0.5)" in markdown(document)
+        assert "was run with optimizer.weight_decay" in markdown({**document, "share": 0.5})
+        # What the encoding does not read makes no other run.
+        arm = replace(ARMS[1], settings={**TINY, "model.delta_init": "zero", "model.magnitude": "relu"})
+        assert row_of(STUDY, arm, runs)["differs_from_preset"] == {}
 
-    @pytest.mark.parametrize("wrong", [{"seeds": 0}, {"budget": 0.0}, {"budget": -1.0}])
+    @pytest.mark.parametrize("text", ["", "[1]", "share: 0.5", "share: .nan", "a: b: c"])
+    def test_a_damaged_plan(self, data, tmp_path, text):
+        (tmp_path / "tiny").mkdir()
+        (tmp_path / "tiny" / "plan.yaml").write_text(text)
+        with pytest.raises(SeqpopeError, match=r"plan\.yaml is no plan of a study .*another --out"):
+            run(data, tmp_path)
+
+    def test_other_data_is_something_else(self, data, tmp_path, monkeypatch):
+        monkeypatch.setattr("seqpope.experiment.train", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(data, tmp_path)
+        prepare(
+            tmp_path / "data" / "indexing",
+            counts={"train": 61, "validation": 9, "test": 8},
+            progress=lambda _: None,
+        )
+        with pytest.raises(SeqpopeError, match=r"was begun with data \{'indexing': "):
+            run(tmp_path / "data", tmp_path)
+
+    def test_places_that_cannot_be_written_or_are_in_use(self, data, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(SeqpopeError, match=r"file.tiny cannot be written .*choose another --out"):
+            run(data, tmp_path / "file")
+        with pytest.raises(SeqpopeError, match="run `seqpope prepare indexing` first"):
+            run(tmp_path / "nothing", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        pytest.importorskip("fcntl")
+        (tmp_path / "used" / "tiny").mkdir(parents=True)
+        refused = pytest.raises(SeqpopeError, match=r"another process is at work in .*give another --out")
+        with held(tmp_path / "used" / "tiny", ""), refused:
+            run(data, tmp_path / "used")
+
+    def test_stopped_it_says_how_to_go_on(self, data, tmp_path, monkeypatch):
+        """The study's command, not one for the arm or for a folder that is gone."""
+
+        def stopped(*_, **__):
+            raise Interrupted("stopped at step 4; go on with `seqpope train --resume elsewhere`")
+
+        monkeypatch.setattr("seqpope.experiment.train_runs", stopped)
+        with pytest.raises(Interrupted) as told:
+            run(data, tmp_path)
+        assert str(told.value) == "PoPE, tiny: stopped at step 4; the same command goes on"
+        with pytest.raises(Interrupted) as told:
+            run(data, tmp_path / "timed", budget=1.0)
+        assert str(told.value) == "stopped while steps were timed; the same command begins again"
+        # A power cut between a folder and its first file: what is there does not stop the same command.
+        (tmp_path / "cut" / "tiny" / slug(ARMS[0].label)).mkdir(parents=True)
+        (tmp_path / "cut" / "tiny" / slug(ARMS[0].label) / ".config.yaml.x").touch()
+        with pytest.raises(Interrupted):
+            run(data, tmp_path / "cut")
+
+    @pytest.mark.parametrize("wrong", [{"seeds": 0}, {"budget": 0.0}, {"budget": float("nan")}])
     def test_impossible_numbers(self, data, tmp_path, wrong):
         with pytest.raises(SeqpopeError, match="must be above 0"):
             run(data, tmp_path, **wrong)
@@ -241,6 +362,46 @@ class TestClaims:
         assert "unigram 2.0000" in text
         assert "none" not in text
 
+    def test_differences_of_what_differs(self, whole):
+        """Seeds that only one arm has, none in common, no spread, other recipes."""
+        a, b = whole[0]["rows"]
+        found = _difference({**a, "seeds": [1, 2], "values": [50.0, 70.0]}, {**b, "values": [5.0, 10.0]}, set())
+        assert (found["seeds"], found["paired"], found["n"], found["low"]) == ([1], [40.0], 1, None)
+        apart = _difference({**a, "seeds": [7, 8]}, b, set())
+        assert (apart["n"], apart["mean"]) == (0, None)
+        same = _difference({**a, "values": [3.0, 3.0]}, {**b, "values": [1.0, 1.0]}, set())
+        recipe = {**b["recipe"], "optimizer": {**b["recipe"]["optimizer"], "steps": 7}}
+        recipe["model"] = {**recipe["model"], "delta_init": "zero"}  # RoPE has none
+        other = _difference(a, {**b, "recipe": recipe}, set())
+        assert other["unlike"] == ["optimizer.steps"]
+        assert _difference(a, {**b, "recipe": recipe}, {"optimizer.steps"})["unlike"] == []
+        text = markdown({**whole[0], "differences": [apart, same, other]})
+        assert "no seed in common, so no difference is told." in text
+        assert "+2.0 % in each of 2 pairs: no spread to judge it by." in text
+        assert "**These runs differ also in optimizer.steps**" in text
+
+    def test_several_intervals_are_not_each_a_finding(self):
+        difference = {"a": "a", "b": "b", "n": 3, "mean": -0.2, "low": -0.3, "high": -0.1, "detectable": 0.05}
+        assert "3 intervals, each of its own: where nothing differs, one in 20" in markdown(
+            self.document([difference] * 3)
+        )
+        assert "one in 20" not in markdown(self.document([difference] * 2))
+
+    def test_solving_is_told_by_what_validation_proves(self, data, whole, tmp_path):
+        """Two letters left at even odds cost 0.69 nats and are half right: that is not solved."""
+        run_folder = shutil.copytree(
+            whole[1] / "tiny" / slug(ARMS[0].label) / "pope-seed0", tmp_path / "pope-seed0"
+        )
+        (log,) = (run_folder / "logs").glob("version_*/metrics.csv")
+        head = "step,train_nats_per_token,validation_nats_per_token\n"
+        log.write_text(head + f"1,,nan\n2,,0.70\n3,,{SOLVED_NATS + 0.001}\n4,,{SOLVED_NATS - 0.001}\n5,,0.9\n")
+        document = summarise(STUDY, {ARMS[0].label: [run_folder]}, {"share": 1.0})
+        (row,) = document["rows"]
+        assert row["solved_at"] == [4]
+        assert row["curves"][0][0] == [1, None]
+        json.dumps(document, allow_nan=False)
+        draw_study(document)
+
     def test_results_of_all_studies(self, tmp_path):
         for name in ("b", "maestro", "jsb"):
             (tmp_path / f"{name}.json").write_text(json.dumps({**self.document([]), "study": name, "title": name}))
@@ -254,6 +415,9 @@ class TestClaims:
         assert "- MAESTRO" not in text
         (tmp_path / "x.json").write_text("{}")
         with pytest.raises(SeqpopeError, match=r"x\.json is no document of a study"):
+            write_results(tmp_path, tmp_path / "sub.md")
+        (tmp_path / "x.json").write_text('{"study": "x", "rows": []}')
+        with pytest.raises(SeqpopeError, match=r"the document of x in .* is not whole .*`seqpope reproduce x`"):
             write_results(tmp_path, tmp_path / "sub.md")
         (tmp_path / "empty").mkdir()
         with pytest.raises(SeqpopeError, match="there are no documents"):

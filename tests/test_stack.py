@@ -13,8 +13,10 @@ import torch
 from data_prep.indexing import prepare
 from seqpope.checkpoint import load_checkpoint
 from seqpope.config import DataConfig, OptimizerConfig, TrainConfig
+from seqpope.domains.base import open_store
 from seqpope.errors import SeqpopeError
 from seqpope.experiment import Interrupted, train
+from seqpope.files import held
 from seqpope.model.config import ModelConfig
 from seqpope.model.transformer import Transformer
 from seqpope.stack import StackedTransformer
@@ -194,6 +196,8 @@ def test_a_seed_that_diverges_leaves_the_others_alone(data, tmp_path, monkeypatc
     monkeypatch.setattr(stack.StackTraining, "__init__", spoilt)
     with pytest.raises(SeqpopeError, match=r"no validation of pope was finite under the seeds \[6\]"):
         train(replace(config, out=tmp_path / "ill"), say=lambda _: None)
+    with pytest.raises(SeqpopeError, match=r"no validation of pope was finite under the seeds \[6\]"):
+        train(config, resume=tmp_path / "ill" / "x", say=lambda _: None)  # all is done, and this is still so
     for seed in (5, 7):
         a, b = (load_checkpoint(tmp_path / f / "x" / f"pope-seed{seed}")[0] for f in ("well", "ill"))
         torch.testing.assert_close(a.embedding.weight, b.embedding.weight, rtol=0, atol=0)
@@ -213,3 +217,26 @@ def test_a_damaged_state_is_told(data, tmp_path):
     (tmp_path / "x" / "stack-pope.ckpt").write_bytes(b"no state")
     with pytest.raises(SeqpopeError, match="delete it to train these runs from the start"):
         train(config, resume=tmp_path / "x", say=lambda _: None)
+    state = {"seeds": [5, 6, 7], "model": {"strange": torch.zeros(1)}}
+    torch.save(state, tmp_path / "x" / "stack-pope.ckpt")
+    with pytest.raises(SeqpopeError, match=r"is not of this model and optimiser .*: give the settings"):
+        train(config, resume=tmp_path / "x", say=lambda _: None)
+
+
+def test_another_process_in_the_folder_is_refused(data, tmp_path):
+    pytest.importorskip("fcntl")
+    (tmp_path / "x").mkdir()
+    with held(tmp_path / "x", ""), pytest.raises(SeqpopeError, match=r"another process is at work in .*x: wait"):
+        train(make_config(data, tmp_path), resume=tmp_path / "x", say=lambda _: None)
+    assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_logs_that_were_deleted_leave_their_numbers_unused(data, tmp_path):
+    from seqpope import stack
+
+    config = make_config(data, tmp_path, seeds=1)
+    training = stack.StackTraining(config, open_store(data / "indexing"), tmp_path, "cpu")
+    (training.run(5) / "logs" / "version_1").mkdir(parents=True)
+    with stack._logs(training):
+        pass
+    assert (training.run(5) / "logs" / "version_2" / "metrics.csv").is_file()

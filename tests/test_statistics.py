@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from seqpope.statistics import Estimate, bootstrap_difference, detectable_effect, estimate
+from seqpope.statistics import (
+    Estimate,
+    bootstrap_difference,
+    detectable_effect,
+    equal_rates,
+    estimate,
+    rate_interval,
+)
 
 values = st.lists(st.floats(-100, 100), min_size=2, max_size=8)
 
@@ -161,3 +168,18 @@ class TestBootstrap:
             bootstrap_difference(np.zeros(2), np.zeros(2), np.zeros(2))
         with pytest.raises(ValueError, match="same pieces"):
             bootstrap_difference(np.zeros(3), np.zeros(3), np.ones(2))
+
+
+class TestRates:
+    def test_exact_intervals(self):
+        assert rate_interval(0, 8) == (0.0, pytest.approx(1 - 0.025 ** (1 / 8)))
+        assert rate_interval(8, 8) == (pytest.approx(0.025 ** (1 / 8)), 1.0)
+        low, high = rate_interval(7, 8)
+        assert (round(low, 4), round(high, 4)) == (0.4735, 0.9968)
+        for wrong in ((0, 0), (3, 2), (-1, 2)):
+            with pytest.raises(ValueError, match="a count from 0 to n"):
+                rate_interval(*wrong)
+
+    def test_two_counts(self):
+        assert equal_rates((8, 8), (0, 8)) == pytest.approx(2 / 12870)
+        assert equal_rates((1, 3), (1, 3)) == pytest.approx(1.0)

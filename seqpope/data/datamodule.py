@@ -18,6 +18,7 @@ from seqpope.config import DataConfig
 from seqpope.data.shards import SCORED, Manifest, Split, Store
 from seqpope.data.windows import window_inputs
 from seqpope.errors import SeqpopeError
+from seqpope.processes import kill_workers_at_exit
 
 
 class Batch(NamedTuple):
@@ -235,6 +236,8 @@ class TokenDataModule(lightning.LightningDataModule):
         self.steps, self.start_step, self.workers = steps, start_step, workers
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        if self.workers:
+            kill_workers_at_exit()
         return DataLoader(
             self.batches,
             batch_size=None,

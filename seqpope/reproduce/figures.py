@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +58,8 @@ def _draw_curves(document: Mapping[str, Any]) -> bytes:
     figure, axes = load_pyplot().subplots(figsize=(8, 4.5), layout="constrained")
     for row, colour in zip(document["rows"], _colours(document), strict=True):
         for number, curve in enumerate(row.get("curves", [])):
-            steps, nats = zip(*curve, strict=True) if curve else ((), ())
+            steps = [step for step, _ in curve]
+            nats = [math.nan if value is None else value for _, value in curve]
             label = f"{row['label']}: {row['solved']} of {len(row['seeds'])} solved" if number == 0 else None
             axes.plot(steps, nats, color=colour, linewidth=1, alpha=0.8, label=label)
     axes.set(xlabel="optimiser step", ylabel="validation NLL of the target, nats", title=document["title"])

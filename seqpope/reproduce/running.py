@@ -1,13 +1,14 @@
 """Train a study's arms, as far as they are not there yet, and read what they reached.
 
 OUT/STUDY/
-    plan.yaml                     steps and seeds of each arm, so that interrupted work goes on with the same ones
+    plan.yaml                     share of the steps, seeds, arms and data: interrupted work goes on with these
     ARM/                          an experiment of `seqpope train` for each arm
     STUDY.json  STUDY.md  STUDY.png
 """
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +20,15 @@ import yaml
 
 from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
-from seqpope.files import write_text
+from seqpope.files import held, write_text
 from seqpope.reproduce.studies import Arm, Study, arm_config
-from seqpope.reproduce.summary import row_of, summarise, write_study
+from seqpope.reproduce.summary import check_alike, measured_on, row_of, summarise, write_study
+from seqpope.results import RESULT, load_results
+from seqpope.signals import Interrupted
 
-PROBE_STEPS = 96  # the second half is timed: compiling and warming up are then over
+# The second half is timed: compiling and warming up are then over. A CPU compiles nothing and may take minutes a
+# step.
+PROBE_STEPS = {"cuda": 96, "cpu": 8}
 OF_BUDGET = 0.9  # the rest is for compiling, validation and tests
 
 
@@ -47,15 +52,17 @@ def step_seconds(config: TrainConfig) -> float:
     import csv
 
     from seqpope.experiment import train_runs
+    from seqpope.provenance import choose_device
 
+    last = PROBE_STEPS[choose_device(config.device)]
     with tempfile.TemporaryDirectory(prefix="seqpope-probe-") as place:
-        optimizer = replace(config.optimizer, steps=PROBE_STEPS, warmup_steps=1)
+        optimizer = replace(config.optimizer, steps=last, warmup_steps=1)
         seeds = config.seeds if config.side_by_side else 1
-        probe = replace(config, optimizer=optimizer, eval_every=PROBE_STEPS, seeds=seeds)
+        probe = replace(config, optimizer=optimizer, eval_every=last, seeds=seeds)
         run = train_runs(probe, Path(place), say=lambda _: None, test=False)[0]
         with open(run / "logs" / "version_0" / "metrics.csv", newline="") as file:
             times = {int(row["step"]): float(row["seconds"]) for row in csv.DictReader(file) if row["seconds"]}
-    return (times[PROBE_STEPS] - times[PROBE_STEPS // 2]) / (PROBE_STEPS - PROBE_STEPS // 2)
+    return (times[last] - times[last // 2]) / (last - last // 2)
 
 
 def make_plan(
@@ -68,10 +75,13 @@ def make_plan(
 ) -> dict[str, Any]:
     """What share of its steps each arm gets, so that all take `budget` minutes together; all of them if None."""
     share, seconds = 1.0, {}
-    if budget is not None:
+    if budget is not None and arms:
         for arm in arms:
             config = arm_config(arm, seeds=seeds, side_by_side=study.side_by_side, **settings)
-            seconds[arm.label] = step_seconds(config)
+            try:
+                seconds[arm.label] = step_seconds(config)
+            except Interrupted:
+                raise Interrupted("stopped while steps were timed; the same command begins again") from None
             say(f"{arm.label}: {seconds[arm.label] * 1000:.1f} ms a step")
         runs = 1 if study.side_by_side else seeds
         whole = sum(runs * seconds[arm.label] * arm_config(arm, **settings).optimizer.steps for arm in arms)
@@ -102,6 +112,46 @@ def _inspect(runs: Mapping[str, Sequence[Path]], folder: Path, settings: Mapping
     }
 
 
+def _runs_of(arm: Arm, paths: Sequence[Path]) -> list[Path]:
+    """Taken runs one by one: of an experiment's folder those of the arm's encoding, if it has any."""
+    found: list[Path] = []
+    for path in paths:
+        runs = []
+        if path.is_dir() and not (path / RESULT).is_file():
+            runs = [Path(r["folder"]) for r in load_results([path]) if r["position"] == arm.position]
+        found += runs or [path]
+    return found
+
+
+def _take_up(file: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The plan in a file, None if there is no file.
+
+    Raises:
+        SeqpopeError: it cannot be read, or is not of what is asked for.
+    """
+    if not file.is_file():
+        return None
+    try:
+        plan: dict[str, Any] = yaml.safe_load(file.read_text())
+        if not 0 < plan["share"] <= 1:
+            raise ValueError(f"share is {plan['share']}")
+        changed = [name for name in asked if plan[name] != asked[name] and name != "data"]
+        # Plans that were begun before there were data in them have none.
+        changed += ["data"] if plan.get("data", asked["data"]) != asked["data"] else []
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise SeqpopeError(
+            f"{file} is no plan of a study ({what}): delete {file.parent} to begin again, or give another --out"
+        ) from error
+    if changed:
+        name = changed[0]
+        raise SeqpopeError(
+            f"{file.parent} was begun with {name} {plan[name]!r}, {asked[name]!r} is asked for: give the same, or "
+            "another --out"
+        )
+    return plan
+
+
 def run_study(
     study: Study,
     out: Path,
@@ -119,78 +169,100 @@ def run_study(
         budget: minutes for all training; every arm then gets the same share of its steps.
         seeds: of each arm, the study's if None.
         only: arms to train, by label or its beginning; all if empty.
-        taken: finished runs that stand for an arm, by its label: folders of runs, or report.json files.
+        taken: finished runs that stand for an arm, by its label: folders of runs, of experiments (whose runs of
+            the arm's encoding are taken), or report.json files.
         settings: data_folder, device and the like, for every arm.
 
     Returns:
         The study's document, as written.
 
     Raises:
-        SeqpopeError: data is not prepared, what was begun was begun otherwise, or taken runs are not of that arm.
+        SeqpopeError: data is not prepared, `out` cannot be written, another process is at work there, what was
+            begun was begun otherwise, or taken runs are not of that arm or not of this data.
         Interrupted: Ctrl-C or TERM; the same command goes on.
     """
-    from seqpope.evaluate import evaluate_lengths
-    from seqpope.experiment import train
-    from seqpope.provenance import choose_device
+    from seqpope.data.shards import find_store
+    from seqpope.domains.base import open_store
 
     seeds = study.seeds if seeds is None else seeds
     if seeds < 1 or (budget is not None and not budget > 0):
         raise SeqpopeError(f"seeds and budget must be above 0, they are {seeds} and {budget}")
+    known = "; ".join(arm.label for arm in study.arms)
     strange = [label for label in taken if label not in {arm.label for arm in study.arms}]
+    strange += [begin for begin in only if not any(arm.label.startswith(begin) for arm in study.arms)]
     if strange:
-        known = "; ".join(arm.label for arm in study.arms)
         raise SeqpopeError(f"{study.name} has no arm {strange[0]!r}: expected one of {known}")
     arms = [
         arm
         for arm in study.arms
         if arm.label not in taken and (not only or any(arm.label.startswith(begin) for begin in only))
     ]
-    for begin in only:
-        if not any(arm.label.startswith(begin) for arm in study.arms):
-            raise SeqpopeError(
-                f"{study.name} has no arm {begin!r}: expected one of {'; '.join(a.label for a in study.arms)}"
-            )
-    for arm in study.arms:  # before hours of training
-        if arm.label in taken:
-            row_of(study, arm, taken[arm.label])
-    folder = Path(out) / study.name
-    plan_file = folder / "plan.yaml"
-    asked = {"study": study.name, "arms": [arm.label for arm in arms], "seeds": seeds, "budget": budget}
-    if plan_file.is_file():
-        plan = yaml.safe_load(plan_file.read_text())
-        changed = [name for name in asked if plan.get(name) != asked[name]]
-        if changed:
-            raise SeqpopeError(
-                f"{folder} was begun with {changed[0]} {plan.get(changed[0])!r}, {asked[changed[0]]!r} is asked "
-                "for: give the same, or another --out"
-            )
-        say(f"going on with {plan_file}")
-    else:
-        plan = make_plan(study, arms, seeds, budget, say, **settings)
-        write_text(plan_file, yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
-    runs: dict[str, list[Path]] = {label: list(paths) for label, paths in taken.items()}
+    # All that can be refused is refused before hours of training.
+    taken = {arm.label: _runs_of(arm, taken[arm.label]) for arm in study.arms if arm.label in taken}
+    measured = [
+        (arm.label, measured_on(row_of(study, arm, taken[arm.label]))) for arm in study.arms if arm.label in taken
+    ]
+    data = {}
     for arm in arms:
-        config = arm_config(arm, seeds=seeds, side_by_side=study.side_by_side, **settings)
-        config = replace(config, out=folder, name=slug(arm.label))
-        if plan["share"] < 1:
-            config = shortened(config, plan["share"])
-        say(f"== {arm.label}")
-        place = folder / config.name
-        train(config, resume=place if (place / "config.yaml").is_file() else None, say=say)
-        runs[arm.label] = [
-            place / f"{arm.position}-seed{seed}" for seed in range(config.seed, config.seed + seeds)
-        ]
-        for run in runs[arm.label] if arm.lengths else ():
-            if not any(run.glob("lengths-test-*.json")):
-                evaluate_lengths(
-                    run,
-                    list(arm.lengths),
-                    device=config.device,
-                    yarn=True,
-                    precision="bf16" if choose_device(config.device) == "cuda" else "fp32",
-                )
-    document = summarise(study, runs, plan)
-    if study.inspect:
-        document["frequencies"] = _inspect(runs, folder, settings)
-    write_study(document, folder)
+        config = arm_config(arm, **settings)
+        content = open_store(find_store(config.data_folder, config.dataset)).manifest.content
+        data[config.dataset] = content[:12]
+        told = {"data set": config.dataset, "data (content hash)": content}
+        measured.append((arm.label, {**told, "window": config.eval_length, "stride": config.eval_stride}))
+    check_alike(measured)
+    folder = Path(out) / study.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(0, "no permission")
+    except OSError as error:
+        raise SeqpopeError(f"{folder} cannot be written ({error.strerror}): choose another --out") from error
+    labels = [arm.label for arm in arms]
+    asked = {"study": study.name, "arms": labels, "seeds": seeds, "budget": budget, "data": data}
+    with held(folder, "give another --out"):
+        plan = _take_up(folder / "plan.yaml", asked)
+        if plan is None:
+            plan = make_plan(study, arms, seeds, budget, say, **settings) | {"data": data}
+            write_text(folder / "plan.yaml", yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
+        else:
+            say(f"going on with {folder / 'plan.yaml'}")
+        runs = {label: list(paths) for label, paths in taken.items()}
+        for arm in arms:
+            say(f"== {arm.label}")
+            runs[arm.label] = _train_arm(study, arm, folder, plan, say, **settings)
+        document = summarise(study, runs, plan)
+        if study.inspect:
+            document["frequencies"] = _inspect(runs, folder, settings)
+        write_study(document, folder)
     return document
+
+
+def _train_arm(
+    study: Study, arm: Arm, folder: Path, plan: Mapping[str, Any], say: Callable[[str], None], **settings: Any
+) -> list[Path]:
+    """Train what an arm lacks in folder/ARM, test it, read it in its lengths; its runs' folders, seed by seed."""
+    from seqpope.evaluate import evaluate_lengths
+    from seqpope.experiment import train
+    from seqpope.provenance import choose_device
+
+    config = arm_config(arm, seeds=plan["seeds"], side_by_side=study.side_by_side, **settings)
+    config = replace(config, out=folder, name=slug(arm.label))
+    if plan["share"] < 1:
+        config = shortened(config, plan["share"])
+    place = folder / config.name
+    try:
+        train(config, resume=place, say=say)
+    except Interrupted as error:
+        # Its advice is for the arm alone.
+        raise Interrupted(f"{arm.label}: {str(error).partition(';')[0]}; the same command goes on") from error
+    runs = [place / f"{arm.position}-seed{seed}" for seed in range(config.seed, config.seed + config.seeds)]
+    for run in runs if arm.lengths else ():
+        if not any(run.glob("lengths-test-*.json")):
+            evaluate_lengths(
+                run,
+                list(arm.lengths),
+                device=config.device,
+                yarn=True,
+                precision="bf16" if choose_device(config.device) == "cuda" else "fp32",
+            )
+    return runs

@@ -58,6 +58,14 @@ class Study:
     inspect: bool = False
 
 
+_OF_POPE = ("model.delta_", "model.magnitude", "optimizer.delta_")
+
+
+def is_read(setting: str, position: str) -> bool:
+    """Whether an encoding does anything with a setting, by dotted name: others' may differ and change nothing."""
+    return position == "pope" or not setting.startswith(_OF_POPE)
+
+
 def arm_config(arm: Arm, **settings: Any) -> TrainConfig:
     """The configuration of an arm's runs: its preset, its settings, then these.
 

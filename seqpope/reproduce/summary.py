@@ -5,23 +5,29 @@ Documents hold no place on a machine and nothing that a later reader would need 
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
 from seqpope.figures import read_curve
 from seqpope.files import write_bytes, write_text
 from seqpope.provenance import commit
 from seqpope.reproduce.figures import draw_study
-from seqpope.reproduce.studies import STUDIES, UNRUN, Arm, Study, arm_config
-from seqpope.results import flat, load_lengths, load_results, precision_of, recipe, seed_of
-from seqpope.statistics import detectable_effect, estimate
+from seqpope.reproduce.studies import STUDIES, UNRUN, Arm, Study, arm_config, is_read
+from seqpope.results import FIELDS, LATER, flat, load_lengths, load_results, precision_of, recipe, seed_of
+from seqpope.statistics import detectable_effect, equal_rates, estimate, rate_interval
 
 SOLVED = 50.0  # per cent of targets
-SOLVED_NATS = 1.0  # of the target, on validation: from here on more than half are named, and none is by chance
+# Mean nats of the validation targets. A target that is not the likeliest has a probability of 1/2 at most and
+# costs ln 2 or more; below half of that more than half of the targets are the likeliest, however the rest stand.
+SOLVED_NATS = math.log(2) / 2
+OF_LENGTH = ("optimizer.steps", "optimizer.warmup_steps")  # what a budget changes
 
 
 def summarise(study: Study, runs: Mapping[str, Sequence[Path]], plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,9 +37,12 @@ def summarise(study: Study, runs: Mapping[str, Sequence[Path]], plan: Mapping[st
         runs: by an arm's label, folders of runs or report.json files.
 
     Raises:
-        SeqpopeError: runs are not finished, or not of the arm.
+        SeqpopeError: runs are not finished, not of the arm, or of other data or windows than other arms'.
     """
     rows = [row_of(study, arm, runs[arm.label]) for arm in study.arms if arm.label in runs]
+    check_alike([(row["label"], measured_on(row)) for row in rows])
+    arms = {arm.label: arm for arm in study.arms}
+    by_label = {row["label"]: row for row in rows}
     return {
         "study": study.name,
         "title": study.title,
@@ -45,20 +54,53 @@ def summarise(study: Study, runs: Mapping[str, Sequence[Path]], plan: Mapping[st
         "commit": commit(),
         "rows": rows,
         "differences": [
-            found
-            for pair in study.pairs
-            if (found := _difference({row["label"]: row for row in rows}, *pair)) is not None
+            _difference(by_label[a], by_label[b], _settings_apart(arm_config(arms[a]), arm_config(arms[b])))
+            for a, b in study.pairs
+            if a in by_label and b in by_label
         ],
     }
+
+
+def measured_on(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What numbers must share to stand in one table: data, windows, targets."""
+    return {
+        "data set": row["dataset"],
+        "data (content hash)": row["data"],
+        "window": row["protocol"]["window"],
+        "stride": row["protocol"]["stride"],
+        "number of targets": row["tokens_scored"],
+    }
+
+
+def check_alike(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Refuse arms, (label, what they are measured on), whose numbers cannot stand in one table.
+
+    Raises:
+        SeqpopeError: two differ in something that both tell.
+    """
+    for label, found in measured[1:]:
+        first, wanted = measured[0]
+        for name in wanted.keys() & found.keys():
+            if found[name] != wanted[name]:
+                raise SeqpopeError(
+                    f"{first} and {label} cannot be compared: their {name} differs, {wanted[name]!r} and "
+                    f"{found[name]!r}; take runs scored alike on the same data, and give its --data-folder"
+                )
 
 
 def row_of(study: Study, arm: Arm, paths: Sequence[Path]) -> dict[str, Any]:
     """An arm's row, from folders of runs or report.json files.
 
     Raises:
-        SeqpopeError: they are not finished, or of another encoding.
+        SeqpopeError: they are not finished, of another encoding, of different recipes or data, a seed comes
+            twice, or a report is given where the study needs folders.
     """
     reports = [path for path in paths if Path(path).suffix == ".json"]
+    if reports and (arm.lengths or study.inspect):
+        raise SeqpopeError(
+            f"{arm.label}: {study.name} reads the runs themselves, and {reports[0]} has only their results: "
+            "give their folders"
+        )
     results = [r for path in reports for r in _of_report(Path(path)) if r["position"] == arm.position]
     folders = [path for path in paths if path not in reports]
     results += load_results(folders) if folders else []
@@ -69,13 +111,20 @@ def row_of(study: Study, arm: Arm, paths: Sequence[Path]) -> dict[str, Any]:
             + (f"some are of {others[0]}" if others else "there are none")
         )
     results.sort(key=seed_of)
+    _check_seeds(arm, results)
     wanted = flat(recipe(arm_config(arm).as_dict()))
     differs = {
         name: [wanted[name], value]
         for name, value in flat(recipe(results[0]["config"])).items()
         if name in wanted and wanted[name] != value and not name.startswith("eval_") and name != "dataset"
+        if is_read(name, arm.position)
     }
     if study.measure == "accuracy":
+        if any(not isinstance(r.get("accuracy"), (int, float)) for r in results):
+            raise SeqpopeError(
+                f"{arm.label}: the results tell no accuracy, they are of an older version: score the runs again "
+                "with `seqpope evaluate`"
+            )
         values = [100 * r["accuracy"] for r in results]
     else:
         values = [r["nats_per_token"] for r in results]
@@ -104,8 +153,13 @@ def row_of(study: Study, arm: Arm, paths: Sequence[Path]) -> dict[str, Any]:
         "differs_from_preset": differs,
     }
     if study.measure == "accuracy":
-        curves = [read_curve(Path(r["folder"]))["validation_nats_per_token"] for r in results if "folder" in r]
-        row["curves"] = [[list(point) for point in curve] for curve in curves]
+        curves = [
+            read_curve(Path(r["folder"]))["validation_nats_per_token"] if "folder" in r else [] for r in results
+        ]
+        # No number is null: JSON has no nan.
+        row["curves"] = [
+            [[step, nats if math.isfinite(nats) else None] for step, nats in curve] for curve in curves if curve
+        ]
         row["solved"] = sum(value > SOLVED for value in values)
         row["solved_at"] = [next((step for step, nats in curve if nats < SOLVED_NATS), None) for curve in curves]
     if arm.lengths and folders:
@@ -123,31 +177,88 @@ def row_of(study: Study, arm: Arm, paths: Sequence[Path]) -> dict[str, Any]:
 def _of_report(path: Path) -> list[dict[str, Any]]:
     try:
         results: list[dict[str, Any]] = json.loads(path.read_text())["results"]
-        assert all("nats_per_token" in result for result in results)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise SeqpopeError(f"{path} is no report.json of `seqpope compare` ({error!r})") from error
+        for result in results:
+            wrong = [name for name, kind in _REPORTED.items() if not isinstance(result[name], kind)]
+            if wrong:
+                raise ValueError(f"{', '.join(wrong)}: of another kind than expected")
+            if not math.isfinite(result["nats_per_token"]):
+                raise ValueError(f"nats_per_token is {result['nats_per_token']}")
+            result["config"]["optimizer"]["steps"], result["protocol"]["window"], result["protocol"]["stride"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise SeqpopeError(
+            f"{path} is no report.json of `seqpope compare` ({what}): make it again, or give the runs' folders"
+        ) from error
     return results
 
 
-def _difference(rows: Mapping[str, dict[str, Any]], a: str, b: str) -> dict[str, Any] | None:
-    if a not in rows or b not in rows:
-        return None
-    first, second = (dict(zip(rows[n]["seeds"], rows[n]["values"], strict=True)) for n in (a, b))
+_REPORTED = {name: kind for name, kind in FIELDS.items() if name not in ("by_position", "documents")}
+
+
+def _check_seeds(arm: Arm, results: Sequence[dict[str, Any]]) -> None:
+    """Refuse runs of an arm, by rising seed, that are not seeds of one recipe measured alike."""
+    first = results[0]
+    for before, result in itertools.pairwise(results):
+        if seed_of(before) == seed_of(result):
+            raise SeqpopeError(f"{arm.label}: seed {seed_of(result)} comes twice: take each seed once")
+    one = LATER | flat(recipe(first["config"]))
+    for result in results[1:]:
+        other = LATER | flat(recipe(result["config"]))
+        apart = [(name, one[name], other[name]) for name in sorted(one.keys() & other.keys())]
+        apart = [(name, a, b) for name, a, b in apart if a != b and name not in ("precision", "compile")]
+        apart = [values for values in apart if is_read(values[0], arm.position)]
+        measured = [measured_on({**r, "data": r["content"]}) for r in (first, result)]
+        apart += [(name, a, measured[1][name]) for name, a in measured[0].items() if a != measured[1][name]]
+        if apart:
+            name, a, b = apart[0]
+            raise SeqpopeError(
+                f"{arm.label}: seeds {seed_of(first)} and {seed_of(result)} differ in {name}, {a!r} and {b!r}: "
+                "expected seeds of one recipe, scored alike on the same data"
+            )
+
+
+def _settings_apart(a: TrainConfig, b: TrainConfig) -> set[str]:
+    one, other = (flat(recipe(config.as_dict())) for config in (a, b))
+    return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+
+
+def _difference(a: Mapping[str, Any], b: Mapping[str, Any], meant: set[str]) -> dict[str, Any]:
+    """Of two rows, a - b over the seeds that both have.
+
+    Args:
+        meant: settings in which the arms shall differ; "unlike" names all others in which the runs do.
+    """
+    one, other = (LATER | flat(row["recipe"]) | {"training precision": row["precision"]} for row in (a, b))
+    unlike = {name for name in one.keys() & other.keys() if one[name] != other[name]} - meant
+    unlike -= {"precision", "compile"}
+    unlike = {name for name in unlike if is_read(name, a["encoding"]) and is_read(name, b["encoding"])}
+    first, second = (dict(zip(row["seeds"], row["values"], strict=True)) for row in (a, b))
     seeds = sorted(first.keys() & second.keys())
+    told: dict[str, Any] = {"a": a["label"], "b": b["label"], "seeds": seeds, "unlike": sorted(unlike)}
+    if "solved" in a:
+        solved = [(row["solved"], len(row["seeds"])) for row in (a, b)]
+        told |= {"solved": [list(each) for each in solved], "solved_p": equal_rates(*solved)}
+    told["paired"] = [first[seed] - second[seed] for seed in seeds]
     if not seeds:
-        return None
-    paired = [first[seed] - second[seed] for seed in seeds]
-    found = estimate(paired)
-    detectable = detectable_effect(found.sd, len(paired)) if found.sd is not None else None
-    return {"a": a, "b": b, "seeds": seeds, "paired": paired, **vars(found), "detectable": detectable}
+        return {**told, "mean": None, "n": 0, "sd": None, "low": None, "high": None, "detectable": None}
+    found = estimate(told["paired"])
+    detectable = detectable_effect(found.sd, len(seeds)) if found.sd else None
+    return {**told, **vars(found), "detectable": detectable}
 
 
 def markdown(document: Mapping[str, Any]) -> str:
     """A study's table and sentences, a section of RESULTS.md."""
     accuracy = document["measure"] == "accuracy"
     digits, unit = (1, "%") if accuracy else (4, "nats/token")
-    head = ["", "seeds", f"test {'accuracy, %' if accuracy else unit}", "published", "steps", "minutes to it"]
-    head += ["seeds solved", "solved at step"] if accuracy else ["best at step"]
+    head = [
+        "",
+        "seeds",
+        f"test {'accuracy, %' if accuracy else unit}",
+        "published",
+        "steps",
+        "minutes to the best step",
+    ]
+    head += ["seeds solved (95% interval)", "surely solved at step"] if accuracy else ["best at step"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in document["rows"]:
         found = estimate(row["values"])
@@ -163,7 +274,8 @@ def markdown(document: Mapping[str, Any]) -> str:
         ]
         if accuracy:
             steps = [f"{step:,}" for step in row["solved_at"] if step is not None]
-            cells += [f"{row['solved']} of {len(row['seeds'])}", ", ".join(steps)]
+            low, high = rate_interval(row["solved"], len(row["seeds"]))
+            cells += [f"{row['solved']} of {len(row['seeds'])} ({low:.0%} to {high:.0%})", ", ".join(steps)]
         else:
             cells += [", ".join(f"{step:,}" for step in row["best_step"] if step is not None)]
         lines.append("| " + " | ".join(cells) + " |")
@@ -186,12 +298,31 @@ def markdown(document: Mapping[str, Any]) -> str:
         facts.append(
             "Count tables: " + ", ".join(f"{name} {value:.4f}" for name, value in baselines.items()) + "."
         )
+    if accuracy:
+        facts.append(
+            f"Solved: accuracy over {SOLVED:g}%; the interval is the exact one of the share of seeds that are. "
+            f"Surely solved: the first validation below {SOLVED_NATS:.3f} nats (ln 2 / 2), where more than half "
+            "of the targets must be the likeliest token; it may have been solved before."
+        )
     parts.append(" ".join(facts))
     parts += [_difference_text(difference, digits, unit) for difference in document["differences"]]
+    intervals = sum(difference["low"] is not None for difference in document["differences"])
+    if intervals > 2:
+        parts.append(
+            f"{intervals} intervals, each of its own: where nothing differs, one in 20 leaves out 0 all the same."
+        )
+    if accuracy and intervals:
+        parts.append(
+            "Where seeds solve a task or do not, accuracies have two peaks, and t intervals and the difference "
+            "to be found are rough; the numbers of seeds solved say more."
+        )
     parts += document["notes"]
     for row in document["rows"]:
-        if row["differs_from_preset"] and share == 1:
-            told = "; ".join(f"{k} {new} (preset {old})" for k, (old, new) in row["differs_from_preset"].items())
+        differs = row["differs_from_preset"]
+        if share < 1:
+            differs = {name: values for name, values in differs.items() if name not in OF_LENGTH}
+        if differs:
+            told = "; ".join(f"{k} {new} (preset {old})" for k, (old, new) in differs.items())
             parts.append(f"{row['label']} was run with {told}.")
     parts.append(f"![{document['title']}]({document['study']}.png)")
     devices, precisions, commits = (
@@ -236,16 +367,34 @@ def _frequencies_table(document: Mapping[str, Any]) -> list[str]:
 
 
 def _difference_text(found: Mapping[str, Any], digits: int, unit: str) -> str:
-    text = f"{found['a']} minus {found['b']}: {found['mean']:+.{digits}f} {unit}"
-    if found["low"] is None:
-        return text + ", one pair: nothing follows from it."
-    interval = f"{found['low']:+.{digits}f} to {found['high']:+.{digits}f}"
-    text += f" (95% t interval over {found['n']} paired seeds {interval}"
-    text += f"; the smallest difference that so many find four times in five is {found['detectable']:.{digits}f})."
-    if found["low"] <= 0 <= found["high"]:
-        return text + " **These seeds cannot tell them apart.**"
-    if found["n"] < 3:
-        return text + " Two pairs are too few for a claim."
+    text = f"{found['a']} minus {found['b']}: "
+    if found["n"] == 0:
+        text += "no seed in common, so no difference is told."
+    elif found["n"] == 1:
+        text += f"{found['mean']:+.{digits}f} {unit}, one pair: nothing follows from it."
+    elif not found["detectable"]:  # no spread: t has nothing to go by
+        text += f"{found['mean']:+.{digits}f} {unit} in each of {found['n']} pairs: no spread to judge it by."
+    else:
+        interval = f"{found['low']:+.{digits}f} to {found['high']:+.{digits}f}"
+        text += (
+            f"{found['mean']:+.{digits}f} {unit} (95% t interval over {found['n']} paired seeds {interval}; were "
+            "their spread that of all seeds, so many would find a true difference of "
+            f"{found['detectable']:.{digits}f} four times in five)."
+        )
+        if found["low"] <= 0 <= found["high"]:
+            text += " **These seeds cannot tell them apart.**"
+        elif found["n"] < 3:
+            text += " Two pairs are too few for a claim."
+    if found.get("solved"):
+        (a, of_a), (b, of_b) = found["solved"]
+        text += (
+            f" Solved by {a} of {of_a} and {b} of {of_b} seeds (Fisher's exact test: p = {found['solved_p']:.2g})."
+        )
+    if found.get("unlike"):
+        text += (
+            f" **These runs differ also in {', '.join(found['unlike'])}**: the difference is not that of the arms "
+            "alone."
+        )
     return text
 
 
@@ -274,6 +423,15 @@ def write_results(folder: Path, file: Path) -> None:
         raise SeqpopeError(
             f"there are no documents of studies in {folder}: expected what `seqpope reproduce` writes"
         )
+    texts = {}
+    for name, document in documents.items():
+        try:
+            texts[name] = markdown(document).rstrip()
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise SeqpopeError(
+                f"the document of {name} in {folder} is not whole ({error!r}): make it again with "
+                f"`seqpope reproduce {name}`"
+            ) from error
     names = [n for n in STUDIES if n in documents] + sorted(set(documents) - set(STUDIES))
     place = Path(folder).resolve()
     parts = [
@@ -283,8 +441,7 @@ def write_results(folder: Path, file: Path) -> None:
         "once, padding never a target, weights chosen on validation, each read of the test split logged.",
     ]
     for name in names:
-        text = markdown(documents[name]).rstrip()
-        parts.append(text.replace(f"]({name}.png)", f"]({_relative(place, file)}/{name}.png)"))
+        parts.append(texts[name].replace(f"]({name}.png)", f"]({_relative(place, file)}/{name}.png)"))
     missing = [
         f"{study.title}: `seqpope reproduce {study.name}`."
         for study in STUDIES.values()

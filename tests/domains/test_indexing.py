@@ -1,5 +1,6 @@
 """Indirect Indexing: examples are what the task says, and the target alone is scored."""
 
+import json
 import re
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class TestTask:
         assert tokenizer.decode(tokenizer.encode(text)) == text
         with pytest.raises(SeqpopeError, match="'\\+' came"):
             tokenizer.encode("ab, a, +1, b")
-        with pytest.raises(SeqpopeError, match="up to 66 came"):
+        with pytest.raises(SeqpopeError, match="1 to 66 came"):
             tokenizer.decode(np.array([1, 66]))
 
 
@@ -115,6 +116,20 @@ class TestStore:
         (tmp_path / "indexing" / "test.examples.npy").unlink()
         with pytest.raises(StoreError, match="prepare it again"):
             open_store(tmp_path / "indexing")
+
+    def test_damage_elsewhere(self, tmp_path):
+        """A store of another name and place is made again there; other kinds of numbers are no examples."""
+        folder = tmp_path / "mine"
+        prepare(folder, counts=COUNTS, progress=lambda _: None)
+        np.save(folder / "test.examples.npy", np.zeros((COUNTS["test"], LONGEST)))
+        with pytest.raises(StoreError, match=r"uint8, it is float64.*prepare indexing --out .*mine --force"):
+            IndexingStore(folder)
+        prepare(folder, counts=COUNTS, progress=lambda _: None)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "provenance": {}}))
+        said: list[str] = []
+        prepare(folder, counts=COUNTS, progress=said.append)
+        assert "test 5 examples" in said[-1]
 
     def test_nothing_is_drawn_from_its_models(self):
         with pytest.raises(SeqpopeError, match="nothing can be drawn from a model of 'indexing'"):

@@ -30,7 +30,8 @@ class IndexingStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        again = f"prepare it again with `seqpope prepare {self.folder.name} --force`"
+        place = "" if self.folder.name == "indexing" else f" --out {self.folder}"
+        again = f"prepare it again with `seqpope prepare indexing{place} --force`"
         try:
             raw = json.loads((self.folder / MANIFEST).read_text())
             if raw["indexing"]["format"] != FORMAT:
@@ -51,6 +52,8 @@ class IndexingStore:
                 raise StoreError(
                     f"split {name!r} of {self.folder} should be {expected}, it is {rows.shape}: {again}"
                 )
+            if rows.dtype != np.uint8:
+                raise StoreError(f"split {name!r} of {self.folder} should be uint8, it is {rows.dtype}: {again}")
 
     def examples(self, name: str) -> np.ndarray:
         """Examples of a split, (count, LONGEST) uint8, memory-mapped.

@@ -67,7 +67,9 @@ class IndexingTokenizer:
             SeqpopeError: an id is outside the vocabulary.
         """
         if len(ids) and not 0 <= int(np.min(ids)) <= int(np.max(ids)) < self.vocabulary_size:
-            raise SeqpopeError(f"expected ids from 0 to {self.vocabulary_size - 1}, up to {int(np.max(ids))} came")
+            raise SeqpopeError(
+                f"expected ids from 0 to {self.vocabulary_size - 1}, {int(np.min(ids))} to {int(np.max(ids))} came"
+            )
         return "".join(CHARACTERS[int(token) - 1] for token in ids if token != PADDING_ID)
 
 
