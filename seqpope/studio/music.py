@@ -67,11 +67,12 @@ def generate(job: dict[str, Any], context: Context) -> dict[str, Any]:
         steps = len(given)
     ids = tokenizer.encode(Chorale(opening)).astype(np.int64)
     constraint = make_constraint(given, asked.rules.model_dump())
+    particles = 1 if given is None else asked.particles
     whole: list[tuple[int, float]] = []
 
     def watch(tokens: Tensor, nats: Tensor) -> None:
         context.check()
-        if given is not None:
+        if particles > 1:
             return
         whole.append((int(tokens[0]), round(float(nats[0]), 4)))
         if len(whole) % len(VOICES) == 0:
@@ -80,13 +81,13 @@ def generate(job: dict[str, Any], context: Context) -> dict[str, Any]:
             context.emit("step", {"pitches": pitches.tolist(), "nats": [value for _, value in last]})
 
     def progress(done: int, total: int) -> None:
-        if given is not None and done % 16 == 0:
+        if particles > 1 and done % 16 == 0:
             context.emit("progress", {"done": done, "of": total})
 
     draw = Draw(
         seed=asked.seed,
         batch_size=64,
-        particles=1 if given is None else asked.particles,
+        particles=particles,
         greed=0.0 if given is None else asked.greed,
         config=SamplingConfig(**asked.sampling.model_dump()),
         progress=progress,
