@@ -213,10 +213,11 @@ def read(uploaded: dict[str, Any], context: Context) -> dict[str, Any]:
     return {"grid": pitches.tolist(), "voices": [name.lower() for name in sounding]}
 
 
-def fit_melody(asked: requests.Melody, context: Context) -> dict[str, int]:
+def fit_melody(job: dict[str, Any], context: Context) -> dict[str, int]:
     """Semitones that bring a melody into a soprano's range (`generate.chorales.fit`)."""
     from seqpope.generate.chorales import fit
 
+    asked: requests.Melody = job["arguments"]
     line = np.array(asked.line)
     if not (line >= 0).any():
         raise SeqpopeError("the melody has no notes")

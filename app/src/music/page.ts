@@ -524,7 +524,7 @@ export const music: Page = (root, state) => {
       h("div", { className: "row" }, modes, penFields, undo, redo, rewrite, unmark,
         button("−", () => zoom(-1), { "aria-label": "Farther" }), button("+", () => zoom(1), { "aria-label": "Closer" }), heat.root, legendPlace),
       rolls,
-      h("div", { className: "row" }, h("span", { className: "soft" }, "Download"), ...files),
+      h("div", { className: "row files" }, h("span", { className: "soft" }, "Download"), ...files),
       h("details", {}, h("summary", {}, "Keys"), h("p", { id: "roll-help", className: "soft" },
         "Space plays and stops. On the roll: arrows move the cursor through time and voices; with Shift they mark beats and voices, Escape unmarks; " +
         "Enter plays from the cursor; Home, End, Page up and down go farther; 1 to 4 choose a voice; + and − zoom. D takes the pencil and puts it down: " +

@@ -76,7 +76,7 @@ export class Player {
     const context = this.wake();
     this.cut();
     const { grid, whole } = this.source;
-    this.next = whole && from >= grid.length ? 0 : from;
+    this.next = whole && from >= grid.length ? 0 : Math.floor(from);
     this.when = context.currentTime + 0.06;
     this.queue = [];
     this.ending = Infinity;

@@ -172,7 +172,7 @@ export class Roll {
   // Drawing -----------------------------------------------------------------------------------------------------
 
   private get row(): number {
-    return this.view.zoom >= 12 ? 11 : 8;
+    return this.view.zoom >= 12 ? 11 : 9;
   }
 
   private get lanesTop(): number {
@@ -207,6 +207,7 @@ export class Roll {
     const height = this.lanesTop + LANES;
     this.wide.style.width = `${Math.max(width, GUTTER + piece.grid.length * view.zoom + 12)}px`;
     this.head.style.height = `${height}px`;
+    this.head.hidden = !piece.grid.length;
     const scale = devicePixelRatio || 1;
     if (this.canvas.width !== Math.round(width * scale) || this.canvas.height !== Math.round(height * scale)) {
       this.canvas.width = Math.round(width * scale);
@@ -232,6 +233,7 @@ export class Roll {
     for (const note of this.notes) if (note.to > first && note.from < last) this.drawNote(context, note, x);
     this.drawCursor(context, x);
     context.restore();
+    if (!piece.grid.length) this.drawHint(context, width);
     this.drawGutter(context);
   }
 
@@ -318,6 +320,15 @@ export class Roll {
     const steps = this.view.mode === "draw" ? this.view.length : 1;
     if (shown >= 0) context.strokeRect(x(step), this.y(shown) - 1, this.view.zoom * steps, this.row + 1);
     context.lineWidth = 1;
+  }
+
+  private drawHint(context: CanvasRenderingContext2D, width: number): void {
+    const lines = ["Nothing is written yet.", "Generate, open a file,", "or draw on empty bars."];
+    context.textAlign = "center";
+    context.font = "15px system-ui, sans-serif";
+    context.fillStyle = this.colour("soft");
+    lines.forEach((line, index) => context.fillText(line, width / 2, 120 + 24 * index));
+    context.textAlign = "start";
   }
 
   private drawGutter(context: CanvasRenderingContext2D): void {
