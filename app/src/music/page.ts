@@ -37,9 +37,10 @@ let kept: { grid: Grid; nats: Nats; model: Model | null; seed: number | null } |
 
 export const music: Page = (root, state) => {
   const models = state.models.filter(({ kind }) => kind === "chorales");
-  const view: View = { mode: "look", voice: 0, length: 4, zoom: 8, heat: false };
+  const view: View = { mode: "look", voice: 0, length: 4, zoom: 8, heat: false, locked: false };
   const gone = new AbortController();
   let running: Job<unknown> | null = null;
+  let judging: Job<unknown> | null = null;
   let busy = false;
   let stopping = false;
   let frame = 0;
@@ -119,6 +120,7 @@ export const music: Page = (root, state) => {
   const redo = button("Redo", () => active.piece.redo(), { title: "Ctrl+Shift+Z" });
   const rewrite = button("Write marked anew", () => void regenerate(), { disabled: true });
   const unmark = button("Unmark", () => active.roll.clearMarks(), { disabled: true });
+  const invert = button("Invert", () => active.roll.invertMarks(), { title: "Mark what is not, and the other way round" });
   const heat = check("Surprise", false, () => showHeat());
   const legendPlace = h("div", { hidden: true });
 
@@ -167,7 +169,7 @@ export const music: Page = (root, state) => {
       each.root.classList.toggle("active", shown().length > 1 && each === active);
       each.listen.hidden = shown().length < 2;
       each.listen.disabled = each === active;
-      each.listen.textContent = each === active ? "Heard and edited" : "Listen to this";
+      each.listen.textContent = each === active ? "Listening" : "Listen to this";
     });
     rolls.classList.toggle("two", shown().length > 1);
     otherField.hidden = !compare.input.checked;
@@ -191,12 +193,14 @@ export const music: Page = (root, state) => {
     const { piece, roll } = active;
     const some = piece.grid.length > 0;
     player.region = roll.markedSteps;
+    view.locked = busy;
     go.disabled = busy || !models.length;
     cancel.disabled = !busy;
     file.disabled = empty.disabled = busy;
     undo.disabled = busy || !piece.canUndo;
     redo.disabled = busy || !piece.canRedo;
     unmark.disabled = !player.region;
+    invert.disabled = !some;
     rewrite.disabled = busy || !player.region;
     play.disabled = !some && piece.whole;
     files.forEach((each) => (each.disabled = !some || !piece.whole));
@@ -208,7 +212,7 @@ export const music: Page = (root, state) => {
     clearTimeout(settling);
     settling = window.setTimeout(() => {
       if (busy || !active.piece.whole) return;
-      if (view.heat) void askSurprise();
+      if (view.heat) void judge();
       if (!scoreBox.open) return;
       if (active.piece.grid.length) score.show(active.piece.grid, Number(tempo.value)).catch(told);
       else score.clear();
@@ -238,6 +242,7 @@ export const music: Page = (root, state) => {
     if (busy) return;
     busy = true;
     stopping = false;
+    judging?.cancel();
     tell();
     try {
       await act();
@@ -365,17 +370,36 @@ export const music: Page = (root, state) => {
     await working(() => write(active, active.model ?? chosen(model), { given }, "Writing anew"));
   }
 
-  async function askSurprise(): Promise<void> {
-    await working(async () => {
-      for (const each of shown()) {
-        const { piece } = each;
-        if (!piece.grid.length || piece.scored) continue;
-        const { grid } = piece;
-        const by = each.model ?? chosen(model);
-        const { nats } = await asked<{ nats: number[][] }>("music.surprise", { model: by.id, grid }, "Asking the model");
-        if (piece.grid === grid) piece.replace(grid, nats);
+  /** Asks what surprised, in the background: whoever draws goes on, and what comes too late is dropped. */
+  async function judge(): Promise<void> {
+    judging?.cancel();
+    for (const each of shown()) {
+      const { piece } = each;
+      if (busy || !piece.grid.length || piece.scored) continue;
+      const { grid } = piece;
+      const by = each.model ?? chosen(each === takes[1] ? other : model);
+      const job = new Job<{ nats: number[][] }>("music.surprise", { model: by.id, grid });
+      judging = job;
+      say("Asking the model what surprises it");
+      try {
+        const { nats } = await job.result;
+        if (piece.grid !== grid) return;
+        each.judge = by;
+        piece.replace(grid, nats);
+      } catch (error) {
+        told(error);
+        return;
+      } finally {
+        if (judging === job) judging = null;
+        if (!busy && !judging) say("");
       }
-    });
+    }
+  }
+
+  /** Another model is to judge what none wrote. */
+  function judgeAnew(): void {
+    for (const { model: by, piece } of takes) if (!by && piece.grid.length && !busy) piece.replace(piece.grid);
+    settle();
   }
 
   // Files -------------------------------------------------------------------------------------------------------
@@ -398,13 +422,15 @@ export const music: Page = (root, state) => {
     file.value = "";
   }
 
-  /** Another piece in the place of the one that is edited. */
+  /** Another piece in the place of what is shown; where two models are compared, both judge it. */
   function begin(grid: Grid): void {
     player.stop(0);
-    active.piece.remember();
-    [active.model, active.seed] = [null, null];
-    active.piece.replace(grid);
-    active.roll.clearMarks();
+    for (const each of shown()) {
+      each.piece.remember();
+      [each.model, each.seed] = [null, null];
+      each.piece.replace([...grid]);
+      each.roll.clearMarks();
+    }
   }
 
   const empty = button("Empty bars to draw on", () => {
@@ -503,6 +529,7 @@ export const music: Page = (root, state) => {
 
   const otherField = field("Second model", other);
   start.onchange = arrange;
+  model.onchange = other.onchange = judgeAnew;
   const hint = models.length < 2 ? "There is only one chorale model. To compare PoPE with RoPE, train a twin with seqpope train, and load the page again." : "";
   root.append(
     h("section", { className: "card", "aria-label": "Write music" },
@@ -521,7 +548,7 @@ export const music: Page = (root, state) => {
     ),
     h("section", { className: "card", "aria-label": "The piece" },
       h("div", { className: "row transport" }, play, field("Position", seek), h("label", { className: "field" }, h("span", {}, "Tempo ", tempoShown), tempo), field("Volume", volume), field("Instrument", instrument), loop.root),
-      h("div", { className: "row" }, modes, penFields, undo, redo, rewrite, unmark,
+      h("div", { className: "row" }, modes, penFields, undo, redo, rewrite, unmark, invert,
         button("−", () => zoom(-1), { "aria-label": "Farther" }), button("+", () => zoom(1), { "aria-label": "Closer" }), heat.root, legendPlace),
       rolls,
       h("div", { className: "row files" }, h("span", { className: "soft" }, "Download"), ...files),
@@ -549,6 +576,7 @@ export const music: Page = (root, state) => {
     kept = piece.grid.length ? { grid: [...piece.grid], nats: [...piece.nats], model: by, seed: from } : null;
     gone.abort();
     if (busy) stopJob();
+    judging?.cancel();
     clearTimeout(settling);
     cancelAnimationFrame(frame);
     player.close();

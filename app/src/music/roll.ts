@@ -13,6 +13,8 @@ export interface View {
   length: number;
   zoom: number;
   heat: boolean;
+  /** No drawing: what is written now will take the piece's place. */
+  locked: boolean;
 }
 
 export interface Told {
@@ -151,6 +153,12 @@ export class Roll {
     this.redraw();
   }
 
+  invertMarks(): void {
+    this.marks = this.marks.map((mark) => 1 - mark);
+    this.told.marked();
+    this.redraw();
+  }
+
   /** Says what is under the cursor, to those who listen and to those who look. */
   describe(note = ""): void {
     this.readout.value = note || this.words(this.cursor.step, this.view.voice);
@@ -172,7 +180,7 @@ export class Roll {
   // Drawing -----------------------------------------------------------------------------------------------------
 
   private get row(): number {
-    return this.view.zoom >= 12 ? 11 : 9;
+    return this.view.zoom >= 18 ? 14 : this.view.zoom >= 12 ? 11 : 9;
   }
 
   private get lanesTop(): number {
@@ -231,6 +239,7 @@ export class Roll {
     this.drawGround(context, x, first, last, width);
     this.drawMarks(context, x, first, last);
     for (const note of this.notes) if (note.to > first && note.from < last) this.drawNote(context, note, x);
+    this.outlineMarks(context, x, first, last);
     this.drawCursor(context, x);
     context.restore();
     if (!piece.grid.length) this.drawHint(context, width);
@@ -280,6 +289,19 @@ export class Roll {
     context.globalAlpha = 1;
   }
 
+  private outlineMarks(context: CanvasRenderingContext2D, x: (step: number) => number, first: number, last: number): void {
+    context.strokeStyle = this.colour("ink");
+    context.setLineDash([4, 2]);
+    for (let voice = 0; voice < VOICES.length; voice++) {
+      for (let step = first; step < last; step++) {
+        const from = step;
+        while (step < last && this.marks[step * VOICES.length + voice]) step++;
+        if (step > from) context.strokeRect(x(from) + 0.5, this.lanesTop + voice * LANE + 1.5, (step - from) * this.view.zoom - 1, LANE - 3);
+      }
+    }
+    context.setLineDash([]);
+  }
+
   private drawNote(context: CanvasRenderingContext2D, note: Note, x: (step: number) => number): void {
     const { row } = this;
     const left = x(note.from);
@@ -302,8 +324,8 @@ export class Roll {
       context.strokeStyle = this.colour("ink");
       context.strokeRect(left + 0.5, top + 0.5, Math.max(1, width - 1), row - 2);
     }
-    if (row > 9 && width > 24) {
-      context.font = "bold 9px system-ui, sans-serif";
+    if (row > 9 && width > 2 * row) {
+      context.font = `bold ${row - 3}px system-ui, sans-serif`;
       context.fillStyle = cost === null ? this.colour("on-accent") : inkOn(cost);
       context.fillText(cost === null ? VOICES[note.voice][0].toUpperCase() : cost.toFixed(1), left + 5, top + row / 2);
     }
@@ -387,8 +409,9 @@ export class Roll {
 
   private press(event: PointerEvent): void {
     if (event.button !== 0 || !this.piece.grid.length) return;
-    const { mode } = this.view;
+    const { mode, locked } = this.view;
     const start = this.place(event);
+    if (mode === "draw" && start.part === "pitches" && locked) return;
     const touch = event.pointerType === "touch";
     let moved = false;
     const act = (place: Place) => {
@@ -469,7 +492,7 @@ export class Roll {
     else if (event.key.toLowerCase() === "d") view.mode = drawing ? "look" : "draw";
     else if (event.key === "Escape") this.clearMarks();
     else if (event.key === "Enter" && !drawing) this.told.seek(cursor.step);
-    else if (drawing && piece.grid.length && ["Enter", "Delete", "Backspace"].includes(event.key)) {
+    else if (drawing && piece.grid.length && !view.locked && ["Enter", "Delete", "Backspace"].includes(event.key)) {
       const pitch = event.key === "Enter" ? cursor.pitch : SILENCE;
       piece.remember();
       piece.paint(cursor.step, cursor.step + view.length, view.voice, pitch);

@@ -13,7 +13,12 @@ export class Score {
     if (grid === this.shown) return;
     this.shown = grid;
     this.root.setAttribute("aria-busy", "true");
-    const text = await (await post("/api/music/convert", { grid, tempo, format: "svg", title: "" })).text();
+    let text: string;
+    try {
+      text = await (await post("/api/music/convert", { grid, tempo, format: "svg", title: "" })).text();
+    } finally {
+      this.root.removeAttribute("aria-busy");
+    }
     if (this.shown !== grid) return; // another came meanwhile
     this.clear();
     this.shown = grid;
@@ -23,7 +28,6 @@ export class Score {
       this.urls.push(url);
       this.root.append(h("img", { src: url, alt: `Page ${this.urls.length} of the engraved score` }));
     }
-    this.root.removeAttribute("aria-busy");
   }
 
   clear(): void {

@@ -11,6 +11,8 @@ export class Take {
   readonly listen: HTMLButtonElement;
   model: Model | null = null;
   seed: number | null = null;
+  /** Who said what surprised, where no model wrote it. */
+  judge: Model | null = null;
   private readonly title = h("h3");
   private readonly cost = h("span", { className: "soft take-cost" });
 
@@ -26,12 +28,13 @@ export class Take {
   }
 
   caption(): void {
-    const { model, seed, piece } = this;
+    const { model, seed, piece, judge } = this;
     const mean = piece.mean;
     const origin = [model ? `${positionName(model.position)}, ${model.label}` : "", seed === null ? "" : `seed ${seed}`];
-    this.title.textContent = origin.filter(Boolean).join(" · ") || "Your piece";
+    this.title.textContent = origin.filter(Boolean).join(" · ") || (piece.grid.length ? "Your piece" : `The ${this.name}: nothing yet`);
     this.title.className = model?.position === "rope" ? "rope" : model?.position === "pope" ? "pope" : "";
-    this.cost.textContent = mean ? `${mean.nats.toFixed(3)} nats a token (${mean.tokens} tokens)` : "";
+    const by = !model && judge ? `, by ${positionName(judge.position)}, ${judge.label}` : "";
+    this.cost.textContent = mean ? `${mean.nats.toFixed(3)} nats a token (${mean.tokens} tokens${by})` : "";
   }
 }
 
