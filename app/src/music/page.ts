@@ -97,7 +97,7 @@ export const music: Page = (root, state) => {
   const play = button("▶ Play", () => toggle(), { className: "primary play" });
   const seek = h("input", { type: "range", min: "0", max: "0", step: "1", value: "0", oninput: () => player.seek(Number(seek.value)) });
   const tempo = h("input", { type: "range", min: "30", max: "200", value: "80", oninput: () => setTempo() });
-  const tempoShown = h("output", {}, "80");
+  const tempoShown = h("span", {}, "80");
   const volume = h("input", { type: "range", min: "0", max: "1.5", step: "0.01", value: "0.8", oninput: () => player.setVolume(Number(volume.value)) });
   const loop = check("Loop (what is marked, or all)", false, () => (player.loops = loop.input.checked));
   const instrument = options(Object.entries(INSTRUMENTS));
@@ -282,6 +282,7 @@ export const music: Page = (root, state) => {
     const total = wish.given ? wish.given.length : opening.length + Number(bars.value) * BAR;
     const before = [into.model, into.seed] as const;
     piece.remember();
+    into.roll.fit(total);
     if (streams) {
       piece.whole = false;
       piece.replace([...head]);
@@ -430,6 +431,7 @@ export const music: Page = (root, state) => {
       [each.model, each.seed] = [null, null];
       each.piece.replace([...grid]);
       each.roll.clearMarks();
+      each.roll.fit(grid.length);
     }
   }
 
@@ -483,7 +485,7 @@ export const music: Page = (root, state) => {
 
   function setTempo(): void {
     player.tempo = Number(tempo.value);
-    tempoShown.value = tempo.value;
+    tempoShown.textContent = tempo.value;
   }
 
   function setMode(mode: Mode): void {
@@ -569,6 +571,7 @@ export const music: Page = (root, state) => {
   playing();
   document.addEventListener("keydown", key, { signal: gone.signal });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => legendPlace.replaceChildren(legend()), { signal: gone.signal });
+  const preparing = window.setTimeout(() => player.prepare(), 200);
   window.seqpopeStudio = { level: () => player.level() };
 
   return () => {
@@ -578,6 +581,7 @@ export const music: Page = (root, state) => {
     if (busy) stopJob();
     judging?.cancel();
     clearTimeout(settling);
+    clearTimeout(preparing);
     cancelAnimationFrame(frame);
     player.close();
     score.clear();

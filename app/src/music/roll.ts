@@ -519,6 +519,13 @@ export class Roll {
     if (x < scrollLeft + GUTTER || x > scrollLeft + clientWidth - 30) this.scroller.scrollLeft = x - clientWidth / 2;
   }
 
+  /** As close as so many steps allow, within what is comfortable. */
+  fit(steps: number): void {
+    const width = this.scroller.clientWidth - GUTTER - 12;
+    this.view.zoom = [18, 12].find((zoom) => zoom * steps <= width) ?? 8;
+    this.redraw();
+  }
+
   /** Closer or farther, around the middle of what is in sight. */
   zoom(by: number): void {
     const place = ZOOMS.indexOf(this.view.zoom);
