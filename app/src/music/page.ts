@@ -115,7 +115,6 @@ export const music: Page = (root, state) => {
   };
   const length = options([["1", "sixteenth"], ["2", "eighth"], ["4", "quarter"], ["8", "half"], ["16", "whole"]], "4");
   length.onchange = () => (view.length = Number(length.value));
-  const penFields = h("div", { className: "row" }, field("Voice", pen), field("Note", length));
   const undo = button("Undo", () => active.piece.undo(), { title: "Ctrl+Z" });
   const redo = button("Redo", () => active.piece.redo(), { title: "Ctrl+Shift+Z" });
   const rewrite = button("Write marked anew", () => void regenerate(), { disabled: true });
@@ -176,7 +175,6 @@ export const music: Page = (root, state) => {
     openingField.hidden = start.value !== "opening";
     voiceField.hidden = fits.root.hidden = start.value !== "melody";
     barsField.hidden = start.value === "melody";
-    penFields.hidden = view.mode !== "draw";
     tell();
   }
 
@@ -411,7 +409,8 @@ export const music: Page = (root, state) => {
     try {
       const { grid, voices } = await upload<{ grid: Grid; voices: string[] }>("/api/music/read", picked, state.limits.upload);
       begin(grid);
-      notice(`${picked.name}: ${Math.ceil(grid.length / BAR)} bars; ${voices.join(", ")}`, "info");
+      const count = Math.ceil(grid.length / BAR);
+      notice(`${picked.name}: ${count} ${count === 1 ? "bar" : "bars"}; ${voices.join(", ")}`, "info");
       if (voices.length === 1) {
         voice.value = String(VOICES.findIndex((name) => name === voices[0]));
         start.value = "melody";
@@ -497,7 +496,6 @@ export const music: Page = (root, state) => {
   function viewed(): void {
     for (const radio of modes.querySelectorAll("input")) radio.checked = radio.value === view.mode;
     pen.value = String(view.voice);
-    penFields.hidden = view.mode !== "draw";
     takes.forEach(({ roll }) => roll.redraw());
   }
 
@@ -550,7 +548,7 @@ export const music: Page = (root, state) => {
     ),
     h("section", { className: "card", "aria-label": "The piece" },
       h("div", { className: "row transport" }, play, field("Position", seek), h("label", { className: "field" }, h("span", {}, "Tempo ", tempoShown), tempo), field("Volume", volume), field("Instrument", instrument), loop.root),
-      h("div", { className: "row" }, modes, penFields, undo, redo, rewrite, unmark, invert,
+      h("div", { className: "row" }, modes, field("Voice", pen), field("Pencil", length), undo, redo, rewrite, unmark, invert,
         button("−", () => zoom(-1), { "aria-label": "Farther" }), button("+", () => zoom(1), { "aria-label": "Closer" }), heat.root, legendPlace),
       rolls,
       h("div", { className: "row files" }, h("span", { className: "soft" }, "Download"), ...files),
