@@ -217,7 +217,7 @@ def test_a_small_screen_and_names_for_all_controls(browser, twins, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     nameless = page.evaluate(
         """() => [...document.querySelectorAll("main :is(button, input, select, canvas)")]
-            .filter((each) => ![each, ...(each.labels ?? [])].some((one) => one.ariaLabel || one.textContent.trim()))
+            .filter((each) => ![each, ...(each.labels ?? [])].some((it) => it.ariaLabel || it.textContent.trim()))
             .map((each) => each.outerHTML)"""
     )
     assert nameless == []
