@@ -912,6 +912,8 @@ def build_parser() -> Any:
         else:
             listed = name in ("evaluate", "compare")
             skipped: set[str | int] = {"runs", "melody", "samples", "scores"}
+            if name == "app":
+                skipped = set()
             if name == "reproduce":
                 from seqpope.reproduce.studies import STUDIES
 

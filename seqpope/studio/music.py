@@ -67,11 +67,12 @@ def generate(job: dict[str, Any], context: Context) -> dict[str, Any]:
         steps = len(given)
     ids = tokenizer.encode(Chorale(opening)).astype(np.int64)
     constraint = make_constraint(given, asked.rules.model_dump())
+    particles = 1 if given is None else asked.particles
     whole: list[tuple[int, float]] = []
 
     def watch(tokens: Tensor, nats: Tensor) -> None:
         context.check()
-        if given is not None:
+        if particles > 1:
             return
         whole.append((int(tokens[0]), round(float(nats[0]), 4)))
         if len(whole) % len(VOICES) == 0:
@@ -80,13 +81,13 @@ def generate(job: dict[str, Any], context: Context) -> dict[str, Any]:
             context.emit("step", {"pitches": pitches.tolist(), "nats": [value for _, value in last]})
 
     def progress(done: int, total: int) -> None:
-        if given is not None and done % 16 == 0:
+        if particles > 1 and done % 16 == 0:
             context.emit("progress", {"done": done, "of": total})
 
     draw = Draw(
         seed=asked.seed,
         batch_size=64,
-        particles=1 if given is None else asked.particles,
+        particles=particles,
         greed=0.0 if given is None else asked.greed,
         config=SamplingConfig(**asked.sampling.model_dump()),
         progress=progress,
@@ -212,10 +213,11 @@ def read(uploaded: dict[str, Any], context: Context) -> dict[str, Any]:
     return {"grid": pitches.tolist(), "voices": [name.lower() for name in sounding]}
 
 
-def fit_melody(asked: requests.Melody, context: Context) -> dict[str, int]:
+def fit_melody(job: dict[str, Any], context: Context) -> dict[str, int]:
     """Semitones that bring a melody into a soprano's range (`generate.chorales.fit`)."""
     from seqpope.generate.chorales import fit
 
+    asked: requests.Melody = job["arguments"]
     line = np.array(asked.line)
     if not (line >= 0).any():
         raise SeqpopeError("the melody has no notes")

@@ -47,7 +47,7 @@ class Chorale(Arguments):
     """Draw a chorale, or what is null in a given grid.
 
     `opening` stands before what is drawn. `given` has as many steps as are drawn; with it the sample is found by
-    particles, and steps come all at once at the end.
+    particles, and if they are several, steps come all at once at the end.
     """
 
     model: Identifier = "chorales"
@@ -55,7 +55,7 @@ class Chorale(Arguments):
     bars: int = Field(default=8, ge=1, le=32)
     opening: Grid = []
     given: Grid | None = None
-    particles: int = Field(default=16, ge=1, le=64)
+    particles: int = Field(default=8, ge=1, le=64)
     greed: float = Field(default=0.0, ge=0, le=4)
     sampling: Sampling = Sampling()
     rules: Rules = Rules()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -48,6 +49,25 @@ def running_studio(folder: Path, *words: str) -> Iterator[str]:
 def studio(tmp_path_factory) -> Iterator[str]:
     """Address of a studio with the shipped models alone."""
     with running_studio(tmp_path_factory.mktemp("studio")) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def twins(tmp_path_factory) -> Iterator[str]:
+    """Address of a studio that has a small untrained RoPE model of chorales beside the shipped PoPE one."""
+    from seqpope.checkpoint import load_checkpoint, save_checkpoint
+    from seqpope.model.config import ModelConfig
+    from seqpope.model.transformer import Transformer
+    from seqpope.studio.catalogue import WEIGHTS
+
+    folder = tmp_path_factory.mktemp("twins")
+    _, info = load_checkpoint(WEIGHTS / "chorales.safetensors")
+    config = {"width": 32, "layers": 1, "heads": 2}
+    file = folder / "runs" / "twins" / "rope-0" / "best.safetensors"
+    file.parent.mkdir(parents=True)
+    model = Transformer(info.vocabulary_size, "rope", ModelConfig(**config))
+    save_checkpoint(file, model, replace(info, position="rope", model=config))
+    with running_studio(folder) as address:
         yield address
 
 

@@ -1,6 +1,589 @@
+// The Music page: what is asked of the models, what is heard and seen of their answers.
 import "./page.css";
+import { Cancelled, Job, type Model, post, upload } from "../api";
+import { field, h, notice, save } from "../dom";
 import type { Page } from "../main";
+import { legend } from "./heat";
+import { BAR, type Grid, type Nats, placeName, silentBars, unknown, VOICES } from "./piece";
+import { Player } from "./player";
+import type { Mode, Told, View } from "./roll";
+import { Score } from "./score";
+import { type Instrument, INSTRUMENTS } from "./synth";
+import { positionName, Take } from "./take";
+import { toWav } from "./wav";
 
-export const music: Page = (root) => {
-  root.append("music");
+declare global {
+  interface Window {
+    /** For those who look from outside, such as tests: how loud it is now. */
+    seqpopeStudio?: { level(): number };
+  }
+}
+
+interface Drawn {
+  grid: Grid;
+  from: number;
+  nats: number[][];
+  rules_cost: number;
+}
+
+interface Wish {
+  opening?: Grid;
+  given?: (number | null)[][];
+}
+
+const READABLE = ".mid,.midi,.musicxml,.xml,.mxl,.krn";
+/** What was there when the page was left. */
+let kept: { grid: Grid; nats: Nats; model: Model | null; seed: number | null } | null = null;
+
+export const music: Page = (root, state) => {
+  const models = state.models.filter(({ kind }) => kind === "chorales");
+  const view: View = { mode: "look", voice: 0, length: 4, zoom: 8, heat: false, locked: false };
+  const gone = new AbortController();
+  let running: Job<unknown> | null = null;
+  let judging: Job<unknown> | null = null;
+  let busy = false;
+  let stopping = false;
+  let frame = 0;
+  let settling = 0;
+
+  // Controls ----------------------------------------------------------------------------------------------------
+
+  const number = (value: number, min: number, max: number, step: number | "any" = 1) =>
+    h("input", { type: "number", value: String(value), min: String(min), max: String(max), step: String(step) });
+  const options = (entries: [string, string][], chosen = "") =>
+    h("select", {}, ...entries.map(([value, text]) => h("option", { value, selected: value === chosen }, text)));
+  const check = (label: string, checked = false, onchange?: () => void) => {
+    const input = h("input", { type: "checkbox", checked, onchange });
+    return { input, root: h("label", { className: "check" }, input, label) };
+  };
+  const button = (text: string, onclick: () => void, more: Record<string, unknown> = {}) => h("button", { type: "button", onclick, ...more }, text);
+  const named = (model: Model) => `${positionName(model.position)} · ${model.label}`;
+  const listed = models.map((model): [string, string] => [model.id, named(model)]);
+
+  const start = options([
+    ["nothing", "nothing"],
+    ["opening", "the first bars of the piece below"],
+    ["melody", "a voice of the piece below (harmonise)"],
+  ]);
+  const model = options(listed);
+  const other = options(listed, models.find(({ position }) => position !== models[0]?.position)?.id);
+  const compare = check("Compare with a second model", false, () => arrange());
+  compare.input.disabled = models.length < 2;
+  const seed = number(1, 0, 2 ** 32 - 1);
+  const fresh = check("new one each time", true);
+  const bars = number(8, 1, 32);
+  const openingBars = number(2, 1, 63);
+  const voice = options(VOICES.map((name, index): [string, string] => [String(index), name]));
+  const fits = check("move it into the soprano's range", true);
+  const autoplay = check("Play while it is written", true);
+  const temperature = number(1, 0, 5, "any");
+  const topP = number(1, 0.01, 1, "any");
+  const particles = options([["1", "1: streams, looks nowhere ahead"], ["4", "4"], ["8", "8"], ["16", "16: best, takes longest"]], "8");
+  const rules = {
+    ranges: check("voices within their ranges"),
+    no_parallels: check("no parallel fifths and octaves"),
+    cadence: check("ends with a cadence"),
+    no_rests: check("no rests"),
+  };
+  const go = button("Generate", () => void generate(), { className: "primary" });
+  const cancel = button("Cancel", () => stopJob(), { disabled: true });
+  const status = h("output", { className: "soft status", "aria-live": "polite" });
+  const meter = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "How much is written" });
+  const barsField = field("Bars to write", bars);
+  const openingField = field("Bars kept", openingBars);
+  const voiceField = field("Voice kept", voice);
+  const file = h("input", { type: "file", accept: READABLE, "aria-label": "MIDI or MusicXML file", onchange: () => void uploaded() });
+
+  const play = button("▶ Play", () => toggle(), { className: "primary play" });
+  const seek = h("input", { type: "range", min: "0", max: "0", step: "1", value: "0", oninput: () => player.seek(Number(seek.value)) });
+  const tempo = h("input", { type: "range", min: "30", max: "200", value: "80", oninput: () => setTempo() });
+  const tempoShown = h("span", {}, "80");
+  const volume = h("input", { type: "range", min: "0", max: "1.5", step: "0.01", value: "0.8", oninput: () => player.setVolume(Number(volume.value)) });
+  const loop = check("Loop (what is marked, or all)", false, () => (player.loops = loop.input.checked));
+  const instrument = options(Object.entries(INSTRUMENTS));
+  instrument.onchange = () => (player.instrument = instrument.value as Instrument);
+
+  const modes = h("div", { className: "segments", role: "radiogroup", "aria-label": "What the pointer does" });
+  for (const [mode, text] of [["look", "Look"], ["mark", "Mark"], ["draw", "Draw"]]) {
+    const radio = h("input", { type: "radio", name: "mode", value: mode, checked: mode === view.mode, onchange: () => setMode(mode as Mode) });
+    modes.append(h("label", {}, radio, h("span", {}, text)));
+  }
+  const pen = options(VOICES.map((name, index): [string, string] => [String(index), name]));
+  pen.onchange = () => {
+    view.voice = Number(pen.value);
+    takes.forEach(({ roll }) => roll.redraw());
+  };
+  const length = options([["1", "sixteenth"], ["2", "eighth"], ["4", "quarter"], ["8", "half"], ["16", "whole"]], "4");
+  length.onchange = () => (view.length = Number(length.value));
+  const undo = button("Undo", () => active.piece.undo(), { title: "Ctrl+Z" });
+  const redo = button("Redo", () => active.piece.redo(), { title: "Ctrl+Shift+Z" });
+  const rewrite = button("Write marked anew", () => void regenerate(), { disabled: true });
+  const unmark = button("Unmark", () => active.roll.clearMarks(), { disabled: true });
+  const invert = button("Invert", () => active.roll.invertMarks(), { title: "Mark what is not, and the other way round" });
+  const heat = check("Surprise", false, () => showHeat());
+  const legendPlace = h("div", { hidden: true });
+
+  const score = new Score();
+  const scoreBox = h("details", { className: "card", ontoggle: () => settle() }, h("summary", {}, h("h2", {}, "Score")), score.root);
+  const files = (["mid", "musicxml", "png", "wav"] as const).map((format) =>
+    button({ mid: "MIDI", musicxml: "MusicXML", png: "PNG", wav: "WAV" }[format], () => void download(format), { disabled: true }),
+  );
+
+  // Takes -------------------------------------------------------------------------------------------------------
+
+  const player = new Player(() => playing());
+  const take = (name: string): Take => {
+    const told: Told = {
+      seek: (step) => player.seek(step),
+      sample: (pitch, of) => player.sample(pitch, of),
+      active: () => choose(made),
+      marked: () => tell(),
+      view: () => viewed(),
+    };
+    const made: Take = new Take(name, view, told, () => choose(made), () => changed(made));
+    return made;
+  };
+  const takes = [take("first model"), take("second model")];
+  let active = takes[0];
+  const rolls = h("div", { className: "takes" }, ...takes.map(({ root }) => root));
+
+  function shown(): Take[] {
+    return compare.input.checked ? takes : [takes[0]];
+  }
+
+  function choose(next: Take): void {
+    if (next === active) return;
+    active = next;
+    const at = player.position();
+    player.source = active.piece;
+    if (player.playing) player.play(at);
+    arrange();
+    settle();
+  }
+
+  function arrange(): void {
+    if (!shown().includes(active)) choose(takes[0]);
+    takes.forEach((each) => {
+      each.root.hidden = !shown().includes(each);
+      each.root.classList.toggle("active", shown().length > 1 && each === active);
+      each.listen.hidden = shown().length < 2;
+      each.listen.disabled = each === active;
+      each.listen.textContent = each === active ? "Listening" : "Listen to this";
+    });
+    rolls.classList.toggle("two", shown().length > 1);
+    otherField.hidden = !compare.input.checked;
+    openingField.hidden = start.value !== "opening";
+    voiceField.hidden = fits.root.hidden = start.value !== "melody";
+    barsField.hidden = start.value === "melody";
+    tell();
+  }
+
+  function changed(which: Take): void {
+    if (which === active) {
+      seek.max = String(which.piece.grid.length);
+      settle();
+    }
+    tell();
+  }
+
+  /** What can be done now, and what is known. */
+  function tell(): void {
+    const { piece, roll } = active;
+    const some = piece.grid.length > 0;
+    player.region = roll.markedSteps;
+    view.locked = busy;
+    go.disabled = busy || !models.length;
+    cancel.disabled = !busy;
+    file.disabled = empty.disabled = busy;
+    undo.disabled = busy || !piece.canUndo;
+    redo.disabled = busy || !piece.canRedo;
+    unmark.disabled = !player.region;
+    invert.disabled = !some;
+    rewrite.disabled = busy || !player.region;
+    play.disabled = !some && piece.whole;
+    files.forEach((each) => (each.disabled = !some || !piece.whole));
+    shown().forEach((each) => each.caption());
+  }
+
+  /** What takes longer waits until the piece has been as it is for a while. */
+  function settle(): void {
+    clearTimeout(settling);
+    settling = window.setTimeout(() => {
+      if (busy || !active.piece.whole) return;
+      if (view.heat) void judge();
+      if (!scoreBox.open) return;
+      if (active.piece.grid.length) score.show(active.piece.grid, Number(tempo.value)).catch(told);
+      else score.clear();
+    }, 400);
+  }
+
+  // Jobs --------------------------------------------------------------------------------------------------------
+
+  function told(error: unknown): void {
+    if (!(error instanceof Cancelled)) notice((error as Error).message);
+  }
+
+  function say(text: string, share: number | null = null): void {
+    if (status.value !== text) status.value = text;
+    meter.hidden = share === null;
+    if (share !== null) meter.value = share;
+  }
+
+  function stopJob(): void {
+    stopping = true;
+    running?.cancel();
+    say("Stopping…");
+  }
+
+  /** Does something that asks the server for jobs; one at a time. */
+  async function working(act: () => Promise<void>): Promise<void> {
+    if (busy) return;
+    busy = true;
+    stopping = false;
+    judging?.cancel();
+    tell();
+    try {
+      await act();
+    } catch (error) {
+      told(error);
+    }
+    running = null;
+    busy = false;
+    say("");
+    tell();
+    settle();
+  }
+
+  async function asked<T>(kind: string, args: unknown, what: string, heard: Record<string, (data: never) => void> = {}): Promise<T> {
+    if (stopping) throw new Cancelled();
+    const job = new Job<T>(kind, args, {
+      waiting: (before: number) => say(before ? `Waiting: ${before === 1 ? "one job is" : `${before} jobs are`} before yours` : "Next in the queue"),
+      begun: () => say(`${what}: reading the model`),
+      progress: ({ done, of }: { done: number; of: number }) => say(`${what}: ${Math.floor((10 * done) / of) * 10} %`, done / of),
+      ...heard,
+    } as Record<string, (data: never) => void>);
+    running = job;
+    say(`${what}: asking`);
+    return job.result;
+  }
+
+  const chosen = (select: HTMLSelectElement) => models.find(({ id }) => id === select.value) ?? models[0];
+
+  /** Has a model write into a take; what streams in is there at once. */
+  async function write(into: Take, by: Model, wish: Wish, what: string): Promise<void> {
+    const { piece } = into;
+    const count = Number(particles.value);
+    const streams = !wish.given || count === 1;
+    const opening = wish.opening ?? [];
+    const free = wish.given?.findIndex((row) => row.includes(null)) ?? 0;
+    const head = wish.given ? (wish.given.slice(0, free) as Grid) : opening;
+    const total = wish.given ? wish.given.length : opening.length + Number(bars.value) * BAR;
+    const before = [into.model, into.seed] as const;
+    piece.remember();
+    into.roll.fit(total);
+    if (streams) {
+      piece.whole = false;
+      piece.replace([...head]);
+      if (into === active && autoplay.input.checked) {
+        player.source = piece;
+        player.play(Math.max(0, head.length - BAR));
+      }
+    }
+    [into.model, into.seed] = [by, Number(seed.value)];
+    try {
+      const drawn = await asked<Drawn>(
+        "music.generate",
+        {
+          model: by.id,
+          seed: Number(seed.value),
+          bars: Number(bars.value),
+          particles: count,
+          ...wish,
+          sampling: { temperature: Number(temperature.value), top_p: Number(topP.value) },
+          rules: Object.fromEntries(Object.entries(rules).map(([name, { input }]) => [name, input.checked])),
+        },
+        what,
+        {
+          step: ((step: { pitches: number[]; nats: number[] }) => {
+            piece.add(step.pitches, step.nats);
+            const written = piece.grid.length;
+            say(`${what}: bar ${Math.ceil(written / BAR)} of ${Math.ceil(total / BAR)}`, written / total);
+          }) as (data: never) => void,
+        },
+      );
+      piece.whole = true;
+      const nats = unknown(drawn.grid.length);
+      drawn.nats.forEach((row, index) => (nats[drawn.from + index] = row));
+      piece.replace(drawn.grid, nats);
+      if (!streams && autoplay.input.checked && into === active && !player.playing) player.play(Math.max(0, free - BAR));
+    } catch (error) {
+      piece.whole = true;
+      if (streams && !wish.given && piece.grid.length > head.length) {
+        piece.replace([...piece.grid], piece.nats);
+        if (error instanceof Cancelled) notice("Stopped: what had been written is kept. Undo brings back what was there before.", "info");
+      } else {
+        [into.model, into.seed] = before;
+        if (player.starved) player.stop(0);
+        piece.undo();
+      }
+      throw error;
+    }
+  }
+
+  async function generate(): Promise<void> {
+    player.wake();
+    const source = active.piece.grid;
+    const melodic = start.value === "melody";
+    const kept = Number(voice.value);
+    if (![seed, bars, openingBars, temperature, topP].every((input) => input.closest("[hidden]") || input.reportValidity())) return;
+    if (start.value !== "nothing" && !source.length) return notice("There is no piece yet: upload one, or draw one on empty bars.");
+    if (melodic && !source.some((row) => row[kept] >= 0)) return notice(`The ${VOICES[kept]} has no notes: draw some, or choose another voice.`);
+    if (fresh.input.checked) seed.value = String(Math.floor(Math.random() * 1e6));
+    await working(async () => {
+      let wish: Wish = {};
+      if (start.value === "opening") wish = { opening: source.slice(0, Number(openingBars.value) * BAR) };
+      if (melodic) {
+        const shift = kept === 0 && fits.input.checked ? await fitting(source.map((row) => row[0])) : 0;
+        wish = { given: source.map((row) => row.map((pitch, index) => (index === kept ? (pitch < 0 ? pitch : pitch + shift) : null))) };
+      }
+      if (compare.input.checked) choose(takes[0]);
+      if (!compare.input.checked) return write(active, chosen(model), wish, "Writing");
+      for (const [index, select] of [model, other].entries()) {
+        await write(takes[index], chosen(select), wish, `Writing, ${positionName(chosen(select).position)}`);
+      }
+    });
+  }
+
+  async function fitting(line: number[]): Promise<number> {
+    const { shift } = await asked<{ shift: number }>("music.fit_melody", { line }, "Fitting the melody");
+    if (shift) notice(`The melody is moved ${shift > 0 ? "up" : "down"} by ${Math.abs(shift)} semitones, into the soprano's range.`, "info");
+    return shift;
+  }
+
+  async function regenerate(): Promise<void> {
+    player.wake();
+    if (!active.roll.markedSteps) return;
+    if (!seed.reportValidity()) return;
+    if (fresh.input.checked) seed.value = String(Math.floor(Math.random() * 1e6));
+    const given = active.roll.given;
+    await working(() => write(active, active.model ?? chosen(model), { given }, "Writing anew"));
+  }
+
+  /** Asks what surprised, in the background: whoever draws goes on, and what comes too late is dropped. */
+  async function judge(): Promise<void> {
+    judging?.cancel();
+    for (const each of shown()) {
+      const { piece } = each;
+      if (busy || !piece.grid.length || piece.scored) continue;
+      const { grid } = piece;
+      const by = each.model ?? chosen(each === takes[1] ? other : model);
+      const job = new Job<{ nats: number[][] }>("music.surprise", { model: by.id, grid });
+      judging = job;
+      say("Asking the model what surprises it");
+      try {
+        const { nats } = await job.result;
+        if (piece.grid !== grid) return;
+        each.judge = by;
+        piece.replace(grid, nats);
+      } catch (error) {
+        told(error);
+        return;
+      } finally {
+        if (judging === job) judging = null;
+        if (!busy && !judging) say("");
+      }
+    }
+  }
+
+  /** Another model is to judge what none wrote. */
+  function judgeAnew(): void {
+    for (const { model: by, piece } of takes) if (!by && piece.grid.length && !busy) piece.replace(piece.grid);
+    settle();
+  }
+
+  // Files -------------------------------------------------------------------------------------------------------
+
+  async function uploaded(): Promise<void> {
+    const [picked] = file.files ?? [];
+    if (!picked) return;
+    try {
+      const { grid, voices } = await upload<{ grid: Grid; voices: string[] }>("/api/music/read", picked, state.limits.upload);
+      begin(grid);
+      const count = Math.ceil(grid.length / BAR);
+      notice(`${picked.name}: ${count} ${count === 1 ? "bar" : "bars"}; ${voices.join(", ")}`, "info");
+      if (voices.length === 1) {
+        voice.value = String(VOICES.findIndex((name) => name === voices[0]));
+        start.value = "melody";
+      }
+      arrange();
+    } catch (error) {
+      told(error);
+    }
+    file.value = "";
+  }
+
+  /** Another piece in the place of what is shown; where two models are compared, both judge it. */
+  function begin(grid: Grid): void {
+    player.stop(0);
+    for (const each of shown()) {
+      each.piece.remember();
+      [each.model, each.seed] = [null, null];
+      each.piece.replace([...grid]);
+      each.roll.clearMarks();
+      each.roll.fit(grid.length);
+    }
+  }
+
+  const empty = button("Empty bars to draw on", () => {
+    begin(silentBars(Number(bars.value)));
+    setMode("draw");
+    start.value = "melody";
+    arrange();
+    active.roll.canvas.focus();
+  });
+
+  async function download(format: "mid" | "musicxml" | "png" | "wav"): Promise<void> {
+    const { piece, seed: drawn } = active;
+    const name = `chorale${drawn === null ? "" : `-seed${drawn}`}.${format}`;
+    try {
+      const made =
+        format === "wav"
+          ? await toWav(piece.grid, player.tempo, player.instrument)
+          : await (await post("/api/music/convert", { grid: piece.grid, format, tempo: player.tempo, title: "Chorale" })).blob();
+      save(name, made);
+    } catch (error) {
+      told(error);
+    }
+  }
+
+  // Playing -----------------------------------------------------------------------------------------------------
+
+  function toggle(): void {
+    player.source = active.piece;
+    if (player.playing) player.stop();
+    else if (active.piece.grid.length || !active.piece.whole) player.play();
+  }
+
+  function playing(): void {
+    play.textContent = player.playing ? "■ Stop" : "▶ Play";
+    play.classList.toggle("waiting", player.starved);
+    if (!frame) frame = requestAnimationFrame(follow);
+  }
+
+  function follow(): void {
+    frame = 0;
+    const at = player.position();
+    shown().forEach((each) => each.roll.at(at, player.playing && each === active));
+    const step = Math.floor(at);
+    if (Number(seek.value) !== step) {
+      seek.value = String(step);
+      seek.setAttribute("aria-valuetext", placeName(step));
+    }
+    if (player.playing) frame = requestAnimationFrame(follow);
+  }
+
+  function setTempo(): void {
+    player.tempo = Number(tempo.value);
+    tempoShown.textContent = tempo.value;
+  }
+
+  function setMode(mode: Mode): void {
+    view.mode = mode;
+    viewed();
+  }
+
+  /** The view was changed by the roll's keys. */
+  function viewed(): void {
+    for (const radio of modes.querySelectorAll("input")) radio.checked = radio.value === view.mode;
+    pen.value = String(view.voice);
+    takes.forEach(({ roll }) => roll.redraw());
+  }
+
+  function showHeat(): void {
+    view.heat = heat.input.checked;
+    legendPlace.hidden = !view.heat;
+    legendPlace.replaceChildren(legend());
+    viewed();
+    settle();
+  }
+
+  function zoom(by: number): void {
+    active.roll.zoom(by);
+    viewed();
+  }
+
+  function key(event: KeyboardEvent): void {
+    const target = event.target as HTMLElement;
+    const typing = target.matches("input:not([type=range]), textarea, select");
+    if (event.key === " " && !typing && !target.matches("button, summary, a")) {
+      event.preventDefault();
+      toggle();
+    } else if ((event.ctrlKey || event.metaKey) && !typing && !busy && "zy".includes(event.key.toLowerCase())) {
+      event.preventDefault();
+      if (event.key === "y" || event.shiftKey) active.piece.redo();
+      else active.piece.undo();
+    }
+  }
+
+  // The page ----------------------------------------------------------------------------------------------------
+
+  const otherField = field("Second model", other);
+  start.onchange = arrange;
+  model.onchange = other.onchange = judgeAnew;
+  const hint = models.length < 2 ? "There is only one chorale model. To compare PoPE with RoPE, train a twin with seqpope train, and load the page again." : "";
+  root.append(
+    h("section", { className: "card", "aria-label": "Write music" },
+      h("h2", {}, "Write a chorale"),
+      h("div", { className: "row" }, field("Start from", start), openingField, voiceField, barsField, field("Model", model), field("Seed", seed), fresh.root, fits.root),
+      h("div", { className: "row" }, compare.root, otherField, hint ? h("small", { className: "soft hint" }, hint) : null),
+      h("details", {},
+        h("summary", {}, "More: temperature, rules"),
+        h("div", { className: "row more" },
+          field("Temperature", temperature), field("Top p", topP),
+          field("Versions tried side by side", particles, "to harmonise and to write anew"),
+          h("fieldset", {}, h("legend", {}, "Rules"), ...Object.values(rules).map((rule) => rule.root))),
+      ),
+      h("div", { className: "row" }, go, cancel, autoplay.root, meter, status),
+      h("div", { className: "row bring" }, field("Or bring music: MIDI, MusicXML", file), empty),
+    ),
+    h("section", { className: "card", "aria-label": "The piece" },
+      h("div", { className: "row transport" }, play, field("Position", seek), h("label", { className: "field" }, h("span", {}, "Tempo ", tempoShown), tempo), field("Volume", volume), field("Instrument", instrument), loop.root),
+      h("div", { className: "row" }, modes, field("Voice", pen), field("Pencil", length), undo, redo, rewrite, unmark, invert,
+        button("−", () => zoom(-1), { "aria-label": "Farther" }), button("+", () => zoom(1), { "aria-label": "Closer" }), heat.root, legendPlace),
+      rolls,
+      h("div", { className: "row files" }, h("span", { className: "soft" }, "Download"), ...files),
+      h("details", {}, h("summary", {}, "Keys"), h("p", { id: "roll-help", className: "soft" },
+        "Space plays and stops. On the roll: arrows move the cursor through time and voices; with Shift they mark beats and voices, Escape unmarks; " +
+        "Enter plays from the cursor; Home, End, Page up and down go farther; 1 to 4 choose a voice; + and − zoom. D takes the pencil and puts it down: " +
+        "then up and down choose a pitch, Enter writes it, Delete makes a rest. Ctrl+Z undoes, Ctrl+Y does again.")),
+    ),
+    scoreBox,
+  );
+  if (!models.length) notice("There is no chorale model: neither a shipped one nor one among the runs.");
+  player.source = active.piece;
+  if (kept) {
+    [active.model, active.seed] = [kept.model, kept.seed];
+    active.piece.replace(kept.grid, kept.nats);
+  }
+  arrange();
+  playing();
+  document.addEventListener("keydown", key, { signal: gone.signal });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => legendPlace.replaceChildren(legend()), { signal: gone.signal });
+  const preparing = window.setTimeout(() => player.prepare(), 200);
+  window.seqpopeStudio = { level: () => player.level() };
+
+  return () => {
+    const { piece, model: by, seed: from } = active;
+    kept = piece.grid.length ? { grid: [...piece.grid], nats: [...piece.nats], model: by, seed: from } : null;
+    gone.abort();
+    if (busy) stopJob();
+    judging?.cancel();
+    clearTimeout(settling);
+    clearTimeout(preparing);
+    cancelAnimationFrame(frame);
+    player.close();
+    score.clear();
+    takes.forEach(({ roll }) => roll.close());
+    delete window.seqpopeStudio;
+  };
 };

@@ -1,0 +1,224 @@
+"""The Music page in a browser: heard, drawn on, marked, compared."""
+
+from __future__ import annotations
+
+import io
+import time
+import wave
+
+import mido
+import numpy as np
+import pytest
+
+AUDIBLE = 0.005  # root mean square
+SECONDS = 60.0
+
+
+@pytest.fixture
+def page(browser, twins):
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(twins)
+    page.get_by_role("button", name="Generate").wait_for()
+    yield page
+    page.close()
+    assert not wrong
+
+
+def until(page, expression: str, seconds: float = SECONDS) -> None:
+    """Wait for JavaScript to be true; the page's policy forbids Playwright's own way."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, f"not within {seconds:g} s: {expression}"
+        time.sleep(0.03)
+
+
+def done(page) -> None:
+    until(page, "!document.querySelector('button.primary').disabled")
+
+
+def heard(page) -> None:
+    until(page, f"seqpopeStudio.level() > {AUDIBLE}")
+
+
+def press(page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def notices(page) -> list[str]:
+    return page.locator(".notice p").all_inner_texts()
+
+
+def draw_scale(page) -> None:
+    """A bar of four quarters, by the keyboard alone."""
+    page.get_by_label("Bars to write").fill("1")
+    press(page, "Empty bars to draw on")
+    for key in ("Enter", "ArrowUp", "ArrowUp", "Enter", "ArrowUp", "ArrowUp", "Enter", "ArrowUp", "Enter"):
+        page.keyboard.press(key)
+
+
+def download(page, name: str) -> bytes:
+    with page.expect_download() as got:
+        press(page, name)
+    with open(got.value.path(), "rb") as file:
+        return file.read()
+
+
+def midi_line(content: bytes) -> list[int]:
+    """All pitches struck, in order."""
+    return [m.note for m in mido.MidiFile(file=io.BytesIO(content)) if m.type == "note_on" and m.velocity]
+
+
+def test_it_sounds_while_it_is_written_and_stops(page):
+    page.get_by_label("Bars to write").fill("2")
+    page.get_by_label("Tempo").fill("200")
+    press(page, "Generate")
+    heard(page)
+    assert page.get_by_role("button", name="Cancel").is_enabled()
+    done(page)
+    assert not notices(page)
+    assert "nats a token (128 tokens)" in page.locator(".take-cost").first.inner_text()
+    until(page, "document.querySelector('.play').textContent.includes('Play')")  # to its end
+    until(page, "seqpopeStudio.level() < 1e-4", 5)
+    page.locator("h1").click()
+    page.keyboard.press("Space")
+    heard(page)
+    page.keyboard.press("Space")
+    assert page.get_by_role("button", name="Play").is_visible()
+
+
+def test_a_melody_is_drawn_harmonised_and_partly_written_anew(page):
+    draw_scale(page)
+    assert midi_line(download(page, "MIDI")) == [67, 69, 71, 72]
+    page.locator("summary", has_text="More").click()
+    page.get_by_label("Versions tried").select_option("4")
+    press(page, "Generate")
+    done(page)
+    assert not notices(page)
+    harmonised = midi_line(download(page, "MIDI"))
+    assert len(harmonised) >= 13
+    heard(page)
+    press(page, "■ Stop")
+
+    roll = page.locator(".take canvas").first
+    roll.focus()
+    page.keyboard.press("d")  # the pencil down
+    assert not page.get_by_role("button", name="Write marked anew").is_enabled()
+    for key in ("Home", "2", "Shift+ArrowRight", "Shift+ArrowDown"):
+        page.keyboard.press(key)
+    assert "Bar 1, beat 2: tenor" in page.locator(".roll-readout").first.inner_text()
+    press(page, "Write marked anew")
+    done(page)
+    assert not notices(page)
+    soprano = [67, 69, 71, 72]
+    assert set(soprano) <= set(midi_line(download(page, "MIDI")))
+    press(page, "Undo")
+    assert midi_line(download(page, "MIDI")) == harmonised
+    press(page, "Undo")
+    assert midi_line(download(page, "MIDI")) == soprano
+
+
+def test_pointers_draw_and_mark(page):
+    press(page, "Empty bars to draw on")
+    roll = page.locator(".take canvas").first
+    roll.evaluate("canvas => canvas.scrollIntoView({ block: 'center' })")
+    box = roll.bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 200, box["y"] + 130, steps=5)
+    page.mouse.up()
+    assert len(midi_line(download(page, "MIDI"))) >= 2
+    page.get_by_text("Look", exact=True).click()
+    assert roll.bounding_box() == box  # nothing jumps when the mode changes
+    bottom = box["y"] + box["height"]
+    page.mouse.move(box["x"] + 60, bottom - 55)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 150, bottom - 25, steps=5)
+    page.mouse.up()
+    assert page.get_by_role("button", name="Write marked anew").is_enabled()
+    page.keyboard.press("Escape")
+    assert not page.get_by_role("button", name="Write marked anew").is_enabled()
+
+
+def test_files_in_and_out(page):
+    draw_scale(page)
+    with wave.open(io.BytesIO(download(page, "WAV"))) as sound:
+        samples = np.frombuffer(sound.readframes(sound.getnframes()), np.int16) / 32768
+        assert sound.getnframes() / sound.getframerate() == pytest.approx(3 + 2, abs=0.1)  # the room dies away
+    assert np.sqrt((samples**2).mean()) > 0.03
+    assert np.abs(samples).max() < 0.95
+    assert b"<score-partwise" in download(page, "MusicXML")
+    assert download(page, "PNG").startswith(b"\x89PNG")
+    midi = download(page, "MIDI")
+    upload = page.get_by_label("MIDI or MusicXML file")
+    upload.set_input_files({"name": "garbage.mid", "mimeType": "audio/midi", "buffer": b"garbage"})
+    page.locator(".notice.error").wait_for()
+    assert "not a MIDI file" in notices(page)[0]
+    upload.set_input_files({"name": "tune.mid", "mimeType": "audio/midi", "buffer": midi})
+    page.locator(".notice.info").wait_for()
+    assert "tune.mid: 1 bar; soprano" in notices(page)[1]
+    assert page.get_by_label("Start from").input_value() == "melody"
+    page.get_by_label("Surprise").check()
+    until(page, "document.querySelector('.take-cost').textContent.includes('by PoPE')")
+    page.locator(".take canvas").first.focus()
+    page.keyboard.press("Home")
+    assert "nats, a chance of 1 in" in page.locator(".roll-readout").first.inner_text()
+    pytest.importorskip("verovio")
+    page.locator("summary", has_text="Score").click()
+    page.locator(".score img").first.wait_for()
+    assert (
+        page.locator(".score img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+    )
+
+
+def test_two_models_from_one_seed(page):
+    page.get_by_label("Compare with a second model").check()
+    page.get_by_label("Bars to write").fill("1")
+    page.get_by_label("new one each time").uncheck()
+    page.get_by_label("Seed").fill("11")
+    press(page, "Generate")
+    done(page)
+    titles = page.locator(".take h3").all_inner_texts()
+    assert ["PoPE" in titles[0], "RoPE" in titles[1]] == [True, True]
+    assert all("seed 11" in title for title in titles)
+    costs = [float(text.split()[0]) for text in page.locator(".take-cost").all_inner_texts()]
+    assert costs[0] < costs[1]  # one is trained
+    press(page, "Listen to this")
+    assert midi_line(download(page, "MIDI"))
+
+
+def test_cancelled_midway_keeps_what_is_there_and_others_wait_in_line(page, browser, twins):
+    page.get_by_label("Bars to write").fill("32")
+    press(page, "Generate")
+    until(page, "document.querySelector('.status').value.includes('bar 1')")
+    second = browser.new_page()
+    second.goto(twins)
+    second.get_by_label("Bars to write").fill("1")
+    press(second, "Generate")
+    until(second, "document.querySelector('.status').value.includes('one job is before yours')")
+    press(page, "Cancel")
+    done(page)
+    assert "Stopped" in notices(page)[0]
+    assert midi_line(download(page, "MIDI"))
+    done(second)
+    assert not notices(second)
+    second.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_small_screen_and_names_for_all_controls(browser, twins, scheme):
+    page = browser.new_page(viewport={"width": 375, "height": 700}, color_scheme=scheme)
+    page.goto(twins)
+    page.get_by_role("button", name="Generate").wait_for()
+    page.get_by_label("Compare with a second model").check()
+    for summary in page.locator("main summary").all():
+        summary.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll("main :is(button, input, select, canvas)")]
+            .filter((each) => ![each, ...(each.labels ?? [])].some((it) => it.ariaLabel || it.textContent.trim()))
+            .map((each) => each.outerHTML)"""
+    )
+    assert nameless == []
+    page.close()
