@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 
+import numpy as np
 import pytest
 import torch
 
 from seqpope.domains.music.chorales.codec import Chorale
 from seqpope.domains.music.chorales.corpus import music21_chorales
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 # Without a GPU the Triton kernels run in Triton's interpreter, which must be chosen before Triton is imported.
 if not torch.cuda.is_available():
@@ -27,9 +34,22 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def music21_parsed() -> tuple[list[Chorale], dict[str, str]]:
-    """All chorales of music21 and the files left out with reasons (about 11 s on two processes)."""
-    return music21_chorales()
+def music21_parsed(tmp_path_factory) -> tuple[list[Chorale], dict[str, str]]:
+    """All chorales of music21 and the files left out with reasons: about 11 s on two processes, once for them all."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    kept = shared / "chorales.json"
+    with open(shared / "chorales.lock", "w") as lock:
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.is_file():
+            found, skipped = music21_chorales()
+            pieces = [(chorale.name, chorale.pitches.tolist()) for chorale in found]
+            kept.with_suffix(".part").write_text(json.dumps([pieces, skipped]))
+            kept.with_suffix(".part").replace(kept)
+    pieces, skipped = json.loads(kept.read_text())
+    return [Chorale(np.array(pitches), name) for name, pitches in pieces], skipped
 
 
 @pytest.fixture(scope="session")

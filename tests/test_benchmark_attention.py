@@ -112,6 +112,7 @@ def test_gate_without_a_measure_or_with_a_kernel_that_raises():
     assert "TypeError" in raising["reason"]
 
 
+@pytest.mark.slow
 def test_whole_run(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "attention.py"), "--device", "cpu", "--out", str(tmp_path)]
     done = subprocess.run(

@@ -98,6 +98,7 @@ def test_presets_are_the_papers(step):
     assert genome.model.attention_dropout == 0
 
 
+@pytest.mark.slow
 def test_processes_on_a_cpu_end_to_end(tmp_path):
     words = ["--tiny", "--device", "cpu", "--steps", "2", "--profile", "--commit", "abc", "--out", str(tmp_path)]
     done = subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, timeout=300, cwd=ROOT)

@@ -121,7 +121,7 @@ def test_far_positions_are_exact():
 
 
 def test_twice_is_the_same_to_the_bit():
-    inputs = make_inputs(130, 130, 48, heads=4, key_heads=2)
+    inputs = make_inputs(70, 70, 48, heads=2, key_heads=1)
     upstream = upstream_like(inputs[0])
     runs = [with_gradients("pope", inputs, upstream, torch.float32, backend="triton") for _ in range(2)]
     for first, second in zip(*runs, strict=True):
@@ -143,7 +143,7 @@ def test_tiles_change_nothing(tiles, monkeypatch):
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("span", [1, 2, 5, 100])
+@pytest.mark.parametrize("span", [1, 5])
 def test_order_of_programs_changes_nothing(span, monkeypatch):
     inputs = make_inputs(70, 70, 16, heads=4, key_heads=2, batch=2)
     upstream = upstream_like(inputs[0])
