@@ -103,8 +103,8 @@ class Studio:
         if hasattr(arguments, "model"):
             family = "chorales" if kind.startswith("music.") else "dna"
             made["file"] = str(self.catalogue.model(arguments.model, family).file)
-        if hasattr(arguments, "genome"):
-            made["genome"] = str(self.catalogue.genome(arguments.genome))
+        if getattr(arguments, "genome", None) is not None:
+            made["genome"] = str(self.catalogue.genome(arguments.genome))  # type: ignore[attr-defined]
         return made
 
     async def ask_clerk(self, kind: str, arguments: Any) -> Any:

@@ -18,10 +18,12 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from seqpope.errors import SeqpopeError
 
+T = TypeVar("T")
 STOP_SECONDS = 5.0  # that a job has to stop before its process is killed
 STARTED_SECONDS = 120.0  # that a process has to start, with all its imports
 
@@ -57,6 +59,15 @@ class Context:
         """
         self.check()
         self.send((name, data))
+
+    def held(self, file: str, read: Callable[[Path], T]) -> T:
+        """The one model in memory, if it is this file's; else what `read` makes of the file, in its place."""
+        key = (file, Path(file).stat().st_mtime_ns)
+        if self.kept.get("key") != key:
+            self.kept.clear()
+            self.kept["model"] = read(Path(file))
+            self.kept["key"] = key
+        return self.kept["model"]
 
 
 def _limit(memory: int, files: int) -> None:
