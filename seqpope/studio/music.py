@@ -36,8 +36,8 @@ def generate(job: dict[str, Any], context: Context) -> dict[str, Any]:
     """Draw a chorale: emits "step" with four pitches and their nats for each sixteenth, then all of it.
 
     With a given grid particles are drawn side by side, so "progress" is all that is told before the end. What is
-    known before its first free note is read at once, as an opening; behind the last one a bar is enough for what is
-    to come to count, and the rest is taken over.
+    known before its first free note is read at once, as an opening; behind the last one a bar is enough for what
+    is to come to count, and the rest is taken over.
     """
     import torch
 

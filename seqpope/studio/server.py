@@ -1,4 +1,4 @@
-"""The studio's server: static files, jobs and their events, uploads. It imports no torch and reads no file itself."""
+"""The studio's server: static files, jobs and their events, uploads. It imports no torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Processes beside the server: one computes with a model, one reads and writes files under limits.
 
 The server stays quick while they work, and what goes wrong in them (a decompression bomb, a file that hangs
-its parser) ends with them. A process does one job at a time; it is told to stop by an event, and killed if it does not.
+its parser) ends with them. A process does one job at a time; it is told to stop by an event, and
+killed if it does not.
 """
 
 from __future__ import annotations
