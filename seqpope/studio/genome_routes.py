@@ -135,9 +135,7 @@ class Readings:
             if genes:
                 raise TrackError(f"{genes[0].name} lies at {genes[0].place}, which this genome has not") from None
             if ":" not in text:
-                more = (
-                    "nor a gene of that name" if self.genes() else "(to find genes, start the studio with --genes)"
-                )
+                more = "nor a gene of that name" if self.genes() else "start the studio with --genes to find genes"
                 raise TrackError(f"{error}; {more}") from error
             raise
 
