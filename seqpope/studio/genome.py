@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from seqpope.generate.draw import Model
     from seqpope.score.likelihood import Likelihood, Pending, Row
 
-AT_ONCE = {"cpu": 4096}  # tokens read between two looks at whether to stop; elsewhere what `score` reads
+AT_ONCE = {"cpu": 2048}  # tokens read between two looks at whether to stop; elsewhere what `score` reads
 
 
 class Loaded(NamedTuple):
