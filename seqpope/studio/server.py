@@ -272,6 +272,7 @@ def run(settings: Settings, host: str, port: int, say: Callable[[str], None] = p
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()  # who reads the address below may come before uvicorn is ready: it waits, then
     except OSError as error:
         raise SeqpopeError(
             f"{host}:{port} cannot be had ({error.strerror or error}): choose another --port, 0 for any"

@@ -89,7 +89,8 @@ export class Tracks {
       ],
     });
     const sheet = new CSSStyleSheet();
-    sheet.replaceSync(`.igv-track-label { opacity: 0.85 }
+    sheet.replaceSync(`.igv-container { color: #000; color-scheme: light }
+      .igv-track-label { opacity: 0.85 }
       @media (max-width: 45rem) {
         .igv-logo, .igv-current-genome, .igv-navbar-right-container, .igv-windowsize-panel-container { display: none !important }
       }`);
@@ -132,7 +133,7 @@ export class Tracks {
   async mark(runs: Run[], threshold: number): Promise<void> {
     const score = this.browser.trackViews.find((view: Igv) => view.track.name?.startsWith("NLL"));
     if (score) {
-      score.track.guideLines = [{ color: "#888888", dotted: true, y: threshold }];
+      score.track.config.guideLines = [{ color: "#888888", dotted: true, y: threshold }];
       score.repaintViews();
     }
     const before = this.above;
@@ -142,8 +143,8 @@ export class Tracks {
       this.above = "";
       return;
     }
-    const features = runs.map(({ start, end, mean }) => ({ chr: this.scored.contig, start, end, name: mean.toFixed(2) }));
-    await this.browser.loadTrack({ type: "annotation", name: this.above, color: "#d55e00", displayMode: "COLLAPSED", height: 30, order: 2, features });
+    const features = runs.map(({ start, end, mean }) => ({ chr: this.scored.contig, start, end, mean: `${mean.toFixed(3)} nats` }));
+    await this.browser.loadTrack({ type: "annotation", name: this.above, color: "#d55e00", displayMode: "COLLAPSED", maxHeight: 60, autoHeight: true, order: 2, features });
   }
 
   close(): void {
