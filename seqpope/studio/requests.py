@@ -10,7 +10,7 @@ from seqpope.errors import SeqpopeError
 
 MAXIMUM_STEPS = 16 * 64  # of a grid of sixteenths: 64 bars
 MAXIMUM_UPLOAD = 1 << 20  # bytes
-MAXIMUM_SCORED = 20_000  # bases of a region: on two cores in both strands and all phases two minutes
+MAXIMUM_SCORED = 20_000  # bases of a region: on a core 8 s, in both strands and all phases 75 s
 MAXIMUM_MUTATED = 60  # bases of a window whose every change is scored
 MAXIMUM_DRAWN = 6000  # bases, before what is drawn and in it: six-mers of a window of training
 IDENTIFIER = r"^[0-9a-z-]{1,40}$"

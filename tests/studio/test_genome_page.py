@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
-
 WAIT = 60_000  # milliseconds that a job may take on a loaded machine
 
 
@@ -121,7 +119,6 @@ def test_without_a_genome_it_says_how_to_make_one(browser, studio):
         assert page.get_by_label("Bases to continue").is_visible()
 
 
-@pytest.mark.slow
 def test_all_controls_have_names(browser, genome_studio):
     with opened(browser, genome_studio, color_scheme="dark") as page:
         page.locator(".means:not(:empty)").wait_for()

@@ -84,7 +84,7 @@ function prepared(root: HTMLElement, state: State, model: HTMLSelectElement): ()
     if (!place) return;
     const size = place.end - place.start;
     const unknown = size - place.known;
-    const cut = size > most ? ` more than ${whole.format(most)} at once: its first ${whole.format(most)} are scored;` : "";
+    const cut = size > most ? ` more than ${whole.format(most)} at once: its first ${whole.format(most)} are scored;` : ` up to ${whole.format(most)} at once;`;
     means.textContent = `${place.gene ? `${place.gene}, ` : ""}${place.region}: ${whole.format(size)} bases${unknown ? `, ${whole.format(unknown)} of them N` : ""};${cut} ` +
       `about ${duration(cost(Math.min(size, most)) / speed.score)}`;
     expectMutations();
@@ -245,7 +245,7 @@ function prepared(root: HTMLElement, state: State, model: HTMLSelectElement): ()
       h("tr", {},
         h("td", {}, h("button", { type: "button", className: "link", onclick: () => visit(run) }, placeName(contig, run.start, run.end))),
         ...[String(run.end - run.start), run.mean.toFixed(3), run.most.toFixed(3)].map((value) => h("td", { className: "number" }, value)))));
-    void tracks?.mark(runs, +threshold.value);
+    tracks?.mark(runs, +threshold.value);
   }
   function visit(run: Run): void {
     const around = Math.max(40, run.end - run.start);

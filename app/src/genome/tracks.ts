@@ -10,8 +10,7 @@ export interface Feature {
   strand: string;
 }
 
-/* eslint-disable-next-line */
-type Igv = any;
+type Igv = any; // it comes without types
 
 let library: Promise<Igv> | undefined;
 
@@ -64,8 +63,10 @@ export class Tracks {
     private readonly browser: Igv,
     private readonly root: HTMLElement,
     readonly scored: Scored,
-    private above: string,
   ) {}
+
+  private above = ""; // name of the track of runs
+  private marked: Promise<void> = Promise.resolve();
 
   /** Draws them into `root`, in place of what was there. */
   static async open(root: HTMLElement, scored: Scored, genes: Feature[], moved: (start: number, end: number) => void): Promise<Tracks> {
@@ -96,7 +97,7 @@ export class Tracks {
       }`);
     browser.navbar.multiTrackSelectButton.setVisibility(false);
     holder.shadowRoot?.adoptedStyleSheets.push(sheet);
-    const tracks = new Tracks(browser, root, scored, "");
+    const tracks = new Tracks(browser, root, scored);
     browser.on("locuschange", () => moved(...tracks.view));
     moved(...tracks.view);
     return tracks;
@@ -130,7 +131,12 @@ export class Tracks {
   }
 
   /** Marks runs on a track of their own, and the threshold on the scores. */
-  async mark(runs: Run[], threshold: number): Promise<void> {
+  mark(runs: Run[], threshold: number): void {
+    // One after the other: a track cannot be taken away while it is still being drawn.
+    this.marked = this.marked.then(() => this.draw(runs, threshold)).catch(() => undefined);
+  }
+
+  private async draw(runs: Run[], threshold: number): Promise<void> {
     const score = this.browser.trackViews.find((view: Igv) => view.track.name?.startsWith("NLL"));
     if (score) {
       score.track.config.guideLines = [{ color: "#888888", dotted: true, y: threshold }];
