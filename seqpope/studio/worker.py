@@ -131,7 +131,7 @@ class Worker:
         self.setup, self.limits, self.seconds = setup, limits, seconds
         self._spawn = multiprocessing.get_context("spawn")  # a forked copy of a threaded server may hang
         self._process: Any = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def start(self) -> None:
         """Start the process, unless it runs.
@@ -139,6 +139,10 @@ class Worker:
         Raises:
             SeqpopeError: it did not start.
         """
+        with self._lock:  # the first job may come while the studio starts its processes
+            self._start()
+
+    def _start(self) -> None:
         if self._process is not None and self._process.is_alive():
             return
         self._pipe, theirs = self._spawn.Pipe()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import multiprocessing
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -15,6 +17,7 @@ from seqpope.cli import main
 from seqpope.studio import requests
 from seqpope.studio.catalogue import Catalogue
 from seqpope.studio.genome_routes import read_genes
+from seqpope.studio.worker import Worker
 
 SHIPPED = "seqpope/weights/genome.safetensors"
 
@@ -221,3 +224,13 @@ def test_genomes_are_found_by_id_alone(folder):
     catalogue = Catalogue(folder / "runs", folder / "data")
     [(name, path)] = catalogue.genomes()
     assert catalogue.genome(name) == path
+
+
+def test_a_process_is_started_once_whoever_asks_first():
+    worker = Worker()
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda _: worker.start(), range(2)))
+    try:
+        assert len(multiprocessing.active_children()) == 1
+    finally:
+        worker.kill()
