@@ -911,9 +911,7 @@ def build_parser() -> Any:
             verb.add_class_arguments(TrainConfig, as_positional=False)
         else:
             listed = name in ("evaluate", "compare")
-            skipped: set[str | int] = {"runs", "melody", "samples", "scores"}
-            if name == "app":
-                skipped = set()
+            skipped: set[str | int] = set() if name == "app" else {"runs", "melody", "samples", "scores"}
             if name == "reproduce":
                 from seqpope.reproduce.studies import STUDIES
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 
 from seqpope.checkpoint import find_checkpoint, read_info, shipped
@@ -108,6 +109,34 @@ def make_rules(
     )
 
 
+class Begun(NamedTuple):
+    """A prompt as ids (L,), its bases at the start that they leave out, the codes in it that were read as N, and
+    the rules with the prompt behind them."""
+
+    ids: np.ndarray
+    unseen: int
+    replaced: Counter[str]
+    constraint: DnaConstraint
+
+
+def begin(tokenizer: Any, text: str, bases: int, rules: DnaRules, letters_anywhere: bool = False) -> Begun:
+    """What is needed to draw `bases` bases after a prompt's letters.
+
+    Raises:
+        SeqpopeError: the prompt cannot be read, or it and the rules contradict each other.
+    """
+    replaced: Counter[str] = Counter()
+    ids, unseen = tokenizer.encode_prompt(text, replaced)
+    constraint = DnaConstraint(
+        rules, tokenizer.strings, bases=bases, unseen=text[:unseen], letters_anywhere=letters_anywhere
+    )
+    try:
+        constraint.begin([ids], constraint.most_tokens(bases))
+    except ConstraintError as error:
+        raise SeqpopeError(str(error).replace("prompt 0", "the prompt", 1)) from None
+    return Begun(ids, unseen, replaced, constraint)
+
+
 def generate_dna(
     output: DnaOutput,
     draw: Draw | None = None,
@@ -143,17 +172,9 @@ def generate_dna(
     text, file = ("", None) if prompt is None else read_prompt(prompt)
     names = ["dna"] if output.single else [f"dna-{seed:04d}" for seed in draw.seeds]
     output.spare(names, [file, checkpoint])
-    _check_letters(text, rules)
+    check_letters(text, rules)
     model, tokenizer = load_model(checkpoint, draw.device)
-    replaced: Counter[str] = Counter()
-    opening, unseen = tokenizer.encode_prompt(text, replaced)
-    constraint = DnaConstraint(
-        rules, tokenizer.strings, bases=bases, unseen=text[:unseen], letters_anywhere=letters_anywhere
-    )
-    try:
-        constraint.begin([opening], constraint.most_tokens(bases))
-    except ConstraintError as error:
-        raise SeqpopeError(str(error).replace("prompt 0", "the prompt", 1)) from None
+    opening, unseen, replaced, constraint = begin(tokenizer, text, bases, rules, letters_anywhere)
     digest = sha256_of(model.file)
     asked = {
         "bases": bases,
@@ -172,7 +193,7 @@ def generate_dna(
         sidecar = describe_draw(model, draw, asked, seed, drawn, len(opening))
         sidecar |= measure(sequence, len(text), drawn, tokenizer)
         sidecar["weights_sha256"] = digest
-        record = Record(f"dna-{seed:04d}", _header(sidecar, len(sequence), digest), sequence)
+        record = Record(f"dna-{seed:04d}", header(sidecar, len(sequence), digest), sequence)
         line = describe(sequence, sidecar)
         if output.single:
             records.append(record)
@@ -185,7 +206,7 @@ def generate_dna(
     return results
 
 
-def _check_letters(text: str, rules: DnaRules) -> None:
+def check_letters(text: str, rules: DnaRules) -> None:
     """Raise SeqpopeError if a prompt has letters that the rules do not, before a model is read."""
     if not rules.judge_prompt:
         return
@@ -218,7 +239,8 @@ def _known(share: float) -> float | None:
     return None if share != share else share
 
 
-def _header(sidecar: dict[str, Any], length: int, digest: str) -> str:
+def header(sidecar: dict[str, Any], length: int, digest: str) -> str:
+    """Of a FASTA record, what stands behind its name."""
     gc = "nan" if sidecar["gc"] is None else f"{sidecar['gc']:.4f}"
     return (
         f"seed={sidecar['seed']} length={length} prompt={sidecar['settings']['prompt_bases']} gc={gc} "

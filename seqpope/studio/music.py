@@ -26,14 +26,10 @@ def load(context: Context, file: str) -> Model:
     from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
     from seqpope.generate.draw import Model
 
-    path = Path(file)
-    key = (file, path.stat().st_mtime_ns)
-    if context.kept.get("key") != key:
-        context.kept.clear()
-        fingerprint = ChoraleTokenizer().fingerprint
-        context.kept["model"] = Model.load(path, "auto", fingerprint, "this version's chorale tokenizer")
-        context.kept["key"] = key
-    return context.kept["model"]
+    fingerprint = ChoraleTokenizer().fingerprint
+    return context.held(
+        file, lambda path: Model.load(path, "auto", fingerprint, "this version's chorale tokenizer")
+    )
 
 
 def generate(job: dict[str, Any], context: Context) -> dict[str, Any]:

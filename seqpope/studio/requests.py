@@ -10,6 +10,9 @@ from seqpope.errors import SeqpopeError
 
 MAXIMUM_STEPS = 16 * 64  # of a grid of sixteenths: 64 bars
 MAXIMUM_UPLOAD = 1 << 20  # bytes
+MAXIMUM_SCORED = 20_000  # bases of a region: on a core 8 s, in both strands and all phases 75 s
+MAXIMUM_MUTATED = 60  # bases of a window whose every change is scored
+MAXIMUM_DRAWN = 6000  # bases, before what is drawn and in it: six-mers of a window of training
 IDENTIFIER = r"^[0-9a-z-]{1,40}$"
 
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
@@ -93,11 +96,67 @@ class Melody(Arguments):
     line: list[Pitch] = Field(min_length=1, max_length=MAXIMUM_STEPS)
 
 
+class Scored(Arguments):
+    """Nats of each base of a region, as `seqpope score` has them: `region` as in chr17:43,044,295-43,050,000."""
+
+    model: Identifier = "genome"
+    genome: Identifier
+    region: str = Field(min_length=1, max_length=120)
+    strand: Literal["both", "+", "-"] = "+"
+    phases: int = Field(default=1, ge=1, le=6)
+
+
+class Mutated(Scored):
+    """What each other base would change at each place of a region, as `seqpope score --vcf` has it."""
+
+    window: int = Field(default=250, ge=8, le=4096)
+
+
+class DnaRules(Arguments):
+    """Rules for drawn DNA (`domains.genome.rules.DnaRules`); the band of GC is a share, both ends included."""
+
+    gc: tuple[float, float] | None = None
+    gc_window: int | None = Field(default=None, ge=6, le=1000)
+    forbid: list[Annotated[str, Field(min_length=1, max_length=40)]] = Field(default=[], max_length=20)
+    open_frame: int | None = Field(default=None, ge=0, le=2)
+    no_stop: bool = False
+    judge_prompt: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> DnaRules:
+        if self.gc_window is not None and self.gc is None:
+            raise ValueError("the bases that the band of GC is for need a band")
+        return self
+
+
+class Continued(Arguments):
+    """Draw DNA behind typed bases, or behind `before` bases that end where a region ends."""
+
+    model: Identifier = "genome"
+    genome: Identifier | None = None
+    region: str = Field(default="", max_length=120)
+    before: int = Field(default=1200, ge=0, le=MAXIMUM_DRAWN)
+    prompt: str = Field(default="", max_length=MAXIMUM_DRAWN)
+    bases: int = Field(default=300, ge=1, le=MAXIMUM_DRAWN)
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
+    sampling: Sampling = Sampling()
+    rules: DnaRules = DnaRules()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Continued:
+        if self.region and (self.genome is None or self.prompt):
+            raise ValueError("a region needs its genome, and no typed bases beside it")
+        return self
+
+
 # Of jobs, by kind "MODULE.FUNCTION": the function of that module of this package does it.
 COMPUTED: dict[str, type[Arguments]] = {
     "music.generate": Chorale,
     "music.surprise": Surprise,
     "music.fit_melody": Melody,
+    "genome.score": Scored,
+    "genome.mutate": Mutated,
+    "genome.continue_dna": Continued,
 }
 CLERICAL: dict[str, type[Arguments]] = {
     "music.convert": Converted,

@@ -103,8 +103,8 @@ class Studio:
         if hasattr(arguments, "model"):
             family = "chorales" if kind.startswith("music.") else "dna"
             made["file"] = str(self.catalogue.model(arguments.model, family).file)
-        if hasattr(arguments, "genome"):
-            made["genome"] = str(self.catalogue.genome(arguments.genome))
+        if getattr(arguments, "genome", None) is not None:
+            made["genome"] = str(self.catalogue.genome(arguments.genome))  # type: ignore[attr-defined]
         return made
 
     async def ask_clerk(self, kind: str, arguments: Any) -> Any:
@@ -272,6 +272,7 @@ def run(settings: Settings, host: str, port: int, say: Callable[[str], None] = p
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()  # who reads the address below may come before uvicorn is ready: it waits, then
     except OSError as error:
         raise SeqpopeError(
             f"{host}:{port} cannot be had ({error.strerror or error}): choose another --port, 0 for any"

@@ -19,10 +19,12 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from seqpope.errors import SeqpopeError
 
+T = TypeVar("T")
 STOP_SECONDS = 5.0  # that a job has to stop before its process is killed
 STARTED_SECONDS = 120.0  # that a process has to start, with all its imports
 
@@ -58,6 +60,15 @@ class Context:
         """
         self.check()
         self.send((name, data))
+
+    def held(self, file: str, read: Callable[[Path], T]) -> T:
+        """The one model in memory, if it is this file's; else what `read` makes of the file, in its place."""
+        key = (file, Path(file).stat().st_mtime_ns)
+        if self.kept.get("key") != key:
+            self.kept.clear()
+            self.kept["model"] = read(Path(file))
+            self.kept["key"] = key
+        return self.kept["model"]
 
 
 def _limit(memory: int, files: int) -> None:
@@ -120,7 +131,7 @@ class Worker:
         self.setup, self.limits, self.seconds = setup, limits, seconds
         self._spawn = multiprocessing.get_context("spawn")  # a forked copy of a threaded server may hang
         self._process: Any = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def start(self) -> None:
         """Start the process, unless it runs.
@@ -128,6 +139,10 @@ class Worker:
         Raises:
             SeqpopeError: it did not start.
         """
+        with self._lock:  # the first job may come while the studio starts its processes
+            self._start()
+
+    def _start(self) -> None:
         if self._process is not None and self._process.is_alive():
             return
         self._pipe, theirs = self._spawn.Pipe()

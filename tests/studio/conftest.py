@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -68,6 +69,30 @@ def twins(tmp_path_factory) -> Iterator[str]:
     model = Transformer(info.vocabulary_size, "rope", ModelConfig(**config))
     save_checkpoint(file, model, replace(info, position="rope", model=config))
     with running_studio(folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def genome_folder(tmp_path_factory) -> Path:
+    """data/genome, prepared of 24,000 random bases (chr3, 301 to 360 N) and a repeat (chr4), and genes.bed."""
+    from seqpope.cli import main
+
+    folder = tmp_path_factory.mktemp("genome")
+    letters = np.frombuffer(b"ACGT", np.uint8)[np.random.default_rng(7).integers(0, 4, 24_000)]
+    letters[300:360] = ord("N")
+    (folder / "small.fa").write_text(f">chr3\n{letters.tobytes().decode()}\n>chr4\n{'ACGTTGCA' * 200}\n")
+    (folder / "genes.bed").write_text("chr3\t99\t400\tABC1\nchr3\t200\t5000\tabd2\nchr9\t5\t90\tFAR1\n")
+    prepared = main(
+        ["prepare", "genome", "--source", f"{folder / 'small.fa'}", "--data_folder", f"{folder / 'data'}"]
+    )
+    assert prepared == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def genome_studio(genome_folder) -> Iterator[str]:
+    """Address of a studio with a small genome and its genes."""
+    with running_studio(genome_folder, "--genes", str(genome_folder / "genes.bed")) as address:
         yield address
 
 
