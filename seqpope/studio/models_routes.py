@@ -1,4 +1,4 @@
-"""What the page about models asks of the server: runs, their curves, tables and figures, cards of shipped models."""
+"""What the page about models asks of the server: runs with curves and figures, cards of shipped models."""
 
 from __future__ import annotations
 

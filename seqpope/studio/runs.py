@@ -1,7 +1,7 @@
 """Runs and experiments as the page shows them: what their folders' files say, read without torch.
 
-A file may be half-written, damaged or huge while it is looked at: what cannot be read is named in words beside what
-can. Numbers are those of the files; nothing is computed from them.
+A file may be half-written, damaged or huge while it is looked at: what cannot be read is named in words beside
+what can. Numbers are those of the files; nothing is computed from them.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Told(BaseModel):
 
 
 class Optimizer(Told):
+    """What of the optimiser is shown."""
+
     steps: Count
 
 
@@ -70,6 +72,8 @@ class Settings(Told):
 
 
 class Estimate(Told):
+    """A mean over seeds with its spread."""
+
     mean: float
     n: Count = 1
     sd: float | None = None
@@ -78,6 +82,8 @@ class Estimate(Told):
 
 
 class Interval(Told):
+    """A mean or difference with its interval."""
+
     mean: float
     low: float
     high: float
@@ -85,6 +91,8 @@ class Interval(Told):
 
 
 class Encoding(Told):
+    """An encoding's runs together."""
+
     seeds: list[int]
     nats_per_token: Estimate
     units: dict[str, Estimate] = {}
@@ -94,6 +102,8 @@ class Encoding(Told):
 
 
 class Difference(Told):
+    """Two encodings, paired by seed."""
+
     a: str
     b: str
     seeds: list[int]
@@ -106,6 +116,8 @@ class Difference(Told):
 
 
 class Reference(Told):
+    """An encoding against the best measured baseline of a stratum."""
+
     encoding: str
     stratum: str
     tokens: Count
@@ -118,6 +130,8 @@ class Reference(Told):
 
 
 class Trained(Told):
+    """How a run was trained, up to its best step."""
+
     seed: int = 0
     step: Count | None = None
     steps: Count | None = None
@@ -127,16 +141,22 @@ class Trained(Told):
 
 
 class Unit(Told):
+    """Nats of each unit, such as a base, and how many there are."""
+
     nats: float | None
     count: float
 
 
 class Protocol(Told):
+    """How a split was read."""
+
     window: Count | None = None
     stride: Count | None = None
 
 
 class Bin(Told):
+    """Positions in a piece, `to` left out."""
+
     from_: int = Field(alias="from")
     to: int
     tokens: Count
@@ -178,7 +198,7 @@ T = TypeVar("T", bound=Told)
 
 
 class Log:
-    """One metrics.csv, read on from where it was left. Read anew when it was written anew: its logger does that."""
+    """One metrics.csv, read on from where it was left, and from its start when its logger wrote it anew."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -417,7 +437,9 @@ class Library:
         if whole:
             row["figures"] = _figures(run)
             row["by_position"] = [
-                [one.from_, one.to, one.nats_per_token] for one in (result.by_position if result else []) if one.tokens
+                [one.from_, one.to, one.nats_per_token]
+                for one in (result.by_position if result else [])
+                if one.tokens
             ]
         return row
 
