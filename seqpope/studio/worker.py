@@ -206,7 +206,6 @@ class Worker:
                         return
                     ended = ended or name in ("result", "error", "cancelled")
                     heard(name, data)
-                    continue
             except (EOFError, OSError):
                 self.kill()
                 if not ended:
