@@ -171,7 +171,8 @@ class TestBodies:
         assert re.match(rb"HTTP/1.1 4(00|11|13)", answer), answer[:100]
 
     def test_chunked_beside_a_length(self, studio):
-        head = b"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        head = b"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
+        head += b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
         chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
         answer = raw(studio, head + chunk * 4 + b"0\r\n\r\n")
         assert re.match(rb"HTTP/1.1 4(00|11|13)", answer), answer[:100]
@@ -190,11 +191,12 @@ class TestBodies:
     @pytest.mark.parametrize(
         "arguments",
         [
-            '{"bars": NaN}', '{"bars": Infinity}', '{"bars": 1e400}', '{"bars": "8; rm"}', '{"bars": [[8]]}', '{"bars": null}',
-            '{"seed": -1}', '{"seed": 1' + "0" * 400 + "}", '{"model": "../../etc/passwd"}', '{"model": "\\u0000"}', '{"unknown": 1}',
-            '{"sampling": {"temperature": NaN}}', '{"sampling": {"temperature": -1}}', '{"opening": [[60, 60, 60]]}',
-            '{"opening": [[60, 60, 60, 128]]}', '{"opening": [[60, 60, 60, null]]}', '{"given": []}',
-            '{"opening": ' + json.dumps([[60] * 4] * 1025) + "}", '{"rules": [1]}', '{"opening": ' + "[" * 2000 + "]" * 2000 + "}",
+            '{"bars": NaN}', '{"bars": Infinity}', '{"bars": 1e400}', '{"bars": "8; rm"}', '{"bars": [[8]]}',
+            '{"bars": null}', '{"seed": -1}', '{"seed": 1' + "0" * 400 + "}", '{"model": "../../etc/passwd"}',
+            '{"model": "\\u0000"}', '{"unknown": 1}', '{"sampling": {"temperature": NaN}}',
+            '{"sampling": {"temperature": -1}}', '{"opening": [[60, 60, 60]]}', '{"opening": [[60, 60, 60, 128]]}',
+            '{"opening": [[60, 60, 60, null]]}', '{"given": []}', '{"rules": [1]}',
+            '{"opening": ' + json.dumps([[60] * 4] * 1025) + "}", '{"opening": ' + "[" * 2000 + "]" * 2000 + "}",
             "[]", '"text"', "null", "3",
         ],
     )  # fmt: skip
@@ -221,8 +223,10 @@ class TestBodies:
         assert client.get("/api/state").status_code == 200  # looking is not limited
 
 
-CHORALE_XML = """<?xml version="1.0"?>%s<score-partwise version="3.0"><part-list><score-part id="P1"><part-name>%s</part-name>
-</score-part></part-list><part id="P1"><measure number="1"><attributes><divisions>4</divisions></attributes>%s</measure></part></score-partwise>"""
+CHORALE_XML = """<?xml version="1.0"?>%s<score-partwise version="3.0">
+<part-list><score-part id="P1"><part-name>%s</part-name></score-part></part-list>
+<part id="P1"><measure number="1"><attributes><divisions>4</divisions></attributes>%s</measure></part>
+</score-partwise>"""
 NOTE = "<note><pitch><step>C</step><octave>5</octave></pitch><duration>16</duration></note>"
 
 
@@ -317,12 +321,14 @@ class TestUploads:
     )
     def test_absurd_midi(self, client, content):
         answer = self.read(client, "a.mid", content)
-        assert answer.status_code in (200, 400) and "mistake" not in answer.text, answer.text[:300]
+        assert answer.status_code in (200, 400)
+        assert "mistake" not in answer.text
 
     @pytest.mark.slow
     def test_a_hundred_thousand_notes(self, client):
         answer = self.read(client, "a.mid", midi(100_000))
-        assert answer.status_code == 400 and "mistake" not in answer.text, answer.text[:300]
+        assert answer.status_code == 400
+        assert "mistake" not in answer.text
 
 
 class TestJobs:
@@ -407,11 +413,13 @@ class TestProcesses:
             assert answer.status_code == 400
             assert "killed" not in answer.text
 
-    @pytest.mark.parametrize("signum", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
-    def test_it_ends_with_all_that_it_began(self, tmp_path, signum):
-        """Also while a job works, one waits, and a page listens."""
+    @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("warm", [False, pytest.param(True, marks=pytest.mark.slow)])
+    def test_it_ends_with_all_that_it_began(self, tmp_path, signum, warm):
+        """While a job works, one waits, and a page listens; also while the processes still start."""
         with process_of(tmp_path) as (process, address), httpx.Client(base_url=address, timeout=120) as client:
-            assert events(client, submit(client, bars=1))[-1][1] == "result"
+            if warm:
+                assert events(client, submit(client, bars=1))[-1][1] == "result"
             job = submit(client, **SLOW)
             submit(client, bars=1)
             listening = threading.Thread(target=lambda: _quietly(events, client, job), daemon=True)
@@ -421,21 +429,12 @@ class TestProcesses:
             assert len(mine) >= 2
             process.send_signal(signum)
             process.wait(15)
-            assert time.monotonic() - began < 6
-            assert process.returncode in (0, 128 + signum)
+            assert time.monotonic() - began < 8
+            assert process.returncode == 0
             time.sleep(0.2)
             assert not [child for child in mine if alive(child)]
-            assert process.stderr is not None and "Traceback" not in (said := process.stderr.read()), said
-            assert "leaked" not in said
-
-    def test_it_ends_while_it_starts(self, tmp_path):
-        with process_of(tmp_path) as (process, address):
-            httpx.get(address + "/api/state")
-            mine = children(process.pid)
-            process.terminate()
-            process.wait(15)
-            time.sleep(0.5)
-            assert not [child for child in mine if alive(child)]
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
 
     def test_a_port_that_is_taken(self, tmp_path):
         with closing(socket.socket()) as taken:

@@ -46,9 +46,8 @@ def write(size: int, context: Context) -> int:
 def limits(_: Any, context: Context) -> list[int]:
     import resource
 
-    return [
-        resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE)
-    ]
+    kinds = (resource.RLIMIT_AS, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE)
+    return [resource.getrlimit(kind)[0] for kind in kinds]
 
 
 def refuse(_: Any, context: Context) -> None:
