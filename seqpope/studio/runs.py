@@ -25,7 +25,8 @@ from seqpope.errors import SeqpopeError
 from seqpope.studio.catalogue import BEST, id_of, read_header
 
 DEEPEST, MOST_FOLDERS = 3, 3000  # levels below the runs folder, and folders, that are looked into
-SMALL, LARGE = 1 << 20, 1 << 26  # bytes of a settings file or a text, of a result
+SETTINGS, SMALL, LARGE = 1 << 16, 1 << 20, 1 << 26  # bytes of settings, of a text, of a result
+MOST_BRACKETS = 200  # of settings: YAML's reader takes the square of how deep they nest
 CHUNK = 1 << 23  # bytes of logs that one request reads; the next goes on from there
 LONGEST_LOG = 1 << 26  # bytes of one log that are drawn
 POINTS = 1000  # of a curve
@@ -357,34 +358,34 @@ class Library:
     def _find(self) -> tuple[list[Found], list[str]]:
         found: dict[str, Found] = {}
         problems: list[str] = []
-        seen = 0
+        seen: set[Path] = set()  # a link may lead back up
 
         def look(folder: Path, depth: int, within: bool) -> None:
-            nonlocal seen
+            if (real := folder.resolve()) in seen:
+                return
+            seen.add(real)
             try:
                 with os.scandir(folder) as entries:
                     below = sorted(entry.name for entry in entries if not entry.name.startswith("."))
             except OSError as error:
                 problems.append(f"{self._called(folder)} cannot be read: {error.strerror}")
                 return
-            seen += 1
             if _is_run(below):
                 home = folder.parent if within else folder
                 one = found.setdefault(id_of(home), Found(home, self._called(home)))
-                if id_of(folder) not in map(id_of, one.runs):  # by another link
-                    one.runs.append(folder)
+                one.runs.append(folder)
                 return
             here = not {"report.json", "config.yaml"}.isdisjoint(below)
             if here:
                 found.setdefault(id_of(folder), Found(folder, self._called(folder)))
             if depth < DEEPEST:
                 for name in below:
-                    if seen < MOST_FOLDERS and name not in ("inspect", "logs") and (folder / name).is_dir():
+                    if len(seen) < MOST_FOLDERS and name not in ("inspect", "logs") and (folder / name).is_dir():
                         look(folder / name, depth + 1, bool(depth) or here)
 
         if self.runs.is_dir():
             look(self.runs, 0, False)
-            if seen >= MOST_FOLDERS:
+            if len(seen) >= MOST_FOLDERS:
                 problems.append(f"more than {MOST_FOLDERS:,} folders: the rest is not shown")
         return list(found.values()), problems
 
@@ -497,7 +498,7 @@ class Library:
         return self._named(file, lambda file: kind.model_validate_json(_bytes(file, LARGE)), problems)
 
     def _settings(self, file: Path, problems: list[str]) -> Settings | None:
-        return self._named(file, lambda f: Settings.model_validate(yaml.safe_load(_bytes(f, SMALL))), problems)
+        return self._named(file, _read_settings, problems)
 
     def _text(self, file: Path, problems: list[str]) -> str | None:
         return self._named(file, lambda file: _bytes(file, SMALL).decode(errors="replace"), problems)
@@ -517,8 +518,15 @@ def _bytes(file: Path, most: int) -> bytes:
     with open(file, "rb") as opened:
         content = opened.read(most + 1)
     if len(content) > most:
-        raise ValueError(f"it is larger than {most >> 20} MiB")
+        raise ValueError(f"it is larger than {most >> 10:,} KiB")
     return content
+
+
+def _read_settings(file: Path) -> Settings:
+    content = _bytes(file, SETTINGS)
+    if content.count(b"[") + content.count(b"{") > MOST_BRACKETS:
+        raise RecursionError
+    return Settings.model_validate(yaml.safe_load(content))
 
 
 def _in_words(error: Exception) -> str:
