@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -30,11 +32,17 @@ def jobs() -> Jobs:
     return Jobs(Made())  # type: ignore[arg-type]
 
 
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """In a thread of its own: beside the browser's tests this one has a loop that runs already."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, asyncio.wait_for(coroutine, 10)).result()
+
+
 def heard(jobs: Jobs, job: Job, after: int = 0) -> list[tuple[int, str, Any]]:
     async def collect() -> list[tuple[int, str, Any]]:
         return [one async for one in jobs.events(job, after)]
 
-    return asyncio.run(asyncio.wait_for(collect(), 10))
+    return run(collect())
 
 
 def test_one_after_the_other(jobs):
@@ -97,5 +105,5 @@ def test_who_listens_is_let_go_at_the_end(jobs):
         async for _ in jobs.events(job):
             jobs.closing = True
 
-    asyncio.run(asyncio.wait_for(listen(), 5))
+    run(listen())
     jobs.cancel(job)
