@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def music21_parsed(tmp_path_factory) -> tuple[list[Chorale], dict[str, str]]:
-    """All chorales of music21 and the files left out with reasons: about 11 s on two processes, once for them all."""
+    """All chorales of music21, and the files left out with reasons: 11 s on two processes, once for all."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent

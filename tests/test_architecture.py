@@ -168,14 +168,14 @@ def test_only_domains_read_their_files(module):
 
 
 def test_modules_imported_by_name_are_those_of_the_table():
-    """`ast` sees no import by name, so there are few: what the table of data sets names, at these two places."""
+    """`ast` sees no import by name, so there are few: what the table of data sets names, and the studio's jobs."""
     callers = {
         module
         for module, path in MODULES.items()
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__")
     }
-    assert callers == {"seqpope.cli", "seqpope.domains.base", "seqpope.studio.worker"}  # the last: jobs by name
+    assert callers == {"seqpope.cli", "seqpope.domains.base", "seqpope.studio.worker"}
     for dataset in DATASETS.values():
         assert dataset.preparation in source_files("data_prep")
         assert dataset.tokenizer.partition(":")[0].startswith(f"seqpope.domains.{dataset.domain}.")

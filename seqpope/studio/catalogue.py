@@ -15,6 +15,7 @@ from seqpope.errors import SeqpopeError
 BEST = "best.safetensors"
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 LONGEST_HEADER = 1 << 24  # bytes
+OBJECTS = ("tokenizer", "trained", "model")  # of a header
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,11 @@ def read_header(file: Path) -> dict[str, Any] | None:
             if length > LONGEST_HEADER:
                 return None
             found = json.loads(json.loads(opened.read(length))["__metadata__"]["seqpope"])
-    except (OSError, ValueError, KeyError, TypeError, struct.error):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error):
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not all(isinstance(found.get(name, {}), dict) for name in OBJECTS):
+        return None
+    return found
 
 
 def id_of(path: Path) -> str:
@@ -83,12 +86,16 @@ class Catalogue:
         """The shipped models, then those of runs."""
         return list(self._models())
 
-    def _models(self) -> Iterator[Entry]:
+    def shipped(self) -> Iterator[Entry]:
+        """Those that come with the package."""
         for name in ("chorales", "genome"):
             file = WEIGHTS / f"{name}.safetensors"
             header = read_header(file)
             if header is not None:
                 yield Entry(name, file, f"{header['dataset']}, shipped", header)
+
+    def _models(self) -> Iterator[Entry]:
+        yield from self.shipped()
         if self.runs.is_dir():
             for file in sorted({*self.runs.glob(f"*/{BEST}"), *self.runs.glob(f"*/*/{BEST}")}):
                 header = read_header(file)

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import threading
 import time
+import traceback
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ class Jobs:
         self._all: OrderedDict[str, Job] = OrderedDict()
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
+        self.closing = False  # the server is ending: who listens need not wait for a job's end
         threading.Thread(target=self._work, daemon=True, name="studio jobs").start()
 
     def submit(self, kind: str, arguments: Any) -> Job:
@@ -96,9 +98,13 @@ class Jobs:
             return self._waiting.index(job) + 1 if job in self._waiting else 0
 
     async def events(self, job: Job, after: int = 0) -> AsyncIterator[tuple[int, str, Any]]:
-        """(number, name, data) of what a job said and says, from number `after` on, to its end."""
+        """(number, name, data) of what a job said and says, from number `after` on, to its end.
+
+        Who heard all of a job that is done hears its end again.
+        """
         told = -1
-        while True:
+        after = min(after, len(job.events) - 1 if job.state == "done" else len(job.events))
+        while not self.closing:
             while after < len(job.events):
                 name, data = job.events[after]
                 after += 1
@@ -116,6 +122,10 @@ class Jobs:
                 self._changed.wait_for(lambda: self._waiting)
                 job = self._waiting.popleft()
                 job.say("begun", None)
-            self.worker.run(job.kind, job.arguments, job.say, lambda job=job: job.stop)  # type: ignore[misc]
+            try:
+                self.worker.run(job.kind, job.arguments, job.say, lambda job=job: job.stop)  # type: ignore[misc]
+            except Exception as error:  # whatever one job does, the next has its turn
+                traceback.print_exc()
+                job.say("error", f"a mistake of seqpope's ({type(error).__name__}): the terminal has more")
             if job.state != "done":
                 job.say("error", "the process that did this ended without an answer")

@@ -10,14 +10,16 @@ import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 
 import seqpope
 from seqpope.errors import SeqpopeError
@@ -29,6 +31,7 @@ from seqpope.studio.worker import Worker
 STATIC = Path(__file__).resolve().parent / "static"
 MEMORY, FILE = 6 << 30, 1 << 26  # bytes that what reads uploads may take, and write
 CLERK_SECONDS = 30.0
+GRACE_SECONDS = 2  # that requests have to end when the server does
 POSTS_A_MINUTE = 240  # of one address: a person dragging sliders stays below
 LARGEST_BODY = 1 << 20
 COOKIE = "seqpope_token"
@@ -93,8 +96,8 @@ class Studio:
 
     def close(self) -> None:
         """End the processes."""
-        self.computer.kill()
-        self.clerk.kill()
+        self.computer.close()
+        self.clerk.close()
 
     def prepared(self, kind: str, raw: Any) -> Any:
         """What the computing process is given: arguments, and the file of the model that they name."""
@@ -123,21 +126,26 @@ class Studio:
 
     def refuse(self, request: Request) -> Response | None:
         """Why a request is refused, as an answer; None if it is not."""
-        host = request.headers.get("host", "").rsplit(":", 1)[0] or ""
-        if host not in self.settings.hosts:
-            return told(f"this studio does not answer to the name {host[:80]!r}: start it with --host", 421)
+        host = request.headers.get("host", "").lower()
+        name, _, port = host.rpartition(":")
+        name = name if port.isdecimal() else host
+        if name not in map(str.lower, self.settings.hosts):
+            return told(f"this studio does not answer to the name {name[:80]!r}: start it with --host", 421)
         origin = request.headers.get("origin")
-        if origin is not None and origin.split("//", 1)[-1] != request.headers.get("host"):
+        if origin is not None and origin.lower().split("//", 1)[-1] != host:
             return told("requests from other pages are refused", 403)
         token = self.settings.token
         if token is not None:
-            shown = request.cookies.get(COOKIE) or request.query_params.get("token") or ""
-            if not hmac.compare_digest(shown.encode(), token.encode()):
+            # Either will do: a cookie of an earlier start does not stand in the way of the address with the token.
+            shown = (request.cookies.get(COOKIE) or "", request.query_params.get("token") or "")
+            if not any([hmac.compare_digest(one.encode(), token.encode()) for one in shown]):
                 return told("open the studio by the address with its token, which the terminal shows", 401)
-        if request.method in ("POST", "DELETE"):
-            length = request.headers.get("content-length", "")
-            if request.method == "POST" and not (length.isdigit() and int(length) <= LARGEST_BODY):
-                return told(f"more than {LARGEST_BODY >> 20} MiB cannot be sent at once", 413)
+        if request.method not in ("GET", "HEAD"):
+            length = request.headers.get("content-length", "0" if request.method == "DELETE" else "")
+            # A chunked body has no length that could be known, whatever else it claims.
+            small = length.isdecimal() and len(length) < 10 and int(length) <= LARGEST_BODY
+            if not small or "transfer-encoding" in request.headers:
+                return told(f"more than {LARGEST_BODY >> 20} MiB, or no length told: it cannot be sent so", 413)
             posts = self._posts[request.client.host if request.client else ""]
             now = time.monotonic()
             while posts and now - posts[0] > 60:
@@ -182,6 +190,15 @@ def make_app(settings: Settings) -> FastAPI:
     async def in_words(_: Request, error: SeqpopeError) -> Response:
         return told(str(error))
 
+    @app.exception_handler(RequestValidationError)
+    async def misfit(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return told(f"{'.'.join(str(part) for part in first['loc'])[:80]}: {first['msg']}"[:200])
+
+    @app.exception_handler(HTTPException)
+    async def unknown(_: Request, error: HTTPException) -> Response:
+        return told(str(error.detail)[:200], error.status_code)
+
     @app.exception_handler(Exception)
     async def mistaken(_: Request, error: Exception) -> Response:
         return told(f"a mistake of seqpope's ({type(error).__name__}): the terminal has more", 500)
@@ -216,10 +233,11 @@ def make_app(settings: Settings) -> FastAPI:
     @app.get("/api/jobs/{name}/events")
     async def events(name: str, request: Request) -> Response:
         job = studio.jobs.find(name)
-        last = request.headers.get("last-event-id", "0")
+        said = request.headers.get("last-event-id", "")
+        last = int(said) if said.isdecimal() and len(said) < 10 else 0
 
         async def lines() -> AsyncIterator[str]:
-            async for number, kind, data in studio.jobs.events(job, int(last) if last.isdigit() else 0):
+            async for number, kind, data in studio.jobs.events(job, last):
                 yield f"id: {number}\nevent: {kind}\ndata: {json.dumps(data)}\n\n"
 
         return StreamingResponse(lines(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
@@ -261,9 +279,15 @@ def run(settings: Settings, host: str, port: int, say: Callable[[str], None] = p
     Raises:
         SeqpopeError: the address is taken, or the page's files are not there.
     """
+    import signal
     import socket
 
     import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            app.state.studio.jobs.closing = True  # pages that listen are let go, or it would wait for them
+            super().handle_exit(sig, frame)
 
     if not (STATIC / "index.html").is_file():
         raise SeqpopeError(f"the studio's page is not built: in app/, npm ci && npm run build ({STATIC} is empty)")
@@ -272,7 +296,7 @@ def run(settings: Settings, host: str, port: int, say: Callable[[str], None] = p
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-        listening.listen()  # who reads the address below may come before uvicorn is ready: it waits, then
+        listening.listen(128)  # before the address is told: who is quick waits instead of being refused
     except OSError as error:
         raise SeqpopeError(
             f"{host}:{port} cannot be had ({error.strerror or error}): choose another --port, 0 for any"
@@ -280,6 +304,9 @@ def run(settings: Settings, host: str, port: int, say: Callable[[str], None] = p
     shown = f"[{host}]" if ":" in host else host
     query = f"/?token={settings.token}" if settings.token else "/"
     say(f"the studio is at http://{shown}:{listening.getsockname()[1]}{query}  (Ctrl-C ends it)")
-    config = uvicorn.Config(partial(make_app, settings), factory=True, log_level="warning", lifespan="on")
+    app = make_app(settings)
+    config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=GRACE_SECONDS)
+    # uvicorn raises its signals again when it is done: TERM would then end this process before it has tidied up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(config).run(sockets=[listening])

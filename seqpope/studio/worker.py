@@ -73,15 +73,18 @@ class Context:
 
 def _limit(memory: int, files: int) -> None:
     """Bound this process: bytes of address space, and of any file it writes."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
+    try:
         import resource
+    except ImportError:  # Windows has none
+        return
+    for kind, limit in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, files), (resource.RLIMIT_CORE, 0)):
+        most = resource.getrlimit(kind)[1]
+        limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(kind, (limit, limit))
 
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (files, files))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
-
-def serve(pipe: Connection, stop: Any, setup: str, limits: tuple[int, int] | None) -> None:
+def serve(pipe: Connection, stop: Any, package: str, setup: str, limits: tuple[int, int] | None) -> None:
     """The process's own loop: (kind, arguments) in, (name, data) out, ended by ("end", None)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the whole group
     with contextlib.suppress(OSError, AttributeError):
@@ -90,7 +93,7 @@ def serve(pipe: Connection, stop: Any, setup: str, limits: tuple[int, int] | Non
         _limit(*limits)
     context = Context(pipe.send, stop.is_set)
     if setup:
-        _function(setup)(context)
+        _function(package, setup)(context)
     pipe.send(("ready", None))
     while True:
         try:
@@ -98,7 +101,7 @@ def serve(pipe: Connection, stop: Any, setup: str, limits: tuple[int, int] | Non
         except (EOFError, OSError):
             return
         try:
-            pipe.send(("result", _function(kind)(arguments, context)))
+            pipe.send(("result", _function(package, kind)(arguments, context)))
         except Cancelled:
             pipe.send(("cancelled", None))
         except SeqpopeError as error:
@@ -111,9 +114,9 @@ def serve(pipe: Connection, stop: Any, setup: str, limits: tuple[int, int] | Non
         pipe.send(("end", None))
 
 
-def _function(kind: str) -> Callable[..., Any]:
+def _function(package: str, kind: str) -> Callable[..., Any]:
     module, name = kind.split(".")
-    return getattr(importlib.import_module(f"seqpope.studio.{module}"), name)
+    return getattr(importlib.import_module(f"{package}.{module}"), name)
 
 
 class Worker:
@@ -123,12 +126,18 @@ class Worker:
         setup: function "MODULE.FUNCTION" that it begins with, given its Context.
         limits: bytes of memory and of a file, None for none.
         seconds: that a job may take, None for as long as it likes.
+        package: in which kinds of jobs are looked up.
     """
 
     def __init__(
-        self, setup: str = "", limits: tuple[int, int] | None = None, seconds: float | None = None
+        self,
+        setup: str = "",
+        limits: tuple[int, int] | None = None,
+        seconds: float | None = None,
+        package: str = "seqpope.studio",
     ) -> None:
-        self.setup, self.limits, self.seconds = setup, limits, seconds
+        self.setup, self.limits, self.seconds, self.package = setup, limits, seconds, package
+        self._closed = False
         self._spawn = multiprocessing.get_context("spawn")  # a forked copy of a threaded server may hang
         self._process: Any = None
         self._lock = threading.RLock()
@@ -139,19 +148,21 @@ class Worker:
         Raises:
             SeqpopeError: it did not start.
         """
-        with self._lock:  # the first job may come while the studio starts its processes
-            self._start()
+        with self._lock:  # or a job would take the word that the process is ready for its own
+            if self._process is None or not self._process.is_alive():
+                self._start()
 
     def _start(self) -> None:
-        if self._process is not None and self._process.is_alive():
-            return
         self._pipe, theirs = self._spawn.Pipe()
         self._stop = self._spawn.Event()
-        self._process = self._spawn.Process(
-            target=serve, args=(theirs, self._stop, self.setup, self.limits), daemon=True
-        )
-        self._process.start()
+        arguments = (theirs, self._stop, self.package, self.setup, self.limits)
+        process = self._spawn.Process(target=serve, args=arguments, daemon=True)
+        process.start()
+        self._process = process
         theirs.close()
+        if self._closed:  # while it started
+            self.kill()
+            raise SeqpopeError("the studio is ending")
         try:
             ready = self._pipe.poll(STARTED_SECONDS) and self._pipe.recv()[0] == "ready"
         except (EOFError, OSError):
@@ -162,24 +173,39 @@ class Worker:
 
     def kill(self) -> None:
         """End the process at once."""
-        if self._process is not None and self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        self._process = None
+        process, self._process = self._process, None
+        if process is not None and process.is_alive():
+            process.kill()
+            process.join()
+
+    def close(self) -> None:
+        """End the process and start none again."""
+        self._closed = True
+        self.kill()
 
     def run(
         self, kind: str, arguments: Any, heard: Callable[[str, Any], None], stopping: Callable[[], bool]
     ) -> None:
         """Do one job; blocks. `heard` gets all it says, the last of it "result", "error" or "cancelled"."""
         with self._lock:
+            if self._closed:
+                heard("cancelled", None)
+                return
             try:
-                self.start()
-                self._stop.clear()
-                self._pipe.send((kind, arguments))
+                try:
+                    self._hand_over(kind, arguments)
+                except OSError:  # it died while it had nothing to do
+                    self.kill()
+                    self._hand_over(kind, arguments)
             except (SeqpopeError, OSError) as error:
                 heard("error", str(error))
                 return
             self._follow(heard, stopping)
+
+    def _hand_over(self, kind: str, arguments: Any) -> None:
+        self.start()
+        self._stop.clear()
+        self._pipe.send((kind, arguments))
 
     def _follow(self, heard: Callable[[str, Any], None], stopping: Callable[[], bool]) -> None:
         began, asked, ended = time.monotonic(), 0.0, False
@@ -191,7 +217,6 @@ class Worker:
                         return
                     ended = ended or name in ("result", "error", "cancelled")
                     heard(name, data)
-                    continue
             except (EOFError, OSError):
                 self.kill()
                 if not ended:
