@@ -719,7 +719,7 @@ def reproduce(
         take: Finished runs that stand for an arm.
         budget: Minutes of training, for which every run is shortened alike; all steps if not given.
         seeds: Runs of each arm; as many as the study has if not given.
-        only: Arms to train, by the beginnings of their labels, with semicolons between.
+        only: Arms to train, by their labels or the beginnings of them, with semicolons between.
         out: Folder in which one of the study's name is made, runs/reproduce if not given; the same command goes on
             there after Ctrl-C. For `results` the file, RESULTS.md if not given.
         documents: For `results`, the folder of the studies' JSON files.

@@ -432,3 +432,11 @@ class TestClaims:
             .replace(os.path.relpath(root / "benchmarks", tmp_path).replace(os.sep, "/"), "benchmarks")
         )
         assert made == (root / "RESULTS.md").read_text()
+
+
+def test_a_whole_label_means_that_arm_alone():
+    study = STUDIES["indirect-indexing"]
+    assert running._meant(study, "RoPE") == ["RoPE"]
+    assert running._meant(study, "RoPE, a") == ["RoPE, a quarter of the rate"]
+    assert len(running._meant(study, "PoPE")) == 4
+    assert running._meant(study, "rope") == []

@@ -152,6 +152,12 @@ def _take_up(file: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     return plan
 
 
+def _meant(study: Study, words: str) -> list[str]:
+    """Labels of the arm that is called just so, or else of those that begin so."""
+    labels = [arm.label for arm in study.arms]
+    return [words] if words in labels else [label for label in labels if label.startswith(words)]
+
+
 def run_study(
     study: Study,
     out: Path,
@@ -168,7 +174,7 @@ def run_study(
     Args:
         budget: minutes for all training; every arm then gets the same share of its steps.
         seeds: of each arm, the study's if None.
-        only: arms to train, by label or its beginning; all if empty.
+        only: arms to train, by label, or else by its beginning; all if empty.
         taken: finished runs that stand for an arm, by its label: folders of runs, of experiments (whose runs of
             the arm's encoding are taken), or report.json files.
         settings: data_folder, device and the like, for every arm.
@@ -189,14 +195,11 @@ def run_study(
         raise SeqpopeError(f"seeds and budget must be above 0, they are {seeds} and {budget}")
     known = "; ".join(arm.label for arm in study.arms)
     strange = [label for label in taken if label not in {arm.label for arm in study.arms}]
-    strange += [begin for begin in only if not any(arm.label.startswith(begin) for arm in study.arms)]
+    strange += [begin for begin in only if not _meant(study, begin)]
     if strange:
         raise SeqpopeError(f"{study.name} has no arm {strange[0]!r}: expected one of {known}")
-    arms = [
-        arm
-        for arm in study.arms
-        if arm.label not in taken and (not only or any(arm.label.startswith(begin) for begin in only))
-    ]
+    asked_for = {label for begin in only for label in _meant(study, begin)}
+    arms = [arm for arm in study.arms if arm.label not in taken and (not only or arm.label in asked_for)]
     # All that can be refused is refused before hours of training.
     taken = {arm.label: _runs_of(arm, taken[arm.label]) for arm in study.arms if arm.label in taken}
     measured = [
