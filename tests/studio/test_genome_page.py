@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 WAIT = 60_000  # milliseconds that a job may take on a loaded machine
 
 

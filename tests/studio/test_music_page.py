@@ -121,6 +121,23 @@ def test_a_melody_is_drawn_harmonised_and_partly_written_anew(page):
     assert midi_line(download(page, "MIDI")) == soprano
 
 
+def test_undo_knows_who_wrote_and_the_skip_link_stays(page):
+    draw_scale(page)
+    title = page.locator(".take h3").first
+    assert title.inner_text() == "Your piece"
+    page.get_by_label("Start from").select_option("nothing")
+    press(page, "Generate")
+    done(page)
+    assert "seed" in title.inner_text()
+    press(page, "Undo")
+    assert title.inner_text() == "Your piece"
+    press(page, "Redo")
+    assert "seed" in title.inner_text()
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("[location.hash, document.activeElement.id]") == ["", "main"]
+
+
 def test_pointers_draw_and_mark(page):
     press(page, "Empty bars to draw on")
     roll = page.locator(".take canvas").first
