@@ -52,27 +52,27 @@ export async function upload<T>(path: string, file: File, limit: number): Promis
   return (await reached(`${path}?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file })).json();
 }
 
-export interface Heard {
-  waiting?: (before: number) => void;
-  begun?: () => void;
-  progress?: (data: { done: number; of: number }) => void;
-  step?: (data: never) => void;
-}
+const unfinished = new Set<{ cancel(): void }>();
+// A page that is closed or loaded again lets go of what it asked for: else whoever comes next would wait for it.
+addEventListener("pagehide", () => unfinished.forEach((job) => job.cancel()));
 
 /** A job of the server's; `result` settles when it is done. */
 export class Job<T> {
   readonly result: Promise<T>;
   private id = "";
   private stopped = false;
+  private abandon = () => {};
 
   constructor(kind: string, args: unknown, heard: Record<string, (data: never) => void> = {}) {
-    this.result = this.run(kind, args, heard);
+    unfinished.add(this);
+    this.result = this.run(kind, args, heard).finally(() => unfinished.delete(this));
   }
 
   /** Stops it; the result is then rejected with Cancelled. */
   cancel(): void {
     this.stopped = true;
-    if (this.id) void fetch(`/api/jobs/${this.id}`, { method: "DELETE" });
+    // A studio that is gone will never say that the job has stopped.
+    if (this.id) fetch(`/api/jobs/${this.id}`, { method: "DELETE", keepalive: true }).catch(() => this.abandon());
   }
 
   private async run(kind: string, args: unknown, heard: Record<string, (data: never) => void>): Promise<T> {
@@ -84,6 +84,7 @@ export class Job<T> {
         source.close();
         act();
       };
+      this.abandon = () => end(() => reject(new Cancelled()));
       for (const [name, tell] of Object.entries(heard)) {
         source.addEventListener(name, (event) => tell(JSON.parse((event as MessageEvent).data) as never));
       }

@@ -17,8 +17,17 @@ const pages: Record<string, { title: string; show: Page }> = {
 const main = document.getElementById("main") as HTMLElement;
 const nav = document.querySelector("nav") as HTMLElement;
 let leave: (() => void) | void;
+let asked = 0;
+
+const links = Object.entries(pages).map(([key, { title }]) => h("a", { href: `#${key}` }, title));
+nav.replaceChildren(...links);
+document.querySelector(".skip")?.addEventListener("click", (event) => {
+  event.preventDefault(); // its address would be taken for a page's
+  main.focus();
+});
 
 async function go(): Promise<void> {
+  const mine = ++asked;
   const name = location.hash.slice(1).split("/")[0] || "music";
   const page = pages[name] ?? pages.music;
   let state: State;
@@ -28,14 +37,14 @@ async function go(): Promise<void> {
     notice((error as Error).message);
     return;
   }
+  if (mine !== asked) return; // another page was chosen meanwhile
   leave?.();
   main.replaceChildren();
   document.title = `${page.title} · seqpope studio`;
-  nav.replaceChildren(
-    ...Object.entries(pages).map(([key, { title }]) =>
-      h("a", { href: `#${key}`, "aria-current": pages[key] === page ? "page" : undefined }, title),
-    ),
-  );
+  for (const link of links) {
+    if (link.textContent === page.title) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
   leave = page.show(main, state);
 }
 

@@ -7,10 +7,10 @@ import threading
 from bisect import bisect_left
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 
 from seqpope.domains.genome.bases import SequenceError
 from seqpope.domains.genome.bed import bed_lines
@@ -28,6 +28,7 @@ SUGGESTED = 20
 CONTIGS = 100  # that are named
 EXAMPLE = 4000  # bases
 MOST_FEATURES = 5000
+Named = Annotated[str, Query(max_length=requests.LONGEST_REGION)]  # cut off it would name another place
 MOST_LOOKED_AT = 2_000_000  # bases whose features are looked for
 
 
@@ -190,17 +191,17 @@ def add(app: FastAPI, studio: Studio) -> None:
         return [{"name": gene.name, "place": gene.place} for gene in readings.beginning_with(prefix[:60])]
 
     @app.get("/api/genome/place")
-    def place(genome: str, text: str) -> dict[str, Any]:
+    def place(genome: str, text: Named) -> dict[str, Any]:
         opened = readings.genome(genome)
-        found, gene = readings.find(opened, text[:120])
+        found, gene = readings.find(opened, text)
         known = sum(end - start for start, end in np.asarray(opened.stretches(*found)).tolist())
         return {**found._asdict(), "region": str(found), "gene": gene, "known": known}
 
     @app.get("/api/genome/features")
-    def features(genome: str, region: str) -> list[dict[str, Any]]:
+    def features(genome: str, region: Named) -> list[dict[str, Any]]:
         """Of the genes' file, those in a region, as igv.js draws them."""
         opened, path = readings.genome(genome), studio.settings.genes
-        found = parse_place(region[:120], opened)
+        found = parse_place(region, opened)
         if path is None or found.end - found.start > MOST_LOOKED_AT:
             return []
         try:

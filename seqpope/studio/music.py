@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from seqpope.generate.draw import Model
 
 BEHIND = 16  # known steps that particles are judged by behind the last free one
+MOST_UNPACKED = 1 << 24  # bytes, and
+MOST_PACKED_FILES = 100  # files of a compressed score; 64 bars of four voices are about a megabyte
 
 
 def load(context: Context, file: str) -> Model:
@@ -191,13 +195,15 @@ def read(uploaded: dict[str, Any], context: Context) -> dict[str, Any]:
     """
     if uploaded["suffix"] not in SCORE_SUFFIXES:
         raise SeqpopeError(f"expected a score ending in {', '.join(SCORE_SUFFIXES)}")
+    check_packed(uploaded["content"])
     with tempfile.TemporaryDirectory(prefix="seqpope-studio-") as folder:
         file = Path(folder) / f"upload{uploaded['suffix']}"
         file.write_bytes(uploaded["content"])
         try:
             chorale = read_score(file)
         except SeqpopeError as error:
-            raise SeqpopeError(str(error).replace(str(file), "what was uploaded")) from None
+            said = str(error).replace(str(file), file.name).replace(file.name, "what was uploaded")
+            raise SeqpopeError(said) from None
     pitches = chorale.pitches
     if len(pitches) > requests.MAXIMUM_STEPS:
         raise SeqpopeError(
@@ -207,6 +213,25 @@ def read(uploaded: dict[str, Any], context: Context) -> dict[str, Any]:
     if not sounding:
         raise SeqpopeError("there are no notes in it")
     return {"grid": pitches.tolist(), "voices": [name.lower() for name in sounding]}
+
+
+def check_packed(content: bytes) -> None:
+    """Look at what a compressed score says of its size; Python's zipfile unpacks no more of a file than is said.
+
+    Raises:
+        SeqpopeError: it is far more than a score has.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as packed:
+            files = packed.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):  # none, or one that the reader will refuse
+        return
+    size = sum(file.file_size for file in files)
+    if size > MOST_UNPACKED or len(files) > MOST_PACKED_FILES:
+        raise SeqpopeError(
+            f"unpacked it has {size / 2**20:,.1f} MiB in {len(files)} files; a compressed score may have "
+            f"{MOST_UNPACKED >> 20} MiB in {MOST_PACKED_FILES}"
+        )
 
 
 def fit_melody(job: dict[str, Any], context: Context) -> dict[str, int]:

@@ -13,6 +13,7 @@ MAXIMUM_UPLOAD = 1 << 20  # bytes
 MAXIMUM_SCORED = 20_000  # bases of a region: on a core 8 s, in both strands and all phases 75 s
 MAXIMUM_MUTATED = 60  # bases of a window whose every change is scored
 MAXIMUM_DRAWN = 6000  # bases, before what is drawn and in it: six-mers of a window of training
+LONGEST_REGION = 300  # letters: some FASTA files have long names
 IDENTIFIER = r"^[0-9a-z-]{1,40}$"
 
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
@@ -101,7 +102,7 @@ class Scored(Arguments):
 
     model: Identifier = "genome"
     genome: Identifier
-    region: str = Field(min_length=1, max_length=120)
+    region: str = Field(min_length=1, max_length=LONGEST_REGION)
     strand: Literal["both", "+", "-"] = "+"
     phases: int = Field(default=1, ge=1, le=6)
 
@@ -134,7 +135,7 @@ class Continued(Arguments):
 
     model: Identifier = "genome"
     genome: Identifier | None = None
-    region: str = Field(default="", max_length=120)
+    region: str = Field(default="", max_length=LONGEST_REGION)
     before: int = Field(default=1200, ge=0, le=MAXIMUM_DRAWN)
     prompt: str = Field(default="", max_length=MAXIMUM_DRAWN)
     bases: int = Field(default=300, ge=1, le=MAXIMUM_DRAWN)

@@ -7,6 +7,7 @@ import contextlib
 import hmac
 import json
 import time
+import traceback
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -177,11 +178,17 @@ def make_app(settings: Settings) -> FastAPI:
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        answer = studio.refuse(request) or await call_next(request)
+        try:
+            answer = studio.refuse(request) or await call_next(request)
+        except Exception as error:  # here, since an answer made farther out would lack the headers
+            traceback.print_exc()
+            answer = told(f"a mistake of seqpope's ({type(error).__name__}): the terminal has more", 500)
         for name, value in HEADERS.items():
             answer.headers[name] = value
         if request.url.path.startswith("/api/"):
             answer.headers["Cache-Control"] = "no-store"
+        elif request.url.path.startswith("/static/"):  # or a browser would go on with an older version's page
+            answer.headers["Cache-Control"] = "no-cache"
         if settings.token is not None and request.query_params.get("token") and answer.status_code < 400:
             answer.set_cookie(COOKIE, settings.token, httponly=True, samesite="strict")
         return answer
@@ -198,10 +205,6 @@ def make_app(settings: Settings) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def unknown(_: Request, error: HTTPException) -> Response:
         return told(str(error.detail)[:200], error.status_code)
-
-    @app.exception_handler(Exception)
-    async def mistaken(_: Request, error: Exception) -> Response:
-        return told(f"a mistake of seqpope's ({type(error).__name__}): the terminal has more", 500)
 
     @app.get("/")
     async def page() -> Response:

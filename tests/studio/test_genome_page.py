@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 WAIT = 60_000  # milliseconds that a job may take on a loaded machine
 
 
@@ -67,6 +69,7 @@ def test_a_region_is_scored_marked_and_saved(browser, genome_studio):
         assert page.evaluate("document.documentElement.scrollWidth") == 375
 
 
+@pytest.mark.slow
 def test_mutations_and_a_continuation(browser, genome_studio):
     with opened(browser, genome_studio) as page:
         page.locator(".means:not(:empty)").wait_for()
@@ -94,6 +97,7 @@ def test_mutations_and_a_continuation(browser, genome_studio):
         assert re.fullmatch("ACGTACGT[ACGT]{30}", sequence)
 
 
+@pytest.mark.slow
 def test_what_is_no_region_is_told_and_a_job_is_stopped_while_another_waits(browser, genome_studio):
     with opened(browser, genome_studio) as page, opened(browser, genome_studio) as other:
         for each in (page, other):
@@ -113,6 +117,7 @@ def test_what_is_no_region_is_told_and_a_job_is_stopped_while_another_waits(brow
         other.get_by_text("nats per base over 60 bases").wait_for()
 
 
+@pytest.mark.slow
 def test_without_a_genome_it_says_how_to_make_one(browser, studio):
     with opened(browser, studio) as page:
         page.get_by_text("seqpope prepare genome --source").wait_for()

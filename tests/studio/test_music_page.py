@@ -70,6 +70,7 @@ def midi_line(content: bytes) -> list[int]:
     return [m.note for m in mido.MidiFile(file=io.BytesIO(content)) if m.type == "note_on" and m.velocity]
 
 
+@pytest.mark.slow
 def test_it_sounds_while_it_is_written_and_stops(page):
     page.get_by_label("Bars to write").fill("2")
     page.get_by_label("Tempo").fill("200")
@@ -88,6 +89,7 @@ def test_it_sounds_while_it_is_written_and_stops(page):
     assert page.get_by_role("button", name="Play").is_visible()
 
 
+@pytest.mark.slow
 def test_a_melody_is_drawn_harmonised_and_partly_written_anew(page):
     draw_scale(page)
     assert midi_line(download(page, "MIDI")) == [67, 69, 71, 72]
@@ -119,6 +121,23 @@ def test_a_melody_is_drawn_harmonised_and_partly_written_anew(page):
     assert midi_line(download(page, "MIDI")) == soprano
 
 
+def test_undo_knows_who_wrote_and_the_skip_link_stays(page):
+    draw_scale(page)
+    title = page.locator(".take h3").first
+    assert title.inner_text() == "Your piece"
+    page.get_by_label("Start from").select_option("nothing")
+    press(page, "Generate")
+    done(page)
+    assert "seed" in title.inner_text()
+    press(page, "Undo")
+    assert title.inner_text() == "Your piece"
+    press(page, "Redo")
+    assert "seed" in title.inner_text()
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("[location.hash, document.activeElement.id]") == ["", "main"]
+
+
 def test_pointers_draw_and_mark(page):
     press(page, "Empty bars to draw on")
     roll = page.locator(".take canvas").first
@@ -141,6 +160,7 @@ def test_pointers_draw_and_mark(page):
     assert not page.get_by_role("button", name="Write marked anew").is_enabled()
 
 
+@pytest.mark.slow
 def test_files_in_and_out(page):
     draw_scale(page)
     with wave.open(io.BytesIO(download(page, "WAV"))) as sound:
@@ -188,6 +208,7 @@ def test_two_models_from_one_seed(page):
     assert midi_line(download(page, "MIDI"))
 
 
+@pytest.mark.slow
 def test_cancelled_midway_keeps_what_is_there_and_others_wait_in_line(page, browser, twins):
     page.get_by_label("Bars to write").fill("32")
     press(page, "Generate")

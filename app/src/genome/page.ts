@@ -139,8 +139,11 @@ function prepared(root: HTMLElement, state: State, model: HTMLSelectElement): ()
   }
 
   async function learn(): Promise<void> {
+    const asked = chosen.value;
     try {
-      about = await getJson<About>(`/api/genome/about?genome=${chosen.value}`);
+      const found = await getJson<About>(`/api/genome/about?genome=${asked}`);
+      if (gone || chosen.value !== asked) return;
+      about = found;
     } catch (error) {
       notice((error as Error).message);
       return;
@@ -286,6 +289,7 @@ function prepared(root: HTMLElement, state: State, model: HTMLSelectElement): ()
       const found = await getJson<Place>(`/api/genome/place?genome=${chosen.value}&text=${encodeURIComponent(mutated.value.trim())}`);
       const most = about?.limits.mutated ?? 60;
       if (found.end - found.start > most) throw new Error(`${found.region} has ${whole.format(found.end - found.start)} bases: at most ${most} are mutated at once, name fewer`);
+      if (mutating.button.disabled) return; // asked twice at once
       const drawn = new HeatMap(found.contig, found.start, found.end - found.start);
       map.replaceChildren(drawn.root);
       download.hidden = true;

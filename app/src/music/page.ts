@@ -4,7 +4,7 @@ import { Cancelled, Job, type Model, post, upload } from "../api";
 import { field, h, notice, save } from "../dom";
 import type { Page } from "../main";
 import { legend } from "./heat";
-import { BAR, type Grid, type Nats, placeName, silentBars, unknown, VOICES } from "./piece";
+import { BAR, type Grid, type Nats, type Origin, placeName, silentBars, unknown, VOICES } from "./piece";
 import { Player } from "./player";
 import type { Mode, Told, View } from "./roll";
 import { Score } from "./score";
@@ -33,7 +33,7 @@ interface Wish {
 
 const READABLE = ".mid,.midi,.musicxml,.xml,.mxl,.krn";
 /** What was there when the page was left. */
-let kept: { grid: Grid; nats: Nats; model: Model | null; seed: number | null } | null = null;
+let kept: { grid: Grid; nats: Nats; origin: Origin } | null = null;
 
 export const music: Page = (root, state) => {
   const models = state.models.filter(({ kind }) => kind === "chorales");
@@ -208,6 +208,7 @@ export const music: Page = (root, state) => {
   /** What takes longer waits until the piece has been as it is for a while. */
   function settle(): void {
     clearTimeout(settling);
+    if (gone.signal.aborted) return;
     settling = window.setTimeout(() => {
       if (busy || !active.piece.whole) return;
       if (view.heat) void judge();
@@ -220,7 +221,7 @@ export const music: Page = (root, state) => {
   // Jobs --------------------------------------------------------------------------------------------------------
 
   function told(error: unknown): void {
-    if (!(error instanceof Cancelled)) notice((error as Error).message);
+    if (!(error instanceof Cancelled) && !gone.signal.aborted) notice((error as Error).message);
   }
 
   function say(text: string, share: number | null = null): void {
@@ -278,8 +279,8 @@ export const music: Page = (root, state) => {
     const free = wish.given?.findIndex((row) => row.includes(null)) ?? 0;
     const head = wish.given ? (wish.given.slice(0, free) as Grid) : opening;
     const total = wish.given ? wish.given.length : opening.length + Number(bars.value) * BAR;
-    const before = [into.model, into.seed] as const;
     piece.remember();
+    piece.origin = { model: by, seed: Number(seed.value) };
     into.roll.fit(total);
     if (streams) {
       piece.whole = false;
@@ -289,7 +290,6 @@ export const music: Page = (root, state) => {
         player.play(Math.max(0, head.length - BAR));
       }
     }
-    [into.model, into.seed] = [by, Number(seed.value)];
     try {
       const drawn = await asked<Drawn>(
         "music.generate",
@@ -315,16 +315,16 @@ export const music: Page = (root, state) => {
       const nats = unknown(drawn.grid.length);
       drawn.nats.forEach((row, index) => (nats[drawn.from + index] = row));
       piece.replace(drawn.grid, nats);
+      if (gone.signal.aborted) return;
       if (!streams && autoplay.input.checked && into === active && !player.playing) player.play(Math.max(0, free - BAR));
     } catch (error) {
       piece.whole = true;
       if (streams && !wish.given && piece.grid.length > head.length) {
         piece.replace([...piece.grid], piece.nats);
-        if (error instanceof Cancelled) notice("Stopped: what had been written is kept. Undo brings back what was there before.", "info");
+        if (error instanceof Cancelled && !gone.signal.aborted) notice("Stopped: what had been written is kept. Undo brings back what was there before.", "info");
       } else {
-        [into.model, into.seed] = before;
         if (player.starved) player.stop(0);
-        piece.undo();
+        piece.takeBack();
       }
       throw error;
     }
@@ -366,7 +366,7 @@ export const music: Page = (root, state) => {
     if (!seed.reportValidity()) return;
     if (fresh.input.checked) seed.value = String(Math.floor(Math.random() * 1e6));
     const given = active.roll.given;
-    await working(() => write(active, active.model ?? chosen(model), { given }, "Writing anew"));
+    await working(() => write(active, active.piece.origin.model ?? chosen(model), { given }, "Writing anew"));
   }
 
   /** Asks what surprised, in the background: whoever draws goes on, and what comes too late is dropped. */
@@ -376,7 +376,7 @@ export const music: Page = (root, state) => {
       const { piece } = each;
       if (busy || !piece.grid.length || piece.scored) continue;
       const { grid } = piece;
-      const by = each.model ?? chosen(each === takes[1] ? other : model);
+      const by = piece.origin.model ?? chosen(each === takes[1] ? other : model);
       const job = new Job<{ nats: number[][] }>("music.surprise", { model: by.id, grid });
       judging = job;
       say("Asking the model what surprises it");
@@ -397,7 +397,7 @@ export const music: Page = (root, state) => {
 
   /** Another model is to judge what none wrote. */
   function judgeAnew(): void {
-    for (const { model: by, piece } of takes) if (!by && piece.grid.length && !busy) piece.replace(piece.grid);
+    for (const { piece } of takes) if (!piece.origin.model && piece.grid.length && !busy) piece.replace(piece.grid);
     settle();
   }
 
@@ -406,8 +406,10 @@ export const music: Page = (root, state) => {
   async function uploaded(): Promise<void> {
     const [picked] = file.files ?? [];
     if (!picked) return;
-    try {
+    await working(async () => {
+      say(`Reading ${picked.name}`);
       const { grid, voices } = await upload<{ grid: Grid; voices: string[] }>("/api/music/read", picked, state.limits.upload);
+      if (stopping || gone.signal.aborted) throw new Cancelled();
       begin(grid);
       const count = Math.ceil(grid.length / BAR);
       notice(`${picked.name}: ${count} ${count === 1 ? "bar" : "bars"}; ${voices.join(", ")}`, "info");
@@ -416,9 +418,7 @@ export const music: Page = (root, state) => {
         start.value = "melody";
       }
       arrange();
-    } catch (error) {
-      told(error);
-    }
+    });
     file.value = "";
   }
 
@@ -427,7 +427,7 @@ export const music: Page = (root, state) => {
     player.stop(0);
     for (const each of shown()) {
       each.piece.remember();
-      [each.model, each.seed] = [null, null];
+      each.piece.origin = { model: null, seed: null };
       each.piece.replace([...grid]);
       each.roll.clearMarks();
       each.roll.fit(grid.length);
@@ -443,8 +443,10 @@ export const music: Page = (root, state) => {
   });
 
   async function download(format: "mid" | "musicxml" | "png" | "wav"): Promise<void> {
-    const { piece, seed: drawn } = active;
+    const { piece } = active;
+    const { seed: drawn } = piece.origin;
     const name = `chorale${drawn === null ? "" : `-seed${drawn}`}.${format}`;
+    if (!busy && format === "wav") say("Playing it into a file");
     try {
       const made =
         format === "wav"
@@ -454,6 +456,7 @@ export const music: Page = (root, state) => {
     } catch (error) {
       told(error);
     }
+    if (!busy) say("");
   }
 
   // Playing -----------------------------------------------------------------------------------------------------
@@ -520,7 +523,7 @@ export const music: Page = (root, state) => {
       toggle();
     } else if ((event.ctrlKey || event.metaKey) && !typing && !busy && "zy".includes(event.key.toLowerCase())) {
       event.preventDefault();
-      if (event.key === "y" || event.shiftKey) active.piece.redo();
+      if (event.key.toLowerCase() === "y" || event.shiftKey) active.piece.redo();
       else active.piece.undo();
     }
   }
@@ -562,7 +565,7 @@ export const music: Page = (root, state) => {
   if (!models.length) notice("There is no chorale model: neither a shipped one nor one among the runs.");
   player.source = active.piece;
   if (kept) {
-    [active.model, active.seed] = [kept.model, kept.seed];
+    active.piece.origin = kept.origin;
     active.piece.replace(kept.grid, kept.nats);
   }
   arrange();
@@ -573,8 +576,8 @@ export const music: Page = (root, state) => {
   window.seqpopeStudio = { level: () => player.level() };
 
   return () => {
-    const { piece, model: by, seed: from } = active;
-    kept = piece.grid.length ? { grid: [...piece.grid], nats: [...piece.nats], model: by, seed: from } : null;
+    const { piece } = active;
+    kept = piece.grid.length ? { grid: [...piece.grid], nats: [...piece.nats], origin: piece.origin } : null;
     gone.abort();
     if (busy) stopJob();
     judging?.cancel();

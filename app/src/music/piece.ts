@@ -1,4 +1,5 @@
 // A piece as the page holds it: four pitches a sixteenth, what each cost the model, and what it was before.
+import type { Model } from "../api";
 
 export const VOICES = ["soprano", "alto", "tenor", "bass"] as const;
 export const BAR = 16;
@@ -65,9 +66,16 @@ export function notesOf(grid: Grid): Note[] {
   return found;
 }
 
+/** Who wrote a piece, and from which seed; null where it was drawn or uploaded. */
+export interface Origin {
+  model: Model | null;
+  seed: number | null;
+}
+
 interface Version {
   grid: Grid;
   nats: Nats;
+  origin: Origin;
 }
 
 const MOST_VERSIONS = 100;
@@ -75,6 +83,7 @@ const MOST_VERSIONS = 100;
 export class Piece {
   grid: Grid = [];
   nats: Nats = [];
+  origin: Origin = { model: null, seed: null };
   /** False while steps are still to come. */
   whole = true;
   private past: Version[] = [];
@@ -84,7 +93,7 @@ export class Piece {
 
   /** Rows are never changed in place, so that a version is a copy of the list alone. */
   remember(): void {
-    this.past.push({ grid: [...this.grid], nats: [...this.nats] });
+    this.past.push({ grid: [...this.grid], nats: [...this.nats], origin: this.origin });
     if (this.past.length > MOST_VERSIONS) this.past.shift();
     this.future = [];
   }
@@ -126,10 +135,18 @@ export class Piece {
     this.step(this.future, this.past);
   }
 
+  /** What was remembered last is there again, and what came instead is not kept. */
+  takeBack(): void {
+    this.undo();
+    this.future.pop();
+    this.changed();
+  }
+
   private step(source: Version[], target: Version[]): void {
     const version = source.pop();
     if (!version) return;
-    target.push({ grid: this.grid, nats: this.nats });
+    target.push({ grid: this.grid, nats: this.nats, origin: this.origin });
+    this.origin = version.origin;
     this.replace(version.grid, version.nats);
   }
 

@@ -61,7 +61,7 @@ export class Player {
   /** Has sound run. Browsers allow it only in answer to a click or a key. */
   wake(): AudioContext {
     const context = this.prepare();
-    if (context.state === "suspended") void context.resume();
+    if (context.state !== "running") void context.resume();
     return context;
   }
 

@@ -408,7 +408,7 @@ export class Roll {
   }
 
   private press(event: PointerEvent): void {
-    if (event.button !== 0 || !this.piece.grid.length) return;
+    if (event.button !== 0 || !event.isPrimary || !this.piece.grid.length) return; // one finger draws
     const { mode, locked } = this.view;
     const start = this.place(event);
     if (mode === "draw" && start.part === "pitches" && locked) return;
@@ -435,10 +435,12 @@ export class Roll {
     }
     if (start.part === "ruler" || mode === "draw") act(start);
     const move = (next: PointerEvent) => {
+      if (next.pointerId !== event.pointerId) return;
       moved ||= Math.abs(next.clientX - event.clientX) + Math.abs(next.clientY - event.clientY) > 4;
       if (moved) act(this.place(next));
     };
-    const end = () => {
+    const end = (last: PointerEvent) => {
+      if (last.pointerId !== event.pointerId) return;
       this.canvas.removeEventListener("pointermove", move);
       this.canvas.removeEventListener("pointerup", end);
       this.canvas.removeEventListener("pointercancel", end);
@@ -459,7 +461,8 @@ export class Roll {
   private erasing = false;
 
   private pencil(place: Place, start: Place): void {
-    const { length, voice } = this.view;
+    const { length, voice, locked } = this.view;
+    if (locked) return; // a model began to write under the pointer
     const from = Math.floor(place.step / length) * length;
     const pitch = this.erasing ? SILENCE : place.pitch;
     if (this.piece.grid[place.step][voice] === pitch) return;

@@ -9,8 +9,6 @@ export class Take {
   readonly roll: Roll;
   readonly root: HTMLElement;
   readonly listen: HTMLButtonElement;
-  model: Model | null = null;
-  seed: number | null = null;
   /** Who said what surprised, where no model wrote it. */
   judge: Model | null = null;
   private readonly title = h("h3");
@@ -28,7 +26,8 @@ export class Take {
   }
 
   caption(): void {
-    const { model, seed, piece, judge } = this;
+    const { piece, judge } = this;
+    const { model, seed } = piece.origin;
     const mean = piece.mean;
     const origin = [model ? `${positionName(model.position)}, ${model.label}` : "", seed === null ? "" : `seed ${seed}`];
     this.title.textContent = origin.filter(Boolean).join(" · ") || (piece.grid.length ? "Your piece" : `The ${this.name}: nothing yet`);

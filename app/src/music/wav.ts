@@ -5,12 +5,28 @@ import { type Instrument, Synth } from "./synth";
 const RATE = 44100;
 const TAIL_SECONDS = 2; // for the room to die away
 const PEAK = 0.89; // -1 dBFS
+const AHEAD_SECONDS = 4; // every note that is there costs time at every moment: they are made shortly before they sound
 
 export async function toWav(grid: Grid, tempo: number, instrument: Instrument): Promise<Blob> {
   const step = 15 / tempo;
-  const context = new OfflineAudioContext(2, Math.ceil((grid.length * step + TAIL_SECONDS) * RATE), RATE);
+  const seconds = grid.length * step;
+  const context = new OfflineAudioContext(2, Math.ceil((seconds + TAIL_SECONDS) * RATE), RATE);
   const synth = new Synth(context, context.destination);
-  for (const { pitch, voice, from, to } of notesOf(grid)) synth.start(instrument, pitch, voice, from * step).stop(to * step);
+  const notes = notesOf(grid).sort((a, b) => b.from - a.from);
+  const make = (until: number) => {
+    while (notes.length && notes[notes.length - 1].from * step < until) {
+      const { pitch, voice, from, to } = notes.pop()!;
+      synth.start(instrument, pitch, voice, from * step).stop(to * step);
+    }
+  };
+  const pauses = "suspend" in context; // not in every browser
+  make(pauses ? 2 * AHEAD_SECONDS : Infinity);
+  for (let at = AHEAD_SECONDS; pauses && at < seconds; at += AHEAD_SECONDS) {
+    void context.suspend(at).then(() => {
+      make(at + 2 * AHEAD_SECONDS);
+      return context.resume();
+    });
+  }
   return encode(await context.startRendering());
 }
 
