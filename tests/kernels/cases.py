@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from seqpope.kernels import pope_attention, rope_attention
@@ -12,7 +13,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 ENCODINGS = ["pope", "pope relu", "pope none", "rope"]  # PoPE with softplus, and with another magnitude
 FAST = [("pope", "triton"), *((encoding, "cartesian") for encoding in ENCODINGS)]
+# Where the interpreter takes long, and test_triton.py asks as much of the kernels.
+TRITON_SLOWLY = pytest.param("pope", "triton", marks=pytest.mark.slow)
 ALL = [*FAST, *((encoding, "reference") for encoding in ENCODINGS)]
+FAST_RARELY, ALL_RARELY = [TRITON_SLOWLY, *FAST[1:]], [TRITON_SLOWLY, *ALL[1:]]
 
 
 def make_inputs(queries, keys, dim, *, batch=2, heads=3, key_heads=None, dtype=torch.float32, seed=0):

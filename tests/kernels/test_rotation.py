@@ -178,7 +178,7 @@ class TestShelf:
     "freqs",
     [
         (None, None),
-        [torch.tensor([1.0, 0.3, 0.0, 1e-3], dtype=torch.float64)] * 2,
+        pytest.param([torch.tensor([1.0, 0.3, 0.0, 1e-3], dtype=torch.float64)] * 2, marks=pytest.mark.slow),
         (Slowed(4, 2.0), Slowed(4, 2.0)),
     ],
     ids=["base", "given", "spectrum"],

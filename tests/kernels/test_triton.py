@@ -76,10 +76,10 @@ def poisoned():
         (1, 1, 0, 16, 1, 1),
         (63, 63, 0, 48, 2, 1),
         (64, 64, 0, 20, 2, 2),
-        (65, 65, 0, 96, 2, 2),
+        pytest.param(65, 65, 0, 96, 2, 2, marks=pytest.mark.slow),
         (33, 100, 67, 80, 2, 2),
         (17, 40, 5, 128, 2, 1),
-        (9, 20, 3, 200, 2, 1),
+        pytest.param(9, 20, 3, 200, 2, 1, marks=pytest.mark.slow),
         (40, 40, 0, 1, 1, 1),
     ],
 )
@@ -143,7 +143,7 @@ def test_tiles_change_nothing(tiles, monkeypatch):
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("span", [1, 5])
+@pytest.mark.parametrize("span", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_order_of_programs_changes_nothing(span, monkeypatch):
     inputs = make_inputs(70, 70, 16, heads=4, key_heads=2, batch=2)
     upstream = upstream_like(inputs[0])
@@ -185,7 +185,7 @@ DROPOUT = {"dropout_p": 0.3, "dropout_seed": 123_456_789_012_345}
 
 
 class TestDropout:
-    @pytest.mark.parametrize("packed", [False, True])
+    @pytest.mark.parametrize("packed", [False, pytest.param(True, marks=pytest.mark.slow)])
     def test_values_and_gradients_with_the_formulas_mask(self, packed):
         inputs = make_inputs(65, 65, 16, heads=4, key_heads=2)
         more = {"cu_seqlens": torch.tensor([0, 20, 65, 130], device=DEVICE)} if packed else {}
@@ -299,7 +299,7 @@ class TestDecoding:
             rope_attention(q, k, v, query_offset=18, backend="triton")
 
     @pytest.mark.parametrize(("queries", "key_heads"), [(2, 2), (1, 4)])
-    @pytest.mark.parametrize("parts", [1, 2, 15, 16, 17, 40])
+    @pytest.mark.parametrize("parts", [1, 2, 17, *(pytest.param(p, marks=pytest.mark.slow) for p in (15, 16, 40))])
     def test_however_many_parts_are_joined(self, parts, queries, key_heads, monkeypatch):
         q, k, v, delta = make_inputs(queries, 700, 16, heads=4, key_heads=key_heads, batch=1)
         options = {"query_offset": 600}  # parts behind the queries have nothing to see
@@ -430,7 +430,14 @@ class TestPacked:
     """Queries, keys and values of one projection, as a model has them."""
 
     @pytest.mark.parametrize("backend", ["triton", "cartesian", "reference"])
-    @pytest.mark.parametrize("options", [{}, {"causal": False, "softmax_scale": 0.3, "base": 50.0}, DROPOUT])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            pytest.param({"causal": False, "softmax_scale": 0.3, "base": 50.0}, marks=pytest.mark.slow),
+            pytest.param(DROPOUT, marks=pytest.mark.slow),
+        ],
+    )
     def test_is_the_same(self, backend, options, poisoned):
         if backend == "cartesian" and options is DROPOUT:
             pytest.skip("SDPA draws its own dropout")
@@ -493,7 +500,7 @@ class TestInTorch:
             0.2 if extra["seed"] is not None else 0.0,
         )
 
-    @pytest.mark.parametrize("seeded", [False, True])
+    @pytest.mark.parametrize("seeded", [False, pytest.param(True, marks=pytest.mark.slow)])
     def test_forward_operator(self, seeded):
         seed = {"seed": torch.tensor([7], device=DEVICE)} if seeded else {}
         arguments = self.arguments(**seed)
@@ -539,7 +546,7 @@ class TestInTorch:
             for a, b in zip(ours, got, strict=True):
                 torch.testing.assert_close(a, b, atol=5e-6, rtol=5e-6)
 
-    @pytest.mark.parametrize("queries", [1, 20])
+    @pytest.mark.parametrize("queries", [pytest.param(1, marks=pytest.mark.slow), 20])
     @pytest.mark.parametrize("wanted", range(4))
     def test_any_gradient_may_be_asked_for_alone(self, queries, wanted):
         """Also of a few queries, which the decoding kernel would take: it has no backward pass."""

@@ -56,7 +56,7 @@ def done(client, kind, **arguments):
     raise AssertionError("the job never ended")
 
 
-@pytest.mark.parametrize(("strand", "phases"), [("+", 6), ("both", 2)])
+@pytest.mark.parametrize(("strand", "phases"), [("+", 6), pytest.param("both", 2, marks=pytest.mark.slow)])
 def test_scores_are_those_of_the_command(client, genome, folder, strand, phases):
     _, _, answer = done(client, "genome.score", genome=genome, region="3:101-500", strand=strand, phases=phases)
     assert (answer["contig"], answer["start"], answer["end"]) == ("chr3", 100, 500)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import running_studio
 
+pytestmark = pytest.mark.slow  # a browser; test_genome_page.py is the one that always runs
+
 RESULTS = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "results"
 CONFIG = "dataset: chorales\nposition: pope\nbaseline: none\noptimizer:\n  steps: 100\n"
 

@@ -10,6 +10,8 @@ import mido
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow  # a browser; test_genome_page.py is the one that always runs
+
 AUDIBLE = 0.005  # root mean square
 SECONDS = 60.0
 
