@@ -136,6 +136,7 @@ def test_whole_run(tmp_path):
     assert "tiny 1,2,40,16" in text
 
 
+@pytest.mark.slow
 def test_workers_that_die_or_linger_stop_nothing():
     options = argparse.Namespace(device="cpu", commit=None, jobs=3, patience=60)
     common = {"device": "cpu", "quick": True, "patience": 60}

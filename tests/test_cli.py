@@ -572,7 +572,7 @@ class TestInterrupted:
                 return
         raise AssertionError(process.stderr.read())
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
     def test_saves_says_how_to_go_on_and_does(self, tmp_path, start, number):
         process = start("train", "--config", "tiny.yaml")
         self.wait_for_a_validation(process)

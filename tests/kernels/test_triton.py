@@ -144,6 +144,7 @@ def test_tiles_change_nothing(tiles, monkeypatch):
 
 
 @pytest.mark.parametrize("span", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_order_of_programs_changes_nothing(span, monkeypatch):
     inputs = make_inputs(70, 70, 16, heads=4, key_heads=2, batch=2)
     upstream = upstream_like(inputs[0])
@@ -191,6 +192,7 @@ class TestDropout:
         more = {"cu_seqlens": torch.tensor([0, 20, 65, 130], device=DEVICE)} if packed else {}
         assert max(errors(inputs, "triton", torch.float32, **DROPOUT, **more).values()) < 5e-6
 
+    @pytest.mark.slow
     def test_a_mask_belongs_to_its_seed(self):
         inputs = make_inputs(40, 40, 16)
         one, again, other = (
@@ -208,6 +210,7 @@ class TestDropout:
             with pytest.raises(ValueError, match=r"dropout_seed must be \(1,\) int64"):
                 pope_attention(*make_inputs(3, 3, 6), dropout_p=0.1, dropout_seed=seed, backend="triton")
 
+    @pytest.mark.slow
     def test_none_is_none(self):
         inputs = make_inputs(33, 33, 16)
         upstream = upstream_like(inputs[0])
@@ -468,6 +471,7 @@ class TestPacked:
         with pytest.raises(ValueError, match=r"delta must be \(H, D\) = \(2, 4\)"):
             pope_attention_packed(torch.zeros(1, 5, 3, 2, 4, device=DEVICE), torch.zeros(4, 2), backend="triton")
 
+    @pytest.mark.slow
     def test_operators(self):
         q, k, v, delta = make_inputs(33, 33, 16, batch=1, heads=2)
         tables = two_level_tables(33, 16, 10000.0, DEVICE)
