@@ -1,6 +1,6 @@
 """Checkpoints: safetensors weights with the model's configuration and the tokenizer's fingerprint in the header.
 
-Nothing here unpickles: a checkpoint from a stranger can be read safely.
+Nothing here unpickles: a checkpoint from a stranger can be read safely. Headers are read without torch.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_bytes
 from seqpope.model.config import ModelConfig
-from seqpope.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    import torch
+
+    from seqpope.model.transformer import Transformer
 
 FORMAT = "seqpope-1"
 BEST = "best.safetensors"
@@ -50,10 +52,13 @@ class CheckpointInfo:
 
 
 def save_checkpoint(
-    path: Path, model: Transformer, info: CheckpointInfo, *, dtype: torch.dtype = torch.float32
+    path: Path, model: Transformer, info: CheckpointInfo, *, dtype: torch.dtype | None = None
 ) -> None:
-    """Write weights and header beside `path`, then rename."""
+    """Write weights, in fp32 or as `dtype`, and header beside `path`, then rename."""
+    import torch
     from safetensors.torch import save
+
+    dtype = dtype or torch.float32
 
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(path, save(state, metadata={"seqpope": json.dumps(asdict(info))}))
@@ -115,7 +120,7 @@ def read_info(path: Path) -> CheckpointInfo:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with safe_open(str(path), framework="np") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
@@ -131,7 +136,7 @@ def read_info(path: Path) -> CheckpointInfo:
                 f"{path} has checkpoint format {raw.get('format')!r}, this version reads {FORMAT!r}"
             )
         return CheckpointInfo(**raw)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"the header of {path} cannot be read ({error})") from error
 
 
@@ -146,6 +151,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Tra
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    from seqpope.model.transformer import Transformer
 
     file = find_checkpoint(path)
     info = read_info(file)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqpope.checkpoint import BEST, SHIPPED, CheckpointError, read_info
+from seqpope.domains.base import find_kind
 from seqpope.errors import SeqpopeError
 
-BEST = "best.safetensors"
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
-LONGEST_HEADER = 1 << 24  # bytes
 OBJECTS = ("tokenizer", "trained", "model")  # of a header
 
 
@@ -29,11 +26,12 @@ class Entry:
 
     @property
     def kind(self) -> str:
-        """What it draws: chorales, piano or dna, by its tokens; else its domain."""
-        name = str(self.header.get("tokenizer", {}).get("name", ""))
-        if name == "chorale raster":
-            return "chorales"
-        return "dna" if self.header.get("domain") == "genome" else str(self.header.get("domain", "unknown"))
+        """What it draws (`domains.base.KINDS`): chorales, piano or dna; its domain if nothing."""
+        dataset, domain = str(self.header["dataset"]), str(self.header["domain"])
+        try:
+            return find_kind(dataset, domain).name
+        except SeqpopeError:
+            return domain
 
     def described(self) -> dict[str, Any]:
         """For the page: plain JSON without paths."""
@@ -52,18 +50,12 @@ class Entry:
 
 
 def read_header(file: Path) -> dict[str, Any] | None:
-    """What a checkpoint says of itself, read without torch (length, then JSON); None if it is no checkpoint."""
+    """What a checkpoint says of itself (`CheckpointInfo`); None if it is no checkpoint that can be read."""
     try:
-        with open(file, "rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            if length > LONGEST_HEADER:
-                return None
-            found = json.loads(json.loads(opened.read(length))["__metadata__"]["seqpope"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error):
+        found = vars(read_info(file))
+    except CheckpointError:
         return None
-    if not isinstance(found, dict) or not all(isinstance(found.get(name, {}), dict) for name in OBJECTS):
-        return None
-    return found
+    return found if all(isinstance(found[name], dict) for name in OBJECTS) else None
 
 
 def id_of(path: Path) -> str:
@@ -88,8 +80,7 @@ class Catalogue:
 
     def shipped(self) -> Iterator[Entry]:
         """Those that come with the package."""
-        for name in ("chorales", "genome"):
-            file = WEIGHTS / f"{name}.safetensors"
+        for name, file in SHIPPED.items():
             header = read_header(file)
             if header is not None:
                 yield Entry(name, file, f"{header['dataset']}, shipped", header)

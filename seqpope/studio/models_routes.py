@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, Response
 
-from seqpope.studio.catalogue import WEIGHTS
+from seqpope.checkpoint import WEIGHTS
 from seqpope.studio.runs import Library
 
 if TYPE_CHECKING:

@@ -247,8 +247,7 @@ def fit_melody(job: dict[str, Any], context: Context) -> dict[str, int]:
 
 def warm(context: Context) -> None:
     """Have the shipped model in memory before anything is asked for."""
-    from seqpope.studio.catalogue import WEIGHTS
+    from seqpope.checkpoint import SHIPPED
 
-    file = WEIGHTS / "chorales.safetensors"
-    if file.is_file():
-        load(context, str(file))
+    if SHIPPED["chorales"].is_file():
+        load(context, str(SHIPPED["chorales"]))

@@ -21,8 +21,9 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from seqpope.checkpoint import BEST
 from seqpope.errors import SeqpopeError
-from seqpope.studio.catalogue import BEST, id_of, read_header
+from seqpope.studio.catalogue import id_of, read_header
 
 DEEPEST, MOST_FOLDERS = 3, 3000  # levels below the runs folder, and folders, that are looked into
 SETTINGS, SMALL, LARGE = 1 << 16, 1 << 20, 1 << 26  # bytes of settings, of a text, of a result

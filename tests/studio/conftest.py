@@ -56,13 +56,12 @@ def studio(tmp_path_factory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def twins(tmp_path_factory) -> Iterator[str]:
     """Address of a studio that has a small untrained RoPE model of chorales beside the shipped PoPE one."""
-    from seqpope.checkpoint import load_checkpoint, save_checkpoint
+    from seqpope.checkpoint import SHIPPED, load_checkpoint, save_checkpoint
     from seqpope.model.config import ModelConfig
     from seqpope.model.transformer import Transformer
-    from seqpope.studio.catalogue import WEIGHTS
 
     folder = tmp_path_factory.mktemp("twins")
-    _, info = load_checkpoint(WEIGHTS / "chorales.safetensors")
+    _, info = load_checkpoint(SHIPPED["chorales"])
     config = {"width": 32, "layers": 1, "heads": 2}
     file = folder / "runs" / "twins" / "rope-0" / "best.safetensors"
     file.parent.mkdir(parents=True)
