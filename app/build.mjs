@@ -1,9 +1,17 @@
 // Bundles src/ into ../seqpope/studio/static, which is committed: users need neither Node nor npm.
-import { copyFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { copyFileSync, readdirSync, readFileSync } from "node:fs";
 import { build, context } from "esbuild";
 
 const out = new URL("../seqpope/studio/static/", import.meta.url).pathname;
+// By which tests/studio/test_bundle.py sees that the page was built anew after its sources changed.
+const sources = ["index.html", ...readdirSync("src", { recursive: true }).map((name) => `src/${name}`)]
+  .filter((name) => /\.(html|ts|css)$/.test(name))
+  .sort();
+const digest = createHash("sha256");
+for (const name of sources) digest.update(`${name}\0`).update(readFileSync(name)).update("\0");
 const options = {
+  banner: { js: `/* sources ${digest.digest("hex")} */` },
   entryPoints: ["src/main.ts"],
   bundle: true,
   minify: true,
