@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -20,6 +22,19 @@ except ImportError:  # not on Windows
 # Without a GPU the Triton kernels run in Triton's interpreter, which must be chosen before Triton is imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# Chromium's own requests home are refused by a closed network, many at a time.
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+]
 
 # Tiny models: two threads on cores that others use are a hundred times slower than one.
 torch.set_num_threads(1)
@@ -56,3 +71,16 @@ def music21_parsed(tmp_path_factory) -> tuple[list[Chorale], dict[str, str]]:
 def chorales(music21_parsed) -> list[Chorale]:
     """All chorales of music21."""
     return music21_parsed[0]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """A browser without a head, one for all tests: Playwright runs once in a process."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium (Debian: apt install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        running = play.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield running
+        running.close()

@@ -285,23 +285,6 @@ def test_the_verb(files, codes, capsys):
     assert "not inside chr1" in capsys.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    """A browser without a head, if this machine has Chromium and playwright."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        pytest.skip("needs playwright (pip install playwright) and Chromium")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip("needs Chromium on the PATH")
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 def until(view, expression, expected):
     """Wait for what an expression gives (Playwright's own waiting needs eval, which the page forbids)."""
     for _ in range(100):
@@ -332,8 +315,8 @@ def clicked(view, name, at):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_in_a_browser(chromium, page, values, width, scheme):
-    view = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+def test_in_a_browser(browser, page, values, width, scheme):
+    view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     said, asked = [], []
     view.on("console", lambda message: said.append(message.text))
     view.on("pageerror", lambda error: said.append(str(error)))
