@@ -10,7 +10,7 @@ import { music } from "./music/page";
 export type Page = (root: HTMLElement, state: State) => (() => void) | void;
 
 const pages: Record<string, { title: string; show: Page }> = {
-  music: { title: "Music", show: music },
+  music: { title: "Chorales", show: music },
   genome: { title: "Genome", show: genome },
   models: { title: "Models", show: models },
 };
