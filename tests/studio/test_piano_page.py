@@ -248,7 +248,7 @@ def test_pointers_draw_mark_and_seek(page):
             page.mouse.move(box["x"] + to, box["y"] + y, steps=4)
         page.mouse.up()
 
-    drag(138, 150, 298)
+    drag(138, 146, 298)
     drag(338, 200, 338)
     played = notes_of(page)
     assert len(played) == 2
@@ -256,14 +256,14 @@ def test_pointers_draw_mark_and_seek(page):
     assert played.duration[1] == pytest.approx(0.5, abs=0.01)
     page.get_by_text("Look", exact=True).click()
     assert canvas(page).bounding_box() == box  # nothing jumps when the mode changes
-    page.mouse.move(box["x"] + 200, box["y"] + 155)
+    page.mouse.move(box["x"] + 200, box["y"] + 146)
     assert "velocity 64" in page.locator(".roll-tip").first.inner_text()
     drag(108, 100, 258)
     assert page.get_by_role("button", name="Write marked anew").is_enabled()
     drag(188, 8, 188)  # the ruler
     until(page, "Number(document.querySelector('.transport input').value) > 1")
     page.get_by_text("Draw", exact=True).click()
-    drag(200, 155, 200)
+    drag(200, 146, 200)
     assert len(notes_of(page)) == 1
 
 

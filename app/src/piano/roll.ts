@@ -334,7 +334,7 @@ export class Roll {
     const end = (moved: boolean, kept: boolean) => {
       const note = this.pencilled;
       this.pencilled = null;
-      this.cursor = { time: start.time, pitch: start.pitch, note: -1 };
+      this.cursor = { time: start.time, pitch: start.part === "keys" ? start.pitch : this.cursor.pitch, note: -1 };
       if (note && kept) this.write(note);
       else if (drawing && hit >= 0 && !moved && kept) this.erase(hit);
       else if (!moved && start.part === "keys" && hit >= 0) this.choose(hit);
