@@ -112,6 +112,7 @@ export const music: Page = (root, state) => {
       redo: () => !desk.busy && active.piece.redo(),
     },
     1,
+    "organ",
     gone.signal,
   );
   const { player } = transport;

@@ -106,10 +106,10 @@ export const piano: Page = (root, state) => {
       redo: () => !desk.busy && active.piece.redo(),
     },
     0.1,
+    "piano",
     gone.signal,
   );
   const { player } = transport;
-  player.instrument = "piano";
   const take = (name: string): Playing => {
     const told: Told = {
       seek: (time) => player.seek(time),

@@ -16,7 +16,7 @@ interface Scheduled {
 export class Player {
   /** Seconds that a unit of the source takes. */
   pace = 1;
-  instrument: Instrument = "organ";
+  instrument: Instrument = "piano";
   /** What is played again and again, if `loops`; null for all. */
   region: [number, number] | null = null;
   loops = false;

@@ -78,6 +78,20 @@ function found(name: string, make: () => Tone): Tone {
   return made;
 }
 
+/** Makes the tones that are likely to be asked for, one by one between other things; what it returns stops it. */
+export function prepareTones(instrument: Instrument): () => void {
+  const likely: [number, number][] = [];
+  for (const velocity of instrument === "piano" ? [64, 90, 40] : [USUAL_VELOCITY]) {
+    for (let pitch = 36; pitch <= 84; pitch += instrument === "piano" ? SEMITONES : 1) likely.push([pitch, velocity]);
+  }
+  const timer = setInterval(() => {
+    const next = likely.shift();
+    if (next) tone(instrument, ...next);
+    else clearInterval(timer);
+  }, 40);
+  return () => clearInterval(timer);
+}
+
 /** Two of a kind, so far apart that one has a cycle more when both begin anew: the loop has no seam. */
 function held({ harmonics, spread, cutoff }: Held, frequency: number): Tone {
   const cycles = Math.round(1 / (2 ** (spread / 1200) - 1));

@@ -1,6 +1,7 @@
 // Plays, stops, seeks: what stands above the rolls of a page, with the keys that go with it.
 import { button, check, field, h, slider } from "../dom";
 import { Player } from "./player";
+import { type Instrument, prepareTones } from "./tones";
 
 declare global {
   interface Window {
@@ -28,11 +29,16 @@ export class Transport {
   private readonly loop = check("Loop (what is marked, or all)", false, () => (this.player.loops = this.loop.input.checked));
   private frame = 0;
   private readonly preparing: number;
+  private unprepare = () => {};
 
   /** `step` is how far a key moves the position. */
-  constructor(private readonly follower: Follower, private readonly step: number, gone: AbortSignal) {
+  constructor(private readonly follower: Follower, private readonly step: number, instrument: Instrument, gone: AbortSignal) {
+    this.player.instrument = instrument;
     this.seek = slider(0, 0, 0, step, (value) => this.player.seek(value));
-    this.preparing = window.setTimeout(() => this.player.prepare(), 200);
+    this.preparing = window.setTimeout(() => {
+      this.player.prepare();
+      this.unprepare = prepareTones(this.player.instrument);
+    }, 200);
     document.addEventListener("keydown", (event) => this.key(event), { signal: gone });
     window.seqpopeStudio = { level: () => this.player.level() };
   }
@@ -59,6 +65,7 @@ export class Transport {
 
   close(): void {
     clearTimeout(this.preparing);
+    this.unprepare();
     this.player.close();
     cancelAnimationFrame(this.frame);
     delete window.seqpopeStudio;
