@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
+
 @contextmanager
 def running_studio(folder: Path, *words: str) -> Iterator[str]:
     """The address of a studio over folder/runs and folder/data."""

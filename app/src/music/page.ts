@@ -78,7 +78,7 @@ export const music: Page = (root, state) => {
   const autoplay = check("Play while it is written", true);
   const temperature = number(1, 0, 5, "any");
   const topP = number(1, 0.01, 1, "any");
-  const particles = options([["1", "1: streams, looks nowhere ahead"], ["4", "4"], ["8", "8"], ["16", "16: best, takes longest"]], "8");
+  const particles = options([["1", "1: looks nowhere ahead"], ["4", "4"], ["8", "8"], ["16", "16: best, takes longest"]], "8");
   const rules = {
     ranges: check("voices within their ranges"),
     no_parallels: check("no parallel fifths and octaves"),
@@ -273,8 +273,6 @@ export const music: Page = (root, state) => {
   /** Has a model write into a take; what streams in is there at once. */
   async function write(into: Take, by: Model, wish: Wish, what: string): Promise<void> {
     const { piece } = into;
-    const count = Number(particles.value);
-    const streams = !wish.given || count === 1;
     const opening = wish.opening ?? [];
     const free = wish.given?.findIndex((row) => row.includes(null)) ?? 0;
     const head = wish.given ? (wish.given.slice(0, free) as Grid) : opening;
@@ -282,13 +280,11 @@ export const music: Page = (root, state) => {
     piece.remember();
     piece.origin = { model: by, seed: Number(seed.value) };
     into.roll.fit(total);
-    if (streams) {
-      piece.whole = false;
-      piece.replace([...head]);
-      if (into === active && autoplay.input.checked) {
-        player.source = piece;
-        player.play(Math.max(0, head.length - BAR));
-      }
+    piece.whole = false;
+    piece.replace([...head]);
+    if (into === active && autoplay.input.checked) {
+      player.source = piece;
+      player.play(Math.max(0, head.length - BAR));
     }
     try {
       const drawn = await asked<Drawn>(
@@ -297,7 +293,7 @@ export const music: Page = (root, state) => {
           model: by.id,
           seed: Number(seed.value),
           bars: Number(bars.value),
-          particles: count,
+          particles: Number(particles.value),
           ...wish,
           sampling: { temperature: Number(temperature.value), top_p: Number(topP.value) },
           rules: Object.fromEntries(Object.entries(rules).map(([name, { input }]) => [name, input.checked])),
@@ -315,11 +311,9 @@ export const music: Page = (root, state) => {
       const nats = unknown(drawn.grid.length);
       drawn.nats.forEach((row, index) => (nats[drawn.from + index] = row));
       piece.replace(drawn.grid, nats);
-      if (gone.signal.aborted) return;
-      if (!streams && autoplay.input.checked && into === active && !player.playing) player.play(Math.max(0, free - BAR));
     } catch (error) {
       piece.whole = true;
-      if (streams && !wish.given && piece.grid.length > head.length) {
+      if (!wish.given && piece.grid.length > head.length) {
         piece.replace([...piece.grid], piece.nats);
         if (error instanceof Cancelled && !gone.signal.aborted) notice("Stopped: what had been written is kept. Undo brings back what was there before.", "info");
       } else {
