@@ -123,7 +123,7 @@ export const music: Page = (root, state) => {
   const heat = check("Surprise", false, () => showHeat());
   const legendPlace = h("div", { hidden: true });
 
-  const score = new Score();
+  const score = new Score((step) => player.seek(step));
   const scoreBox = h("details", { className: "card", ontoggle: () => settle() }, h("summary", {}, h("h2", {}, "Score")), score.root);
   const files = (["mid", "musicxml", "png", "wav"] as const).map((format) =>
     button({ mid: "MIDI", musicxml: "MusicXML", png: "PNG", wav: "WAV" }[format], () => void download(format), { disabled: true }),
@@ -278,7 +278,7 @@ export const music: Page = (root, state) => {
     const head = wish.given ? (wish.given.slice(0, free) as Grid) : opening;
     const total = wish.given ? wish.given.length : opening.length + Number(bars.value) * BAR;
     piece.remember();
-    piece.origin = { model: by, seed: Number(seed.value) };
+    piece.origin = { model: by, seed: Number(seed.value), note: wish.given ? "around what was kept" : opening.length ? "behind what was kept" : "" };
     into.roll.fit(total);
     piece.whole = false;
     piece.replace([...head]);
@@ -471,6 +471,7 @@ export const music: Page = (root, state) => {
     frame = 0;
     const at = player.position();
     shown().forEach((each) => each.roll.at(at, player.playing && each === active));
+    if (scoreBox.open) score.at(player.playing ? at : null);
     const step = Math.floor(at);
     if (Number(seek.value) !== step) {
       seek.value = String(step);

@@ -70,6 +70,8 @@ export function notesOf(grid: Grid): Note[] {
 export interface Origin {
   model: Model | null;
   seed: number | null;
+  /** What of it the model did not write. */
+  note?: string;
 }
 
 interface Version {
@@ -116,6 +118,7 @@ export class Piece {
     for (let step = Math.max(0, from); step < Math.min(to, grid.length); step++) {
       grid[step] = grid[step].map((old, other) => (other === voice ? pitch : old));
     }
+    if (this.origin.model) this.origin = { ...this.origin, note: "changed by hand" };
     this.replace(grid);
   }
 

@@ -27,9 +27,9 @@ export class Take {
 
   caption(): void {
     const { piece, judge } = this;
-    const { model, seed } = piece.origin;
+    const { model, seed, note = "" } = piece.origin;
     const mean = piece.mean;
-    const origin = [model ? `${positionName(model.position)}, ${model.label}` : "", seed === null ? "" : `seed ${seed}`];
+    const origin = [model ? `${positionName(model.position)}, ${model.label}` : "", seed === null ? "" : `seed ${seed}`, note];
     this.title.textContent = origin.filter(Boolean).join(" · ") || (piece.grid.length ? "Your piece" : `The ${this.name}: nothing yet`);
     this.title.className = model?.position === "rope" ? "rope" : model?.position === "pope" ? "pope" : "";
     const by = !model && judge ? `, by ${positionName(judge.position)}, ${judge.label}` : "";
