@@ -280,6 +280,11 @@ export const music: Page = (root, state) => {
     piece.remember();
     piece.origin = { model: by, seed: Number(seed.value), note: wish.given ? "around what was kept" : opening.length ? "behind what was kept" : "" };
     into.roll.fit(total);
+    let most = 0;
+    const written = (share: number) => {
+      most = Math.max(most, share);
+      say(`${what}: bar ${Math.max(1, Math.ceil(piece.grid.length / BAR))} of ${Math.ceil(total / BAR)}`, most);
+    };
     piece.whole = false;
     piece.replace([...head]);
     if (into === active && autoplay.input.checked) {
@@ -302,9 +307,10 @@ export const music: Page = (root, state) => {
         {
           step: ((step: { pitches: number[]; nats: number[] }) => {
             piece.add(step.pitches, step.nats);
-            const written = piece.grid.length;
-            say(`${what}: bar ${Math.ceil(written / BAR)} of ${Math.ceil(total / BAR)}`, written / total);
+            written(piece.grid.length / total);
           }) as (data: never) => void,
+          // Of versions side by side, which agree on bars only later.
+          progress: (({ done, of }: { done: number; of: number }) => written(done / of)) as (data: never) => void,
         },
       );
       piece.whole = true;
