@@ -451,7 +451,8 @@ def inspect_models(
             "choice": "windows side by side in a document, evenly spread over the split, the same every time",
             "read": "every position that the model reads, padding before a document's first token included",
             "precision": "fp32, sums fp64",
-            "magnitude": "as projected: softplus of PoPE's components, 2-norm of each pair that RoPE turns",
+            "magnitude": "as projected: of PoPE's components softplus, or what the model's settings say, "
+            "2-norm of each pair that RoPE turns",
             "product": "of a token's query and its own key (distance 0), before the scale 1 / sqrt(D)",
             "selection": "best validation step",
         },
@@ -564,10 +565,11 @@ def inspection_markdown(result: dict[str, Any], pictures: Sequence[str] = ()) ->
         f"# {result['dataset']}, {result['split']}: what each frequency is used for",
         f"Mean magnitudes on {protocol['tokens']:,} of {protocol['tokens_in_split']:,} tokens "
         f"({protocol['windows']} of {protocol['windows_in_split']} windows of up to {protocol['window']} "
-        f"tokens, evenly spread, {protocol['precision']}). Magnitude: softplus of each component in PoPE, "
-        "2-norm of each pair of components in RoPE. A frequency adds at most query x key to a score. "
+        f"tokens, evenly spread, {protocol['precision']}). Magnitude: of each component in PoPE (softplus, "
+        "unless the model's settings say relu or none), 2-norm of each pair of components in RoPE. "
+        "A frequency adds at most query x key to a score. "
         "Wavelengths are in tokens, 2 pi / frequency. One that exceeds the training window never completes a "
-        "turn in training. softplus(0) is 0.69, so a frequency that PoPE never learned to use is not at 0.",
+        "turn in training. softplus(0) is 0.69, so a frequency that was never learned to be used is not at 0.",
         "## Beyond the training window",
         "Share of magnitude at wavelengths over the training window, mean over layers"
         + (

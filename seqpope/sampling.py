@@ -234,8 +234,9 @@ def sample(
         progress: called with tokens drawn and tokens in all.
         share: of the constraint's state, how much of each row is there, (B,) from 0 to 1: where `count` is but an
             upper bound `progress` goes by it.
-        watch: called with each token as it is drawn, (B x particles,) ids, and its nats. Particles may yet be
-            replaced. What it raises ends the sampling.
+        watch: called with each token of the samples, (B,) ids, and its nats, as soon as it is sure to stay: with
+            particles that is when all of a sample's agree, up to there, on what they drew. In the order of
+            the tokens, and each of them once; what it raises ends the sampling.
 
     Raises:
         SeqpopeError: a prompt is longer than the context, the constraint cannot be met, or the model gives no
@@ -284,6 +285,7 @@ def sample(
     weights = torch.zeros(len(seeds), particles, dtype=torch.float64)
     chosen = torch.zeros(batch, dtype=torch.long, device=device)
     done = np.zeros(batch, bool)
+    told = 0  # tokens, to `watch`
     for step in range(count):
         if constraint is not None:
             done = constraint.done(state)
@@ -318,8 +320,6 @@ def sample(
             chooser.uniform.copy_(uniform[:, step : step + 1])
         chosen, nats[:, step], cost[:, step], weight = chooser(logits)
         drawn[:, step] = chosen
-        if watch is not None:
-            watch(chosen.cpu(), nats[:, step].cpu())
         if constraint is not None:
             state = constraint.advance(state, chosen.cpu().numpy())
         if particles > 1:
@@ -336,6 +336,8 @@ def sample(
                     seen.copy_(seen[there])
                 if constraint is not None:
                     state = constraint.take(state, again.numpy())
+        if watch is not None:
+            told = _tell(watch, drawn, nats, told, told + _agreed(drawn[:, told : step + 1], particles), particles)
         if progress is not None:
             if device.type == "cuda" and step % 32 == 31:
                 torch.cuda.synchronize(device)  # else it would say what was asked for, not what is done
@@ -351,9 +353,26 @@ def sample(
             best = _owners(weights.softmax(-1), points)[:, 0]
         best += particles * torch.arange(len(seeds))
         drawn, nats, cost = drawn[best], nats[best], cost[best]
+        if watch is not None:
+            _tell(watch, drawn, nats, told, drawn.shape[1], 1)
     # Before its last own token a row has read BOS, its prompt, and all it drew but that.
     read = ends[::particles] + ((drawn != padding_id).sum(-1) - 1).clamp(min=0)
     return Samples(drawn, nats, cost, _forgotten(read, context))
+
+
+def _agreed(drawn: Tensor, particles: int) -> int:
+    """How many of the first tokens, (B x particles, n), all particles of each sample have in common."""
+    each = drawn.view(-1, particles, drawn.shape[1])
+    return int((each == each[:, :1]).all(1).all(0).cumprod(-1).sum())
+
+
+def _tell(
+    watch: Callable[[Tensor, Tensor], None], drawn: Tensor, nats: Tensor, begin: int, end: int, particles: int
+) -> int:
+    """Give tokens `begin` to `end` of each sample to `watch`, one after the other; return `end`."""
+    for step in range(begin, end):
+        watch(drawn[::particles, step].cpu(), nats[::particles, step].cpu())
+    return end
 
 
 def _forgotten(read: Tensor, context: int | None) -> Tensor:

@@ -147,6 +147,7 @@ def test_what_fails_is_recorded_and_stops_nothing_else(step, monkeypatch, measur
     assert "tiny, pope failed: warm: RuntimeError: no such kernel" in table
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_tried_again_alone(step, monkeypatch, measure_tiny):
     order = []
     turn = step.Trial.turn

@@ -587,6 +587,24 @@ def test_a_particle_goes_on_from_its_own_past(position):
     torch.testing.assert_close(drawn.nats, expected, atol=2e-4, rtol=2e-4)
 
 
+@pytest.mark.parametrize(("particles", "greed"), [(1, 0.0), (8, 0.0), (8, 1.0)])
+def test_what_is_told_stays(particles, greed):
+    """Each token of the samples once, in order; early where particles come to agree, as resampling has them."""
+    told, steps = [], []
+    drawn = sample(
+        make_model(), PROMPTS[:2], 30, seeds=[0, 1], padding_id=PADDING, constraint=Near(), particles=particles,
+        greed=greed, watch=lambda ids, nats: told.append((ids, nats)),
+        progress=lambda done, _: steps.append((done // 2, len(told))),
+    )  # fmt: skip
+    assert torch.equal(torch.stack([ids for ids, _ in told], 1), drawn.ids)
+    torch.testing.assert_close(torch.stack([nats for _, nats in told], 1), drawn.nats, atol=1e-5, rtol=1e-5)
+    behind = [done - there for done, there in steps]
+    assert min(behind) >= 0
+    assert (max(behind) > 0) == (particles > 1)
+    assert steps[-1][0] == 30
+    assert steps[-1][1] > 15 or not greed
+
+
 def test_greed_finds_what_is_likelier():
     model = make_model()
     found = {

@@ -94,7 +94,10 @@ export class Job<T> {
         // The server's own "error" event has data; without, the connection broke, and the browser tries again.
         const data = (event as MessageEvent).data;
         if (data !== undefined) end(() => reject(new Error(JSON.parse(data))));
-        else if (source.readyState === EventSource.CLOSED) end(() => reject(new Error("the connection to the studio broke")));
+        else if (source.readyState === EventSource.CLOSED) {
+          this.cancel(); // a page that is loaded again loses its connections before it is told that it ends
+          end(() => reject(new Error("the connection to the studio broke")));
+        }
       });
     });
   }

@@ -18,6 +18,7 @@ from seqpope.studio.worker import Worker
 MOST_WAITING = 8
 MOST_KEPT = 40  # finished jobs
 MOST_EVENTS = 20_000  # of a job
+DESERTED_SECONDS = 30.0  # that a job goes on while nobody listens: a page that was closed cannot always say so
 LAST = ("result", "error", "cancelled")
 
 
@@ -30,7 +31,8 @@ class Job:
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     events: list[tuple[str, Any]] = field(default_factory=list)
     stop: bool = False
-    begun: float = field(default_factory=time.time)
+    listeners: int = 0
+    heard: float = field(default_factory=time.monotonic)  # when somebody listened last
 
     @property
     def state(self) -> Literal["waiting", "working", "done"]:
@@ -38,6 +40,11 @@ class Job:
         if self.events and self.events[-1][0] in LAST:
             return "done"
         return "working" if self.events else "waiting"
+
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody has listened for so long that nobody will."""
+        return self.listeners == 0 and time.monotonic() - self.heard > DESERTED_SECONDS
 
     def say(self, name: str, data: Any) -> None:
         """Add what happened; after the last event nothing is added."""
@@ -57,11 +64,13 @@ class Jobs:
         threading.Thread(target=self._work, daemon=True, name="studio jobs").start()
 
     def submit(self, kind: str, arguments: Any) -> Job:
-        """Queue a job.
+        """Queue a job. It is cancelled if nobody listens to it (`events`) for DESERTED_SECONDS.
 
         Raises:
             SeqpopeError: too many are waiting.
         """
+        for deserted in [one for one in list(self._waiting) if one.deserted]:
+            self.cancel(deserted)
         with self._changed:
             if len(self._waiting) >= MOST_WAITING:
                 raise SeqpopeError(f"{MOST_WAITING} jobs are waiting already: cancel some, or try again later")
@@ -104,17 +113,22 @@ class Jobs:
         """
         told = -1
         after = min(after, len(job.events) - 1 if job.state == "done" else len(job.events))
-        while not self.closing:
-            while after < len(job.events):
-                name, data = job.events[after]
-                after += 1
-                yield after, name, data
-                if name in LAST:
-                    return
-            if job.state == "waiting" and self.before(job) != told:
-                told = self.before(job)
-                yield after, "waiting", told
-            await asyncio.sleep(0.02)
+        job.listeners += 1
+        try:
+            while not self.closing:
+                while after < len(job.events):
+                    name, data = job.events[after]
+                    after += 1
+                    yield after, name, data
+                    if name in LAST:
+                        return
+                if job.state == "waiting" and self.before(job) != told:
+                    told = self.before(job)
+                    yield after, "waiting", told
+                await asyncio.sleep(0.02)
+        finally:
+            job.listeners -= 1
+            job.heard = time.monotonic()
 
     def _work(self) -> None:
         while True:
@@ -122,8 +136,12 @@ class Jobs:
                 self._changed.wait_for(lambda: self._waiting)
                 job = self._waiting.popleft()
                 job.say("begun", None)
+            if job.deserted:
+                job.say("cancelled", None)
+                continue
             try:
-                self.worker.run(job.kind, job.arguments, job.say, lambda job=job: job.stop)  # type: ignore[misc]
+                stopping = lambda job=job: job.stop or job.deserted  # noqa: E731
+                self.worker.run(job.kind, job.arguments, job.say, stopping)
             except Exception as error:  # whatever one job does, the next has its turn
                 traceback.print_exc()
                 job.say("error", f"a mistake of seqpope's ({type(error).__name__}): the terminal has more")

@@ -39,9 +39,9 @@ def load(context: Context, file: str) -> Model:
 def generate(job: dict[str, Any], context: Context) -> dict[str, Any]:
     """Draw a chorale: emits "step" with four pitches and their nats for each sixteenth, then all of it.
 
-    With a given grid particles are drawn side by side, so "progress" is all that is told before the end. What is
-    known before its first free note is read at once, as an opening; behind the last one a bar is enough for what
-    is to come to count, and the rest is taken over.
+    With a given grid particles are drawn side by side: a "step" is told once all of them agree on it, and
+    "progress" meanwhile. What is known before its first free note is read at once, as an opening; behind the last
+    one a bar is enough for what is to come to count, and the rest is taken over.
     """
     import torch
 
@@ -72,8 +72,6 @@ def generate(job: dict[str, Any], context: Context) -> dict[str, Any]:
 
     def watch(tokens: Tensor, nats: Tensor) -> None:
         context.check()
-        if particles > 1:
-            return
         whole.append((int(tokens[0]), round(float(nats[0]), 4)))
         if len(whole) % len(VOICES) == 0:
             last = whole[-len(VOICES) :]
@@ -81,6 +79,7 @@ def generate(job: dict[str, Any], context: Context) -> dict[str, Any]:
             context.emit("step", {"pitches": pitches.tolist(), "nats": [value for _, value in last]})
 
     def progress(done: int, total: int) -> None:
+        context.check()
         if particles > 1 and done % 16 == 0:
             context.emit("progress", {"done": done, "of": total})
 

@@ -55,7 +55,7 @@ class Chorale(Arguments):
     """Draw a chorale, or what is null in a given grid.
 
     `opening` stands before what is drawn. `given` has as many steps as are drawn; with it the sample is found by
-    particles, and if they are several, steps come all at once at the end.
+    particles: with several, a step is told once all of them agree on it.
     """
 
     model: Identifier = "chorales"

@@ -86,6 +86,10 @@ class TestPlace:
         with pytest.raises(TrackError, match="expected one like"):
             parse_place(text, genome)
 
+    def test_one_base_is_not_guessed(self, genome):
+        with pytest.raises(TrackError, match="for one base write chr1:1,005-1,005"):
+            parse_place("chr1:1,005", genome)
+
     def test_no_such_contig(self, genome):
         with pytest.raises(SequenceError, match="chr9"):
             parse_place("chr9:1-5", genome)

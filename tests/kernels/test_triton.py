@@ -121,7 +121,7 @@ def test_far_positions_are_exact():
 
 
 def test_twice_is_the_same_to_the_bit():
-    inputs = make_inputs(70, 70, 48, heads=2, key_heads=1)
+    inputs = make_inputs(70, 70, 16, batch=1, heads=2, key_heads=1)
     upstream = upstream_like(inputs[0])
     runs = [with_gradients("pope", inputs, upstream, torch.float32, backend="triton") for _ in range(2)]
     for first, second in zip(*runs, strict=True):
@@ -286,7 +286,7 @@ class TestDecoding:
         out = rope_attention(q, k, v, backend="triton", **options)
         assert relative_error(out, exact) < {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
 
-    @pytest.mark.parametrize("parts", [1, 2, 17])
+    @pytest.mark.parametrize("parts", [1, 2, pytest.param(17, marks=pytest.mark.slow)])
     def test_of_rope_in_parts_with_lengths_of_their_own(self, parts, monkeypatch):
         q, k, v, _ = make_inputs(1, 300, 16, heads=4)
         lengths = torch.tensor([290, 3], device=DEVICE)
@@ -441,10 +441,11 @@ class TestPacked:
             pytest.param(DROPOUT, marks=pytest.mark.slow),
         ],
     )
-    def test_is_the_same(self, backend, options, poisoned):
+    @pytest.mark.parametrize("length", [20, pytest.param(70, marks=pytest.mark.slow)])
+    def test_is_the_same(self, backend, options, length, poisoned):
         if backend == "cartesian" and options is DROPOUT:
             pytest.skip("SDPA draws its own dropout")
-        inputs = make_inputs(70, 70, 20)
+        inputs = make_inputs(length, length, 20, heads=2)
         upstream = upstream_like(inputs[0])
         expected = with_gradients("pope", inputs, upstream, torch.float32, backend=backend, **options)
         qkv = torch.stack(inputs[:3]).permute(1, 3, 0, 2, 4).contiguous().requires_grad_()
@@ -504,7 +505,8 @@ class TestInTorch:
             0.2 if extra["seed"] is not None else 0.0,
         )
 
-    @pytest.mark.parametrize("seeded", [False, pytest.param(True, marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("seeded", [False, True])
     def test_forward_operator(self, seeded):
         seed = {"seed": torch.tensor([7], device=DEVICE)} if seeded else {}
         arguments = self.arguments(**seed)

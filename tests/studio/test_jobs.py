@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +97,42 @@ def test_only_so_much_is_kept(jobs):
     job.say("error", "after the end")
     assert len(job.events) == MOST_EVENTS + 1
     assert job.events[-1] == ("result", 1)
+
+
+def test_a_job_that_nobody_listens_to_is_cancelled(jobs, monkeypatch):
+    monkeypatch.setattr("seqpope.studio.jobs.DESERTED_SECONDS", 0.3)
+    deserted, waiting = jobs.submit("wait", None), jobs.submit("echo", 1)
+
+    async def listen() -> list[str]:
+        names = []
+        async for _, name, _ in jobs.events(waiting):
+            names.append(name)
+        return names
+
+    began = time.monotonic()
+    assert run(listen())[-2:] == ["begun", "result"]  # it waited longer, but was listened to
+    assert time.monotonic() - began >= 0.25
+    assert deserted.events[-1][0] == "cancelled"
+
+
+def test_who_stops_listening_may_come_back_in_time(jobs, monkeypatch):
+    monkeypatch.setattr("seqpope.studio.jobs.DESERTED_SECONDS", 0.5)
+    job = jobs.submit("wait", None)
+
+    async def listen(seconds: float) -> None:
+        async def collect() -> None:
+            async for _ in jobs.events(job):
+                pass
+
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(collect(), seconds)
+
+    for _ in range(4):
+        run(listen(0.1))
+        time.sleep(0.2)
+    assert job.state == "working"
+    time.sleep(0.8)
+    assert job.state == "done"
 
 
 def test_who_listens_is_let_go_at_the_end(jobs):

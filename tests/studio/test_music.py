@@ -72,14 +72,18 @@ def test_an_opening_stands_first(client, drawn):
 
 
 @pytest.mark.parametrize("particles", [1, 4])
-def test_a_melody_is_kept_and_one_particle_streams(client, particles):
+def test_a_melody_is_kept_and_streams(client, particles):
     given = [[pitch, None, None, None] for pitch in MELODY]
     said = events(client, "music.generate", seed=5, given=given, particles=particles)
     result = last(said)
     assert [row[0] for row in result["grid"]] == MELODY
     assert any(row[3] >= 0 for row in result["grid"])
-    assert ("step" in {name for name, _ in said}) == (particles == 1)
+    assert [row["pitches"] for name, row in said if name == "step"] == result["grid"]
     assert ("progress" in {name for name, _ in said}) == (particles > 1)
+    first = next(place for place, (name, _) in enumerate(said) if name == "step")
+    assert (
+        first < len(said) - len(result["grid"]) or particles == 1
+    )  # before the end, where progress is still told
 
 
 def test_only_what_is_marked_is_written_anew(client):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import time
 import wave
 
 import numpy as np
 import pytest
+from conftest import running_studio
 from pages import NAMELESS, done, download, heard, midi_line, notices, press, until
 
 pytestmark = pytest.mark.slow  # a browser; test_genome_page.py is the one that always runs
@@ -200,3 +202,70 @@ def test_a_small_screen_and_names_for_all_controls(browser, twins, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     assert page.evaluate(NAMELESS) == []
     page.close()
+
+
+def test_the_score_follows_and_seeks(page):
+    pytest.importorskip("verovio")
+    page.get_by_label("Bars to write").fill("2")
+    page.get_by_label("Play while it is written").uncheck()
+    press(page, "Generate")
+    done(page)
+    page.locator("summary", has_text="Score").click()
+    page.locator(".score img").first.wait_for()
+    page.get_by_label("Tempo").fill("30")  # a bar takes eight seconds
+    press(page, "▶ Play")
+    mark, sheet = page.locator(".score-bar"), page.locator(".score-page")
+    mark.wait_for(state="attached")
+    first = mark.bounding_box()
+    page.get_by_label("Position").evaluate("input => { input.value = 20; input.oninput(); }")
+    until(page, f"document.querySelector('.score-bar')?.getBoundingClientRect().x > {first['x'] + 50}")
+    second = mark.bounding_box()
+    assert second["x"] == pytest.approx(first["x"] + first["width"], abs=3)  # bars stand side by side
+    box = sheet.bounding_box()
+    sheet.click(position={"x": first["x"] - box["x"] + 60, "y": first["y"] - box["y"] + 20})
+    until(page, f"Math.abs(document.querySelector('.score-bar').getBoundingClientRect().x - {first['x']}) < 3")
+    assert 0 <= int(page.get_by_label("Position").input_value()) < 16
+    press(page, "■ Stop")
+    assert mark.count() == 0
+
+
+def test_what_was_not_the_models_is_told(page):
+    draw_scale(page)
+    press(page, "Generate")
+    until(page, "document.querySelector('.status').value.includes('bar')")  # it streams, particles or not
+    done(page)
+    title = page.locator(".take h3").first
+    assert "around what was kept" in title.inner_text()
+    page.locator(".take canvas").first.focus()
+    for key in ("Home", "Enter"):  # the pencil is still in hand
+        page.keyboard.press(key)
+    assert "changed by hand" in title.inner_text()
+    press(page, "Undo")
+    assert "around what was kept" in title.inner_text()
+
+
+@pytest.mark.parametrize("leave", ["close", "reload"])
+def test_a_page_that_is_left_lets_go_and_a_studio_that_ended_is_told(browser, tmp_path, leave):
+    with running_studio(tmp_path) as address:
+        pages = [browser.new_page() for _ in range(2)]
+        for page in pages:
+            page.goto(address)
+            page.get_by_role("button", name="Generate").wait_for()
+        first, second = pages
+        first.get_by_label("Bars to write").fill("32")
+        press(first, "Generate")
+        until(first, "document.querySelector('.status').value.includes('bar 1')")
+        getattr(first, leave)()
+        second.get_by_label("Bars to write").fill("1")
+        press(second, "Generate")
+        began = time.monotonic()
+        until(second, "document.querySelector('.status').value.includes('bar 1 of 1')")
+        assert time.monotonic() - began < 15  # half of when a job that nobody listens to would end
+        done(second)
+        assert not notices(second)
+    press(second, "Generate")
+    second.locator(".notice.error").wait_for()
+    assert "does not answer: is it still running" in notices(second)[0]
+    assert second.get_by_role("button", name="Generate").is_enabled()
+    for page in (first, second):
+        page.close()

@@ -61,7 +61,7 @@ export const music: Page = (root, state) => {
   const autoplay = check("Play while it is written", true);
   const temperature = numberInput(1, 0, 5, "any");
   const topP = numberInput(1, 0.01, 1, "any");
-  const particles = options([["1", "1: streams, looks nowhere ahead"], ["4", "4"], ["8", "8"], ["16", "16: best, takes longest"]], "8");
+  const particles = options([["1", "1: looks nowhere ahead"], ["4", "4"], ["8", "8"], ["16", "16: best, takes longest"]], "8");
   const rules = {
     ranges: check("voices within their ranges"),
     no_parallels: check("no parallel fifths and octaves"),
@@ -95,7 +95,7 @@ export const music: Page = (root, state) => {
   const heat = check("Surprise", false, () => showHeat());
   const legendPlace = h("div", { hidden: true });
 
-  const score = new Score();
+  const score = new Score((step) => player.seek(step));
   const scoreBox = h("details", { className: "card", ontoggle: () => settle() }, h("summary", {}, h("h2", {}, "Score")), score.root);
   const files = (["mid", "musicxml", "png", "wav"] as const).map((format) =>
     button({ mid: "MIDI", musicxml: "MusicXML", png: "PNG", wav: "WAV" }[format], () => void download(format), { disabled: true }),
@@ -106,7 +106,10 @@ export const music: Page = (root, state) => {
   const transport = new Transport(
     {
       ready: () => !active.piece.empty || !active.piece.whole,
-      at: (step) => shown().forEach((each) => each.roll.at(step, player.playing && each === active)),
+      at: (step) => {
+        shown().forEach((each) => each.roll.at(step, player.playing && each === active));
+        if (scoreBox.open) score.at(player.playing ? step : null);
+      },
       name: placeName,
       undo: () => !desk.busy && active.piece.undo(),
       redo: () => !desk.busy && active.piece.redo(),
@@ -213,22 +216,23 @@ export const music: Page = (root, state) => {
   /** Has a model write into a take; what streams in is there at once. */
   async function write(into: Take<Piece, Roll>, by: Model, wish: Wish, what: string): Promise<void> {
     const { piece } = into;
-    const count = Number(particles.value);
-    const streams = !wish.given || count === 1;
     const opening = wish.opening ?? [];
     const free = wish.given?.findIndex((row) => row.includes(null)) ?? 0;
     const head = wish.given ? (wish.given.slice(0, free) as Grid) : opening;
     const total = wish.given ? wish.given.length : opening.length + Number(bars.value) * BAR;
     piece.remember();
-    piece.origin = { model: by, seed: Number(seed.value) };
+    piece.origin = { model: by, seed: Number(seed.value), note: wish.given ? "around what was kept" : opening.length ? "behind what was kept" : "" };
     into.roll.fit(total);
-    if (streams) {
-      piece.whole = false;
-      piece.replace([...head]);
-      if (into === active && autoplay.input.checked) {
-        player.source = piece;
-        player.play(Math.max(0, head.length - BAR));
-      }
+    let most = 0;
+    const written = (share: number) => {
+      most = Math.max(most, share);
+      desk.say(`${what}: bar ${Math.max(1, Math.ceil(piece.grid.length / BAR))} of ${Math.ceil(total / BAR)}`, most);
+    };
+    piece.whole = false;
+    piece.replace([...head]);
+    if (into === active && autoplay.input.checked) {
+      player.source = piece;
+      player.play(Math.max(0, head.length - BAR));
     }
     try {
       const drawn = await desk.asked<Drawn>(
@@ -237,7 +241,7 @@ export const music: Page = (root, state) => {
           model: by.id,
           seed: Number(seed.value),
           bars: Number(bars.value),
-          particles: count,
+          particles: Number(particles.value),
           ...wish,
           sampling: { temperature: Number(temperature.value), top_p: Number(topP.value) },
           rules: Object.fromEntries(Object.entries(rules).map(([name, { input }]) => [name, input.checked])),
@@ -246,20 +250,19 @@ export const music: Page = (root, state) => {
         {
           step: (step: { pitches: number[]; nats: number[] }) => {
             piece.add(step.pitches, step.nats);
-            const written = piece.grid.length;
-            desk.say(`${what}: bar ${Math.ceil(written / BAR)} of ${Math.ceil(total / BAR)}`, written / total);
+            written(piece.grid.length / total);
           },
+          // Of versions side by side, which agree on bars only later.
+          progress: ({ done, of }: { done: number; of: number }) => written(done / of),
         } as Heard,
       );
       piece.whole = true;
       const nats = unknown(drawn.grid.length);
       drawn.nats.forEach((row, index) => (nats[drawn.from + index] = row));
       piece.replace(drawn.grid, nats);
-      if (gone.signal.aborted) return;
-      if (!streams && autoplay.input.checked && into === active && !player.playing) player.play(Math.max(0, free - BAR));
     } catch (error) {
       piece.whole = true;
-      if (streams && !wish.given && piece.grid.length > head.length) {
+      if (!wish.given && piece.grid.length > head.length) {
         piece.replace([...piece.grid], piece.nats);
         if (error instanceof Cancelled && !gone.signal.aborted) notice("Stopped: what had been written is kept. Undo brings back what was there before.", "info");
       } else {

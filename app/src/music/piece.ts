@@ -134,6 +134,7 @@ export class Piece implements Source {
     for (let step = Math.max(0, from); step < Math.min(to, grid.length); step++) {
       grid[step] = grid[step].map((old, other) => (other === voice ? pitch : old));
     }
+    if (this.origin.model) this.origin = { ...this.origin, note: "changed by hand" };
     this.replace(grid);
   }
 

@@ -225,9 +225,10 @@ export const piano: Page = (root, state) => {
   /** Has a model write into a take; what streams in behind `head` is there at once. */
   async function write<T extends Written>(into: Playing, by: Model, kind: string, args: Record<string, unknown>, what: string, head: Played, from: number, until: number, streams = true): Promise<T | null> {
     const { piece } = into;
+    const origin = { model: by, seed: Number(seed.value), note: kind === "piano.rewrite" ? "around what was kept" : head.notes.length ? "behind what was kept" : "" };
     piece.remember();
     if (streams) {
-      piece.origin = { model: by, seed: Number(seed.value) };
+      piece.origin = origin;
       piece.open(head, from);
       if (into === active && autoplay.input.checked) {
         player.source = piece;
@@ -240,7 +241,7 @@ export const piano: Page = (root, state) => {
     };
     try {
       const written = await desk.asked<T>(kind, { ...wish(by), ...args }, what, (streams ? { notes } : {}) as Heard);
-      piece.origin = { model: by, seed: Number(seed.value) };
+      piece.origin = origin;
       piece.whole = true;
       const all = written.nats ?? written.notes.map(() => null);
       piece.replace(written, all, { nats: written.nats_per_token, tokens: written.tokens }, all.every((nats) => nats !== null));

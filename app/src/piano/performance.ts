@@ -171,12 +171,18 @@ export class Performance implements Source, Version {
   /** All nats are void then: each was given all that was before it. */
   draw(note: Note): number {
     const place = firstWhere(this.notes.length, (index) => this.notes[index][0] > note[0]);
+    this.touched();
     this.replace({ notes: [...this.notes.slice(0, place), note, ...this.notes.slice(place)], pedal: this.pedal });
     return place;
   }
 
   erase(number: number): void {
+    this.touched();
     this.replace({ notes: this.notes.filter((_, index) => index !== number), pedal: this.pedal });
+  }
+
+  private touched(): void {
+    if (this.origin.model) this.origin = { ...this.origin, note: "changed by hand" };
   }
 
   get canUndo(): boolean {

@@ -6,6 +6,8 @@ import { button, h } from "../dom";
 export interface Origin {
   model: Model | null;
   seed: number | null;
+  /** What of it the model did not write. */
+  note?: string;
 }
 
 interface Written {
@@ -31,9 +33,9 @@ export class Take<P extends Written, R extends { root: HTMLElement }> {
 
   caption(): void {
     const { piece, judge } = this;
-    const { model, seed } = piece.origin;
+    const { model, seed, note = "" } = piece.origin;
     const mean = piece.mean;
-    const origin = [model ? namedModel(model) : "", seed === null ? "" : `seed ${seed}`];
+    const origin = [model ? namedModel(model) : "", seed === null ? "" : `seed ${seed}`, note];
     this.title.textContent = origin.filter(Boolean).join(" · ") || (piece.empty ? `The ${this.name}: nothing yet` : "Your piece");
     this.title.className = model?.position === "rope" ? "rope" : model?.position === "pope" ? "pope" : "";
     const by = !model && judge ? `, by ${namedModel(judge)}` : "";

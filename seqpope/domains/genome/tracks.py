@@ -81,8 +81,11 @@ def parse_place(text: str, genome: Genome) -> Place:
         try:
             contig = genome.resolve(text.strip())
         except SequenceError as error:
+            # To samtools it is all from there on, to browsers that base: neither is guessed.
+            one = re.fullmatch(r"(.+):([\d,]+)", text.strip())
+            why = f"for one base write {one[1]}:{one[2]}-{one[2]}" if one else str(error)
             raise TrackError(
-                f"{text!r} is no region: expected one like chr17:43,044,295-43,050,000 or a contig's name; {error}"
+                f"{text!r} is no region: expected one like chr17:43,044,295-43,050,000 or a contig's name; {why}"
             ) from None
         return Place(contig, 0, genome.contigs[contig])
     contig = genome.resolve(parts[1])
