@@ -42,7 +42,7 @@ const HELD: Record<Exclude<Instrument, "piano">, Held> = {
   organ: { harmonics: [1, 0.7, 0.42, 0.38, 0.1, 0.2, 0.05, 0.16, 0.02, 0.04, 0, 0.05], spread: 5, attack: 0.03, release: 0.14, loudness: 0.13, cutoff: (frequency) => frequency * 8 + 1500 },
   strings: { harmonics: falling(24, 1.05), spread: 12, attack: 0.09, release: 0.22, loudness: 0.12, cutoff: (frequency) => frequency * 4 + 900 },
 };
-const PIANO: Timbre = { attack: 0.002, release: 0.2, loudness: 0.26 };
+const PIANO: Timbre = { attack: 0.002, release: 0.2, loudness: 0.36 };
 const CYCLE = 4096;
 const CLASSES = 5; // of velocity: within one only the loudness differs
 const SEMITONES = 3; // from one struck tone to the next: those between are played faster or slower
