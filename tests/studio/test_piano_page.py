@@ -47,7 +47,11 @@ def midi(tmp_path_factory) -> bytes:
     count = 180
     pitch = 48 + np.arange(count) % 36
     played = Performance(
-        np.arange(count) / 2, np.full(count, 0.4), pitch, np.linspace(30, 110, count).astype(int), [[1, 3], [80, 89]]
+        np.arange(count) / 2,
+        np.full(count, 0.4),
+        pitch,
+        np.linspace(30, 110, count).astype(int),
+        [[1, 3], [80, 89]],
     )
     file = tmp_path_factory.mktemp("midi") / "scale.mid"
     write_midi(played, file)

@@ -121,6 +121,7 @@ export class Roll {
   clearMarks(): void {
     this.marked = null;
     this.anchor = null;
+    this.sheet.say("");
     this.told.marked();
     this.redraw();
   }
