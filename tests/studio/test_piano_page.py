@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from pages import NAMELESS, done, download, heard, midi_line, notices, press, until
 from conftest import running_studio
+from pages import NAMELESS, done, download, heard, midi_line, notices, press, until
 
 from seqpope.domains.music.piano.codec import Performance, parse_midi, write_midi
 
@@ -45,14 +45,8 @@ def pianos(tmp_path_factory) -> Iterator[str]:
 def midi(tmp_path_factory) -> bytes:
     """A scale of a minute and a half that gets louder, and its pedal."""
     count = 180
-    pitch = 48 + np.arange(count) % 36
-    played = Performance(
-        np.arange(count) / 2,
-        np.full(count, 0.4),
-        pitch,
-        np.linspace(30, 110, count).astype(int),
-        [[1, 3], [80, 89]],
-    )
+    pitch, velocity = 48 + np.arange(count) % 36, np.linspace(30, 110, count).astype(int)
+    played = Performance(np.arange(count) / 2, np.full(count, 0.4), pitch, velocity, [[1, 3], [80, 89]])
     file = tmp_path_factory.mktemp("midi") / "scale.mid"
     write_midi(played, file)
     return file.read_bytes()
