@@ -439,7 +439,7 @@ export const music: Page = (root, state) => {
   const otherField = field("Second model", other);
   start.onchange = arrange;
   model.onchange = other.onchange = judgeAnew;
-  const hint = models.length < 2 ? "There is only one chorale model. To compare PoPE with RoPE, train a twin with seqpope train, and load the page again." : "";
+  const hint = models.length < 2 ? "There is only one chorale model. To compare PoPE with RoPE, train twins (seqpope train --domain music, about ten minutes without a GPU) and load the page again." : "";
   root.append(
     h("section", { className: "card", "aria-label": "Write music" },
       h("h2", {}, "Write a chorale"),

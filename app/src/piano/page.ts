@@ -412,7 +412,7 @@ export const piano: Page = (root, state) => {
   const otherField = field("Second model", other);
   start.onchange = arrange;
   model.onchange = other.onchange = judgeAnew;
-  const hint = models.length === 1 ? "There is only one piano model. To compare PoPE with RoPE, train a twin with seqpope train, and load the page again." : "";
+  const hint = models.length === 1 ? "There is only one piano model. To compare PoPE with RoPE, train twins (seqpope train --config maestro-20min on a GPU, maestro-cpu without) and load the page again." : "";
   const writing = () => [
     h("h2", {}, "Write a performance"),
     h("div", { className: "row" }, field("Start from", start), openingField, field("Seconds to write", seconds), field("Model", model), field("Seed", seed), fresh.root),
