@@ -41,3 +41,41 @@ export function save(name: string, content: Blob): void {
   link.remove();
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
+
+export function button(text: string, onclick: () => void, more: Record<string, unknown> = {}): HTMLButtonElement {
+  return h("button", { type: "button", onclick, ...more }, text);
+}
+
+export function numberInput(value: number, min: number, max: number, step: number | "any" = 1): HTMLInputElement {
+  return h("input", { type: "number", value: String(value), min: String(min), max: String(max), step: String(step) });
+}
+
+export function slider(value: number, min: number, max: number, step: number, oninput: (value: number) => void): HTMLInputElement {
+  const input = h("input", { type: "range", min: String(min), max: String(max), step: String(step), value: String(value), oninput: () => oninput(Number(input.value)) });
+  return input;
+}
+
+/** A choice of [value, text]. */
+export function options(entries: [string, string][], chosen = ""): HTMLSelectElement {
+  return h("select", {}, ...entries.map(([value, text]) => h("option", { value, selected: value === chosen }, text)));
+}
+
+export function check(label: string, checked = false, onchange?: () => void): { input: HTMLInputElement; root: HTMLLabelElement } {
+  const input = h("input", { type: "checkbox", checked, onchange });
+  return { input, root: h("label", { className: "check" }, input, label) };
+}
+
+/** One of several, side by side. */
+export class Segments<T extends string> {
+  readonly root: HTMLElement;
+  private readonly inputs: HTMLInputElement[];
+
+  constructor(label: string, name: string, entries: [T, string][], chosen: (value: T) => void) {
+    this.inputs = entries.map(([value], index) => h("input", { type: "radio", name, value, checked: !index, onchange: () => chosen(value) }));
+    this.root = h("div", { className: "segments", role: "radiogroup", "aria-label": label }, ...entries.map(([, text], index) => h("label", {}, this.inputs[index], h("span", {}, text))));
+  }
+
+  set value(value: T) {
+    for (const input of this.inputs) input.checked = input.value === value;
+  }
+}

@@ -5,12 +5,14 @@ import { h, notice } from "./dom";
 import { genome } from "./genome/page";
 import { models } from "./models/page";
 import { music } from "./music/page";
+import { piano } from "./piano/page";
 
 /** Fills `root`; what it returns is called before another page takes its place. */
 export type Page = (root: HTMLElement, state: State) => (() => void) | void;
 
 const pages: Record<string, { title: string; show: Page }> = {
-  music: { title: "Music", show: music },
+  music: { title: "Chorales", show: music },
+  piano: { title: "Piano", show: piano },
   genome: { title: "Genome", show: genome },
   models: { title: "Models", show: models },
 };

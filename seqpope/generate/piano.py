@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -118,9 +118,14 @@ def parse_keys(text: str) -> tuple[int, int]:
     return low, high
 
 
+def _nothing() -> Performance:
+    none = np.zeros(0, np.int64)
+    return Performance(none, none, none, none)
+
+
 @dataclass(frozen=True)
 class Opening:
-    """A prompt: as it opens the output, and what of it the model reads.
+    """A prompt: as it opens the output, and what of it the model reads; nothing if not given.
 
     Args:
         played: its notes and pedal, until `cut`.
@@ -129,42 +134,40 @@ class Opening:
         read: notes among the ids.
     """
 
-    played: Performance
-    ids: np.ndarray
+    played: Performance = field(default_factory=_nothing)
+    ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     read_from: float = 0.0
     cut: float = 0.0
     read: int = 0
 
 
-def read_opening(path: Path, seconds: float | None, tokenizer: Any, limit: int) -> Opening:
-    """A performance to continue.
+def make_opening(whole: Performance, cut: float, tokenizer: Any, limit: int, called: str) -> Opening:
+    """What of a performance comes before `cut`, to be continued there.
 
     Args:
-        seconds: of it to use; None or more than it has uses all, until the last key is released.
         limit: how many tokens may be read at most.
+        called: what errors call it.
 
     Raises:
-        SeqpopeError: it is no piano performance, has no notes there, or the limit leaves nothing of it.
+        SeqpopeError: it has no notes there, or the limit leaves nothing of it.
     """
-    whole = read_midi(path)
-    cut = whole.seconds if seconds is None else min(seconds, whole.seconds)
     played = _between(whole, 0.0, cut, cut)
     if len(played) == 0:
         first = f", its first note comes at {whole.onset[0]:.2f} s" if len(whole) else ""
-        raise SeqpopeError(f"the prompt {path} has no note in its first {cut:g} s{first}: use more of it")
+        raise SeqpopeError(f"{called} has no note in its first {cut:g} s{first}: use more of it")
     low, high = -1, math.ceil(cut / READ_FROM)  # from the one on it is too long, from the other short enough
     while high - low > 1:
         middle = (low + high) // 2
-        fits = len(_read(whole, READ_FROM * middle, cut, tokenizer)) <= limit
+        fits = len(tokens_between(whole, READ_FROM * middle, cut, tokenizer)) <= limit
         low, high = (low, middle) if fits else (middle, high)
     read_from = READ_FROM * high
     read = int(((whole.onset >= read_from) & (whole.onset < cut)).sum())
     if read == 0:
         raise SeqpopeError(
-            f"the end of the prompt {path} takes more than the {limit} tokens of it that may be read (half of the "
-            "context): raise the context, or use less of the prompt"
+            f"the end of {called} takes more than the {limit} tokens of it that may be read (half of the "
+            "context): raise the context, or use less of it"
         )
-    return Opening(played, _read(whole, read_from, cut, tokenizer), read_from, cut, read)
+    return Opening(played, tokens_between(whole, read_from, cut, tokenizer), read_from, cut, read)
 
 
 def _between(played: Performance, begin: float, end: float, pedal_end: float) -> Performance:
@@ -181,7 +184,7 @@ def _between(played: Performance, begin: float, end: float, pedal_end: float) ->
     )
 
 
-def _read(whole: Performance, begin: float, end: float, tokenizer: Any) -> np.ndarray:
+def tokens_between(whole: Performance, begin: float, end: float, tokenizer: Any) -> np.ndarray:
     """Tokens of what happens from `begin` to `end`; note-offs that come later are the model's to choose."""
     ids = tokenizer.encode(_between(whole, begin, end, math.inf)).astype(np.int64)
     if isinstance(tokenizer, PerformanceTokenizer):
@@ -192,29 +195,91 @@ def _read(whole: Performance, begin: float, end: float, tokenizer: Any) -> np.nd
     return ids
 
 
-def join(opening: Opening, drawn: np.ndarray, tokenizer: Any, rate: int, name: str) -> tuple[Performance, int]:
-    """The prompt as it was played with what was drawn behind it, and how many notes that is.
+@dataclass(frozen=True)
+class Plan:
+    """What is to be drawn.
 
-    What sounds when the prompt ends lasts as the tokens say, its pedal goes up there, and a key that is struck
-    again ends the note before. Drawn notes end on the grid, of `rate` steps a second.
+    Args:
+        constraint: its seconds count from where the opening is read.
+        begin, end: when the output reaches the first step that it may be on, and its end, seconds.
+        budget: tokens that it may take.
     """
+
+    opening: Opening
+    constraint: RemiConstraint | PerformanceConstraint
+    begin: float
+    end: float
+    budget: int
+
+    def second(self, time: np.ndarray) -> np.ndarray:
+        """When what is drawn at times of the tokens comes in the output; not before the opening ends."""
+        return np.maximum(_on_ticks(self.opening.read_from + time), self.opening.cut)
+
+
+def make_plan(
+    opening: Opening,
+    kind: Kind,
+    seconds: float,
+    keys: tuple[int, int] = (LOWEST_KEY, HIGHEST_KEY),
+    polyphony: int | None = None,
+    end: float | None = None,
+) -> Plan:
+    """So many seconds behind an opening, from the next step of the tokens' grid on, or exactly until `end`.
+
+    Raises:
+        SeqpopeError: keys, polyphony or the end make no sense.
+    """
+    starts = kind(starts=opening.cut - opening.read_from).first_step / kind.STEPS_PER_SECOND
+    ends = starts + seconds if end is None else end - opening.read_from
+    budget = TOKENS_AT_LEAST + math.ceil(seconds * TOKENS_PER_SECOND)
+    begin, end = opening.read_from + starts, opening.read_from + ends if end is None else end
+    return Plan(opening, kind(keys, polyphony, starts, ends), begin, end, budget)
+
+
+class Joined(NamedTuple):
+    """An opening with what was drawn behind it.
+
+    `number` (N,) says which of the drawn notes each is, in their order among the tokens; it is below 0 for the
+    opening's. `notes` are drawn.
+    """
+
+    played: Performance
+    number: np.ndarray
+    notes: int
+
+
+def join(plan: Plan, drawn: np.ndarray, tokenizer: Any) -> Joined:
+    """The opening as it was played with what was drawn behind it.
+
+    What sounds when the opening ends lasts as the tokens say, its pedal goes up there, and a key that is struck
+    again ends the note before. Drawn notes end on the tokens' grid.
+    """
+    opening, rate = plan.opening, plan.constraint.STEPS_PER_SECOND
     decoded = tokenizer.decode(np.concatenate((opening.ids, drawn)))
     played, before = opening.played, len(tokenizer.decode(opening.ids))
     end = played.end.copy()
-    begin, until = (_on_ticks(opening.read_from + time) for time in (decoded.onset, _on_grid(decoded.end, rate)))
+    begin, until = plan.second(decoded.onset), _on_ticks(opening.read_from + _on_grid(decoded.end, rate))
     if isinstance(tokenizer, PerformanceTokenizer):  # REMI's prompt says how long its notes are held
         end = np.minimum(end, opening.cut)
         for note in np.flatnonzero(until[:before] > opening.cut + 1 / rate):
             end[np.flatnonzero(played.pitch == decoded.pitch[note])[-1]] = until[note]
     onset = np.concatenate((played.onset, begin[before:]))
-    end = np.concatenate((end, until[before:]))
+    end = np.concatenate((end, np.minimum(until[before:], plan.end)))
     pitch = np.concatenate((played.pitch, decoded.pitch[before:]))
     velocity = np.concatenate((played.velocity, decoded.velocity[before:]))
     order = np.argsort(onset, kind="stable")
     onset, end, pitch, velocity = onset[order], end[order], pitch[order], velocity[order]
     again = next_onset(onset, pitch)
     end = np.where((again >= opening.cut) & (end > again), again, end)
-    return Performance(onset, end - onset, pitch, velocity, played.pedal, name), len(decoded) - before
+    joined = Performance(onset, np.maximum(end - onset, 0), pitch, velocity, played.pedal)
+    return Joined(joined, order - len(played), len(decoded) - before)
+
+
+def draw_piano(model: Model, tokenizer: Any, plan: Plan, draw: Draw) -> Iterator[tuple[int, Samples, Joined]]:
+    """(seed, tokens, performance) of each sample; what is drawn always decodes (`PianoConstraint`)."""
+    opening, rules = torch.from_numpy(plan.opening.ids), plan.constraint
+    for seed, drawn in model.draw(opening, plan.budget, draw, rules, share=rules.share):
+        yield seed, drawn, join(plan, drawn.ids[0].numpy(), tokenizer)
 
 
 def _on_grid(time: np.ndarray, rate: int) -> np.ndarray:
@@ -272,15 +337,12 @@ def generate_piano(
             raise SeqpopeError(f"prompt_seconds must be above 0, they are {prompt_seconds}")
     PianoConstraint(keys, polyphony)  # refuses what makes no sense before a model is read
     model, tokenizer, kind = load_model(checkpoint, draw.device)
-    nothing = np.zeros(0, np.int64)
-    opening = Opening(Performance(nothing, nothing, nothing, nothing), nothing)
+    opening = Opening()
     if prompt is not None:
-        context = draw.context or model.info.length
-        opening = read_opening(prompt, prompt_seconds, tokenizer, context // 2 - 1)
-    starts = kind(starts=opening.cut - opening.read_from).first_step / kind.STEPS_PER_SECOND
-    constraint = kind(keys, polyphony, starts, starts + seconds)
-    begin, end = opening.read_from + starts, opening.read_from + starts + seconds
-    budget = TOKENS_AT_LEAST + math.ceil(seconds * TOKENS_PER_SECOND)
+        whole, limit = read_midi(prompt), (draw.context or model.info.length) // 2 - 1
+        cut = whole.seconds if prompt_seconds is None else min(prompt_seconds, whole.seconds)
+        opening = make_opening(whole, cut, tokenizer, limit, f"the prompt {prompt}")
+    plan = make_plan(opening, kind, seconds, keys, polyphony)
     asked = {
         "seconds": seconds,
         "prompt": str(prompt) if prompt else None,
@@ -291,15 +353,15 @@ def generate_piano(
         "prompt_tokens": len(opening.ids),
         "keys": list(keys),
         "polyphony": polyphony,
-        "token_budget": budget,
+        "token_budget": plan.budget,
     }
     results = []
     told = replace(draw, progress=_in_seconds(draw.progress, seconds * draw.num))
-    for seed, drawn in model.draw(torch.from_numpy(opening.ids), budget, told, constraint, share=constraint.share):
-        name = f"{prompt.stem}, continued" if prompt else f"sample {seed}"
-        played, notes = join(opening, drawn.ids[0].numpy(), tokenizer, kind.STEPS_PER_SECOND, name)
+    for seed, drawn, (joined, _, notes) in draw_piano(model, tokenizer, plan, told):
+        played = replace(joined, name=f"{prompt.stem}, continued" if prompt else f"sample {seed}")
         sidecar = describe_piano(model, draw, asked, seed, drawn, len(opening.ids), notes)
-        file = output.write_performance(played, f"piano-{seed:04d}", sidecar, begin if prompt else 0.0, end)
+        begin = plan.begin if prompt else 0.0
+        file = output.write_performance(played, f"piano-{seed:04d}", sidecar, begin, plan.end)
         results.append((file, describe(played, sidecar)))
     return results
 

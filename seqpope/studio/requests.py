@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from seqpope.errors import SeqpopeError
 
@@ -13,6 +14,9 @@ MAXIMUM_UPLOAD = 1 << 20  # bytes
 MAXIMUM_SCORED = 20_000  # bases of a region: on a core 8 s, in both strands and all phases 75 s
 MAXIMUM_MUTATED = 60  # bases of a window whose every change is scored
 MAXIMUM_DRAWN = 6000  # bases, before what is drawn and in it: six-mers of a window of training
+MAXIMUM_NOTES, MAXIMUM_PEDAL = 6000, 2000  # of a performance: ten minutes of MAESTRO are some 6,000 notes
+MAXIMUM_SECONDS = 900.0
+SHORTEST_REWRITTEN, LONGEST_REWRITTEN = 0.25, 60.0  # seconds; the coarser grid has four steps in the shorter
 LONGEST_REGION = 300  # letters: some FASTA files have long names
 IDENTIFIER = r"^[0-9a-z-]{1,40}$"
 
@@ -97,6 +101,107 @@ class Melody(Arguments):
     line: list[Pitch] = Field(min_length=1, max_length=MAXIMUM_STEPS)
 
 
+Second = Annotated[float, Field(ge=0, le=MAXIMUM_SECONDS)]
+Key = Annotated[int, Field(ge=21, le=108)]
+Velocity = Annotated[int, Field(ge=1, le=127)]
+Polyphony = Annotated[int, Field(ge=1, le=88)]
+
+
+class Performance(Arguments):
+    """What was played on a piano: onset, duration, pitch, velocity of each note; the pedal down and up."""
+
+    notes: list[tuple[Second, Second, Key, Velocity]] = Field(min_length=1, max_length=MAXIMUM_NOTES)
+    pedal: list[tuple[Second, Second]] = Field(default=[], max_length=MAXIMUM_PEDAL)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Performance:
+        if any(after[0] < before[0] for before, after in pairwise(self.notes)):
+            raise ValueError("notes must come in the order of their onsets")
+        if any(up < down for down, up in self.pedal):
+            raise ValueError("the pedal goes up before it goes down")
+        return self
+
+    @property
+    def seconds(self) -> float:
+        """When the last key is released."""
+        return max(onset + duration for onset, duration, _, _ in self.notes)
+
+
+class PianoRules(Arguments):
+    """Keys that are struck, and a note only where fewer sound (`PianoConstraint`)."""
+
+    keys: tuple[Key, Key] = (21, 108)
+    polyphony: Polyphony | None = None
+
+    @field_validator("keys")
+    @classmethod
+    def _rise(cls, keys: tuple[int, int]) -> tuple[int, int]:
+        if keys[1] < keys[0]:
+            raise ValueError("expected the lowest key and the highest, in this order")
+        return keys
+
+
+class PianoDrawn(PianoRules):
+    """Draw so many seconds, behind what an opening has before `cut` (all of it if null)."""
+
+    model: Identifier
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
+    seconds: float = Field(default=30.0, ge=0.5, le=180)
+    opening: Performance | None = None
+    cut: float | None = Field(default=None, gt=0, le=MAXIMUM_SECONDS)
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _fits(self) -> PianoDrawn:
+        if self.opening is None:
+            if self.cut is not None:
+                raise ValueError("what is cut needs an opening")
+            return self
+        whole = min(self.cut or MAXIMUM_SECONDS, self.opening.seconds) + self.seconds
+        if whole > MAXIMUM_SECONDS:
+            raise ValueError(
+                f"the opening and what is drawn last {whole:.0f} s; the studio takes up to {MAXIMUM_SECONDS:g}: "
+                "use less of the opening"
+            )
+        return self
+
+
+class PianoSurprise(Arguments):
+    """Nats of each note of a performance, given all before it."""
+
+    model: Identifier
+    performance: Performance
+
+
+class PianoRewritten(PianoRules):
+    """Draw anew what begins from `begin` on and before `end`; of several the one that suits what follows best."""
+
+    model: Identifier
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
+    performance: Performance
+    begin: Second
+    end: Second
+    candidates: int = Field(default=4, ge=1, le=16)
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _fits(self) -> PianoRewritten:
+        if not SHORTEST_REWRITTEN <= self.end - self.begin <= LONGEST_REWRITTEN:
+            raise ValueError(
+                f"begin and end are {self.end - self.begin:g} s apart: expected {SHORTEST_REWRITTEN:g} to "
+                f"{LONGEST_REWRITTEN:g}"
+            )
+        return self
+
+
+class PianoConverted(Arguments):
+    """A performance as a file."""
+
+    performance: Performance
+    format: Literal["mid", "png"]
+    title: str = Field(default="", max_length=80)
+
+
 class Scored(Arguments):
     """Nats of each base of a region, as `seqpope score` has them: `region` as in chr17:43,044,295-43,050,000."""
 
@@ -155,12 +260,16 @@ COMPUTED: dict[str, type[Arguments]] = {
     "music.generate": Chorale,
     "music.surprise": Surprise,
     "music.fit_melody": Melody,
+    "piano.generate": PianoDrawn,
+    "piano.surprise": PianoSurprise,
+    "piano.rewrite": PianoRewritten,
     "genome.score": Scored,
     "genome.mutate": Mutated,
     "genome.continue_dna": Continued,
 }
 CLERICAL: dict[str, type[Arguments]] = {
     "music.convert": Converted,
+    "piano.convert": PianoConverted,
 }
 
 

@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 
 import seqpope
 from seqpope.errors import SeqpopeError
-from seqpope.studio import genome_routes, models_routes, requests
+from seqpope.studio import genome_routes, models_routes, piano_routes, requests
 from seqpope.studio.catalogue import Catalogue
 from seqpope.studio.jobs import Jobs
 from seqpope.studio.worker import Worker
@@ -37,6 +37,7 @@ POSTS_A_MINUTE = 240  # of one address: a person dragging sliders stays below
 LARGEST_BODY = 1 << 20
 COOKIE = "seqpope_token"
 LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
+FAMILIES = {"music": "chorales", "piano": "piano", "genome": "dna"}  # kinds of models (`domains.base.KINDS`)
 CONTENT_TYPES = {
     "mid": "audio/midi",
     "musicxml": "application/vnd.recordare.musicxml+xml",
@@ -105,7 +106,7 @@ class Studio:
         arguments = requests.checked(kind, requests.COMPUTED, raw)
         made: dict[str, Any] = {"arguments": arguments}
         if hasattr(arguments, "model"):
-            family = "chorales" if kind.startswith("music.") else "dna"
+            family = FAMILIES[kind.split(".")[0]]
             made["file"] = str(self.catalogue.model(arguments.model, family).file)
         if getattr(arguments, "genome", None) is not None:
             made["genome"] = str(self.catalogue.genome(arguments.genome))  # type: ignore[attr-defined]
@@ -258,6 +259,7 @@ def make_app(settings: Settings) -> FastAPI:
         made = await studio.ask_clerk("music.convert", asked)
         return Response(made, media_type=CONTENT_TYPES[asked.format])  # type: ignore[attr-defined]
 
+    piano_routes.add(app, studio)
     genome_routes.add(app, studio)
     models_routes.add(app, studio)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -238,6 +238,98 @@ class TestBoth:
         assert np.array_equal(tokens.encode(tokens.decode(once)), once)
 
 
+def remi_owners(ids):
+    """(note, part) of each id, walking: a bar after the first timed id is a new one."""
+    found, starts, bar, inside, timed = [(-1, 0)] * len(ids), [], 0, 0, False
+    waiting, i = [], 0
+    while i < len(ids):
+        token = ids[i]
+        whole = len(ids) - i > 2 and 125 <= ids[i + 2] <= 188 and 93 <= ids[i + 1] <= 124 and 5 <= token <= 92
+        if token == 4:
+            bar, inside = bar + timed, 0
+        elif 189 <= token <= 220:
+            inside = token - 189
+        timed = timed or token == 4 or 189 <= token <= 220 or whole
+        waiting.append(i)
+        if whole:
+            starts.append((32 * bar + inside, len(starts), [(place, 0) for place in waiting[:-1]], i))
+            waiting, i = [], i + 2
+        i += 1
+    for number, (_, _, before, i) in enumerate(sorted(starts)):
+        for place, part in [*before, (i, 1), (i + 1, 2), (i + 2, 3)]:
+            found[place] = number, part
+    return found
+
+
+def event_owners(ids):
+    """(note, part) of each id, walking: events take the shifts before them, note-ons the velocities."""
+    found, sounding, shifts, levels, count = [(-1, 0)] * len(ids), {}, [], [], 0
+    for i, token in enumerate(ids):
+        if 1 <= token <= 88:
+            sounding[token] = count
+            for place, part in [*((j, 0) for j in shifts), *((j, 2) for j in levels), (i, 1)]:
+                found[place] = count, part
+            count, shifts, levels = count + 1, [], []
+        elif 89 <= token <= 176:
+            note = sounding.pop(token - 88, -1)
+            for place in [*shifts, i]:
+                found[place] = note, 3
+            shifts = []
+        elif 177 <= token <= 276:
+            shifts.append(i)
+        elif 277 <= token <= 308:
+            levels.append(i)
+    return found
+
+
+@BOTH
+class TestOwners:
+    """Which token is of which note: every one of one note or of none."""
+
+    def check(self, tokens, ids):
+        note, part = tokens.owners(ids)
+        walked = {REMI: remi_owners, EVENTS: event_owners}[tokens](ids)
+        assert note.tolist() == [one for one, _ in walked]
+        assert part[note >= 0].tolist() == [of for one, of in walked if one >= 0]
+        played = tokens.decode(ids)
+        assert len(played) == note.max(initial=-1) + 1
+        for number in range(len(played)):
+            [pitch] = np.flatnonzero((note == number) & (part == 1))
+            assert played.pitch[number] == (ids[pitch] + 16 if tokens is REMI else ids[pitch] + 20)
+        return note, part
+
+    @settings(max_examples=300, deadline=None)
+    @given(ids=SOME_IDS)
+    def test_of_any_ids(self, tokens, ids):
+        self.check(tokens, ids)
+
+    def test_of_performances_no_token_is_left(self, tokens):
+        for played in PIECES:
+            note, part = self.check(tokens, tokens.encode(played).astype(int).tolist())
+            assert (note >= 0).all()
+            assert set(part.tolist()) == {0, 1, 2, 3}
+            assert {3} <= set(part[note == len(played) // 2].tolist())
+
+    def test_numbers_lead_from_notes_to_tokens(self, tokens):
+        for played in PIECES:
+            numbers, decoded = tokens.numbers(played), tokens.decode(tokens.encode(played))
+            kept = numbers >= 0
+            assert sorted(numbers[kept].tolist()) == list(range(len(decoded)))
+            assert np.array_equal(decoded.pitch[numbers[kept]], played.pitch[kept])
+            assert decoded.onset[numbers[kept]] == pytest.approx(played.onset[kept], abs=0.07)
+            assert kept.all() or tokens is EVENTS
+
+    def test_reached_is_when_the_next_note_may_begin(self, tokens):
+        ids = tokens.encode(PIECES[0]).astype(int).tolist()
+        onset = tokens.decode(ids).onset
+        note, part = tokens.owners(ids)
+        begins = {int(number): i for i, number in enumerate(note) if part[i] == 1}
+        for number in range(0, len(onset), 7):
+            reached = tokens.reached(ids[: begins[number]])
+            assert onset[number] - 0.06 < reached <= onset[number]
+        assert tokens.reached([]) == 0
+
+
 def test_fingerprints_stay():
     """Checkpoints and stores carry them: a change of ids must change them, and nothing else may."""
     assert REMI.fingerprint == "2388c32123f8d9f349fb4f1cbac3bf9cf08f257819bc401b9bb6c9690e208e73"

@@ -1,4 +1,4 @@
-"""The Music page in a browser: heard, drawn on, marked, compared."""
+"""The Chorales page in a browser: heard, drawn on, marked, compared."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import io
 import time
 import wave
 
-import mido
 import numpy as np
 import pytest
 from conftest import running_studio
+from pages import NAMELESS, done, download, heard, midi_line, notices, press, until
 
 pytestmark = pytest.mark.slow  # a browser; test_genome_page.py is the one that always runs
-
-AUDIBLE = 0.005  # root mean square
-SECONDS = 60.0
 
 
 @pytest.fixture
@@ -29,48 +26,12 @@ def page(browser, twins):
     assert not wrong
 
 
-def until(page, expression: str, seconds: float = SECONDS) -> None:
-    """Wait for JavaScript to be true; the page's policy forbids Playwright's own way."""
-    end = time.monotonic() + seconds
-    while not page.evaluate(expression):
-        assert time.monotonic() < end, f"not within {seconds:g} s: {expression}"
-        time.sleep(0.03)
-
-
-def done(page) -> None:
-    until(page, "!document.querySelector('button.primary').disabled")
-
-
-def heard(page) -> None:
-    until(page, f"seqpopeStudio.level() > {AUDIBLE}")
-
-
-def press(page, name: str) -> None:
-    page.get_by_role("button", name=name, exact=True).click()
-
-
-def notices(page) -> list[str]:
-    return page.locator(".notice p").all_inner_texts()
-
-
 def draw_scale(page) -> None:
     """A bar of four quarters, by the keyboard alone."""
     page.get_by_label("Bars to write").fill("1")
     press(page, "Empty bars to draw on")
     for key in ("Enter", "ArrowUp", "ArrowUp", "Enter", "ArrowUp", "ArrowUp", "Enter", "ArrowUp", "Enter"):
         page.keyboard.press(key)
-
-
-def download(page, name: str) -> bytes:
-    with page.expect_download() as got:
-        press(page, name)
-    with open(got.value.path(), "rb") as file:
-        return file.read()
-
-
-def midi_line(content: bytes) -> list[int]:
-    """All pitches struck, in order."""
-    return [m.note for m in mido.MidiFile(file=io.BytesIO(content)) if m.type == "note_on" and m.velocity]
 
 
 @pytest.mark.slow
@@ -239,12 +200,7 @@ def test_a_small_screen_and_names_for_all_controls(browser, twins, scheme):
     for summary in page.locator("main summary").all():
         summary.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
-    nameless = page.evaluate(
-        """() => [...document.querySelectorAll("main :is(button, input, select, canvas)")]
-            .filter((each) => ![each, ...(each.labels ?? [])].some((it) => it.ariaLabel || it.textContent.trim()))
-            .map((each) => each.outerHTML)"""
-    )
-    assert nameless == []
+    assert page.evaluate(NAMELESS) == []
     page.close()
 
 
@@ -270,7 +226,7 @@ def test_the_score_follows_and_seeks(page):
     until(page, f"Math.abs(document.querySelector('.score-bar').getBoundingClientRect().x - {first['x']}) < 3")
     assert 0 <= int(page.get_by_label("Position").input_value()) < 16
     press(page, "■ Stop")
-    assert mark.count() == 0
+    until(page, "!document.querySelector('.score-bar')", 5)  # at the next frame
 
 
 def test_what_was_not_the_models_is_told(page):

@@ -195,7 +195,7 @@ class TestBodies:
         [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b"nul\0", b"NaN", b"1" * 5000, b'"\\ud800"'],
     )
     def test_no_json(self, client, body):
-        for path in ("/api/jobs", "/api/music/convert"):
+        for path in ("/api/jobs", "/api/music/convert", "/api/piano/convert"):
             answer = client.post(path, content=body, headers={"content-type": "application/json"})
             assert answer.status_code == 400, (path, answer.status_code)
             assert "mistake" not in answer.text
@@ -223,7 +223,8 @@ class TestBodies:
         assert len(said) < 400
 
     @pytest.mark.parametrize(
-        "kind", ["os.system", "music.load", "music.__import__", "worker.serve", "", "a.b.c", "music.read"]
+        "kind",
+        ["os.system", "music.load", "music.__import__", "worker.serve", "", "a.b.c", "music.read", "piano.load"],
     )
     def test_unknown_kinds(self, client, kind):
         assert "unknown job" in error(client.post("/api/jobs", json={"kind": kind}))

@@ -1,23 +1,18 @@
-// The Music page: what is asked of the models, what is heard and seen of their answers.
+// The Chorales page: what is asked of the models, what is heard and seen of their answers.
+import "../sound/page.css";
 import "./page.css";
 import { Cancelled, Job, type Model, post, upload } from "../api";
-import { field, h, notice, save } from "../dom";
+import { Desk, type Heard } from "../desk";
+import { button, check, field, h, notice, numberInput, options, save, Segments, slider } from "../dom";
 import type { Page } from "../main";
-import { legend } from "./heat";
-import { BAR, type Grid, type Nats, type Origin, placeName, silentBars, unknown, VOICES } from "./piece";
-import { Player } from "./player";
-import type { Mode, Told, View } from "./roll";
+import { legend } from "../sound/heat";
+import { type Origin, positionName, Take } from "../sound/take";
+import { type Instrument, INSTRUMENTS } from "../sound/tones";
+import { Transport } from "../sound/transport";
+import { toWav } from "../sound/wav";
+import { BAR, type Grid, type Nats, Piece, placeName, PLACES, silentBars, unknown, VOICES } from "./piece";
+import { type Mode, MOST_NATS, Roll, type Told, type View } from "./roll";
 import { Score } from "./score";
-import { type Instrument, INSTRUMENTS } from "./synth";
-import { positionName, Take } from "./take";
-import { toWav } from "./wav";
-
-declare global {
-  interface Window {
-    /** For those who look from outside, such as tests: how loud it is now. */
-    seqpopeStudio?: { level(): number };
-  }
-}
 
 interface Drawn {
   grid: Grid;
@@ -39,24 +34,12 @@ export const music: Page = (root, state) => {
   const models = state.models.filter(({ kind }) => kind === "chorales");
   const view: View = { mode: "look", voice: 0, length: 4, zoom: 8, heat: false, locked: false };
   const gone = new AbortController();
-  let running: Job<unknown> | null = null;
+  const desk = new Desk(gone.signal, () => working(), () => settle());
   let judging: Job<unknown> | null = null;
-  let busy = false;
-  let stopping = false;
-  let frame = 0;
   let settling = 0;
 
   // Controls ----------------------------------------------------------------------------------------------------
 
-  const number = (value: number, min: number, max: number, step: number | "any" = 1) =>
-    h("input", { type: "number", value: String(value), min: String(min), max: String(max), step: String(step) });
-  const options = (entries: [string, string][], chosen = "") =>
-    h("select", {}, ...entries.map(([value, text]) => h("option", { value, selected: value === chosen }, text)));
-  const check = (label: string, checked = false, onchange?: () => void) => {
-    const input = h("input", { type: "checkbox", checked, onchange });
-    return { input, root: h("label", { className: "check" }, input, label) };
-  };
-  const button = (text: string, onclick: () => void, more: Record<string, unknown> = {}) => h("button", { type: "button", onclick, ...more }, text);
   const named = (model: Model) => `${positionName(model.position)} · ${model.label}`;
   const listed = models.map((model): [string, string] => [model.id, named(model)]);
 
@@ -69,15 +52,15 @@ export const music: Page = (root, state) => {
   const other = options(listed, models.find(({ position }) => position !== models[0]?.position)?.id);
   const compare = check("Compare with a second model", false, () => arrange());
   compare.input.disabled = models.length < 2;
-  const seed = number(1, 0, 2 ** 32 - 1);
+  const seed = numberInput(1, 0, 2 ** 32 - 1);
   const fresh = check("new one each time", true);
-  const bars = number(8, 1, 32);
-  const openingBars = number(2, 1, 63);
+  const bars = numberInput(8, 1, 32);
+  const openingBars = numberInput(2, 1, 63);
   const voice = options(VOICES.map((name, index): [string, string] => [String(index), name]));
   const fits = check("move it into the soprano's range", true);
   const autoplay = check("Play while it is written", true);
-  const temperature = number(1, 0, 5, "any");
-  const topP = number(1, 0.01, 1, "any");
+  const temperature = numberInput(1, 0, 5, "any");
+  const topP = numberInput(1, 0.01, 1, "any");
   const particles = options([["1", "1: looks nowhere ahead"], ["4", "4"], ["8", "8"], ["16", "16: best, takes longest"]], "8");
   const rules = {
     ranges: check("voices within their ranges"),
@@ -86,28 +69,17 @@ export const music: Page = (root, state) => {
     no_rests: check("no rests"),
   };
   const go = button("Generate", () => void generate(), { className: "primary" });
-  const cancel = button("Cancel", () => stopJob(), { disabled: true });
-  const status = h("output", { className: "soft status", "aria-live": "polite" });
-  const meter = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "How much is written" });
   const barsField = field("Bars to write", bars);
   const openingField = field("Bars kept", openingBars);
   const voiceField = field("Voice kept", voice);
   const file = h("input", { type: "file", accept: READABLE, "aria-label": "MIDI or MusicXML file", onchange: () => void uploaded() });
 
-  const play = button("▶ Play", () => toggle(), { className: "primary play" });
-  const seek = h("input", { type: "range", min: "0", max: "0", step: "1", value: "0", oninput: () => player.seek(Number(seek.value)) });
-  const tempo = h("input", { type: "range", min: "30", max: "200", value: "80", oninput: () => setTempo() });
+  const tempo = slider(80, 30, 200, 1, () => setTempo());
   const tempoShown = h("span", {}, "80");
-  const volume = h("input", { type: "range", min: "0", max: "1.5", step: "0.01", value: "0.8", oninput: () => player.setVolume(Number(volume.value)) });
-  const loop = check("Loop (what is marked, or all)", false, () => (player.loops = loop.input.checked));
   const instrument = options(Object.entries(INSTRUMENTS));
   instrument.onchange = () => (player.instrument = instrument.value as Instrument);
 
-  const modes = h("div", { className: "segments", role: "radiogroup", "aria-label": "What the pointer does" });
-  for (const [mode, text] of [["look", "Look"], ["mark", "Mark"], ["draw", "Draw"]]) {
-    const radio = h("input", { type: "radio", name: "mode", value: mode, checked: mode === view.mode, onchange: () => setMode(mode as Mode) });
-    modes.append(h("label", {}, radio, h("span", {}, text)));
-  }
+  const modes = new Segments<Mode>("What the pointer does", "mode", [["look", "Look"], ["mark", "Mark"], ["draw", "Draw"]], (mode) => setMode(mode));
   const pen = options(VOICES.map((name, index): [string, string] => [String(index), name]));
   pen.onchange = () => {
     view.voice = Number(pen.value);
@@ -131,27 +103,46 @@ export const music: Page = (root, state) => {
 
   // Takes -------------------------------------------------------------------------------------------------------
 
-  const player = new Player(() => playing());
-  const take = (name: string): Take => {
+  const transport = new Transport(
+    {
+      ready: () => !active.piece.empty || !active.piece.whole,
+      at: (step) => {
+        shown().forEach((each) => each.roll.at(step, player.playing && each === active));
+        if (scoreBox.open) score.at(player.playing ? step : null);
+      },
+      name: placeName,
+      undo: () => !desk.busy && active.piece.undo(),
+      redo: () => !desk.busy && active.piece.redo(),
+    },
+    1,
+    "organ",
+    gone.signal,
+  );
+  const { player } = transport;
+  const take = (name: string): Take<Piece, Roll> => {
     const told: Told = {
       seek: (step) => player.seek(step),
-      sample: (pitch, of) => player.sample(pitch, of),
+      sample: (pitch, voice) => player.sample(pitch, PLACES[voice]),
       active: () => choose(made),
       marked: () => tell(),
       view: () => viewed(),
     };
-    const made: Take = new Take(name, view, told, () => choose(made), () => changed(made));
+    const piece = new Piece(() => {
+      made.roll.update();
+      changed(made);
+    });
+    const made: Take<Piece, Roll> = new Take(name, piece, new Roll(piece, view, told, name), () => choose(made));
     return made;
   };
   const takes = [take("first model"), take("second model")];
   let active = takes[0];
   const rolls = h("div", { className: "takes" }, ...takes.map(({ root }) => root));
 
-  function shown(): Take[] {
+  function shown(): Take<Piece, Roll>[] {
     return compare.input.checked ? takes : [takes[0]];
   }
 
-  function choose(next: Take): void {
+  function choose(next: Take<Piece, Roll>): void {
     if (next === active) return;
     active = next;
     const at = player.position();
@@ -163,13 +154,7 @@ export const music: Page = (root, state) => {
 
   function arrange(): void {
     if (!shown().includes(active)) choose(takes[0]);
-    takes.forEach((each) => {
-      each.root.hidden = !shown().includes(each);
-      each.root.classList.toggle("active", shown().length > 1 && each === active);
-      each.listen.hidden = shown().length < 2;
-      each.listen.disabled = each === active;
-      each.listen.textContent = each === active ? "Listening" : "Listen to this";
-    });
+    takes.forEach((each) => each.arrange(shown().includes(each), shown().length > 1, each === active));
     rolls.classList.toggle("two", shown().length > 1);
     otherField.hidden = !compare.input.checked;
     openingField.hidden = start.value !== "opening";
@@ -178,9 +163,9 @@ export const music: Page = (root, state) => {
     tell();
   }
 
-  function changed(which: Take): void {
+  function changed(which: Take<Piece, Roll>): void {
     if (which === active) {
-      seek.max = String(which.piece.grid.length);
+      transport.length = which.piece.length;
       settle();
     }
     tell();
@@ -189,18 +174,19 @@ export const music: Page = (root, state) => {
   /** What can be done now, and what is known. */
   function tell(): void {
     const { piece, roll } = active;
-    const some = piece.grid.length > 0;
+    const some = !piece.empty;
+    const { busy } = desk;
     player.region = roll.markedSteps;
     view.locked = busy;
     go.disabled = busy || !models.length;
-    cancel.disabled = !busy;
+    desk.cancel.disabled = !busy;
     file.disabled = empty.disabled = busy;
     undo.disabled = busy || !piece.canUndo;
     redo.disabled = busy || !piece.canRedo;
     unmark.disabled = !player.region;
     invert.disabled = !some;
     rewrite.disabled = busy || !player.region;
-    play.disabled = !some && piece.whole;
+    transport.play.disabled = !some && piece.whole;
     files.forEach((each) => (each.disabled = !some || !piece.whole));
     shown().forEach((each) => each.caption());
   }
@@ -210,68 +196,25 @@ export const music: Page = (root, state) => {
     clearTimeout(settling);
     if (gone.signal.aborted) return;
     settling = window.setTimeout(() => {
-      if (busy || !active.piece.whole) return;
+      if (desk.busy || !active.piece.whole) return;
       if (view.heat) void judge();
       if (!scoreBox.open) return;
-      if (active.piece.grid.length) score.show(active.piece.grid, Number(tempo.value)).catch(told);
+      if (active.piece.grid.length) score.show(active.piece.grid, Number(tempo.value)).catch((error) => desk.told(error));
       else score.clear();
     }, 400);
   }
 
   // Jobs --------------------------------------------------------------------------------------------------------
 
-  function told(error: unknown): void {
-    if (!(error instanceof Cancelled) && !gone.signal.aborted) notice((error as Error).message);
-  }
-
-  function say(text: string, share: number | null = null): void {
-    if (status.value !== text) status.value = text;
-    meter.hidden = share === null;
-    if (share !== null) meter.value = share;
-  }
-
-  function stopJob(): void {
-    stopping = true;
-    running?.cancel();
-    say("Stopping…");
-  }
-
-  /** Does something that asks the server for jobs; one at a time. */
-  async function working(act: () => Promise<void>): Promise<void> {
-    if (busy) return;
-    busy = true;
-    stopping = false;
-    judging?.cancel();
+  function working(): void {
+    if (desk.busy) judging?.cancel();
     tell();
-    try {
-      await act();
-    } catch (error) {
-      told(error);
-    }
-    running = null;
-    busy = false;
-    say("");
-    tell();
-    settle();
-  }
-
-  async function asked<T>(kind: string, args: unknown, what: string, heard: Record<string, (data: never) => void> = {}): Promise<T> {
-    if (stopping) throw new Cancelled();
-    const job = new Job<T>(kind, args, {
-      waiting: (before: number) => say(before ? `Waiting: ${before === 1 ? "one job is" : `${before} jobs are`} before yours` : "Next in the queue"),
-      begun: () => say(`${what}: reading the model`),
-      progress: ({ done, of }: { done: number; of: number }) => say(`${what}: ${Math.floor((10 * done) / of) * 10} %`, done / of),
-      ...heard,
-    } as Record<string, (data: never) => void>);
-    running = job;
-    say(`${what}: asking`);
-    return job.result;
   }
 
   const chosen = (select: HTMLSelectElement) => models.find(({ id }) => id === select.value) ?? models[0];
 
   /** Has a model write into a take; what streams in is there at once. */
-  async function write(into: Take, by: Model, wish: Wish, what: string): Promise<void> {
+  async function write(into: Take<Piece, Roll>, by: Model, wish: Wish, what: string): Promise<void> {
     const { piece } = into;
     const opening = wish.opening ?? [];
     const free = wish.given?.findIndex((row) => row.includes(null)) ?? 0;
@@ -283,7 +226,7 @@ export const music: Page = (root, state) => {
     let most = 0;
     const written = (share: number) => {
       most = Math.max(most, share);
-      say(`${what}: bar ${Math.max(1, Math.ceil(piece.grid.length / BAR))} of ${Math.ceil(total / BAR)}`, most);
+      desk.say(`${what}: bar ${Math.max(1, Math.ceil(piece.grid.length / BAR))} of ${Math.ceil(total / BAR)}`, most);
     };
     piece.whole = false;
     piece.replace([...head]);
@@ -292,7 +235,7 @@ export const music: Page = (root, state) => {
       player.play(Math.max(0, head.length - BAR));
     }
     try {
-      const drawn = await asked<Drawn>(
+      const drawn = await desk.asked<Drawn>(
         "music.generate",
         {
           model: by.id,
@@ -305,13 +248,13 @@ export const music: Page = (root, state) => {
         },
         what,
         {
-          step: ((step: { pitches: number[]; nats: number[] }) => {
+          step: (step: { pitches: number[]; nats: number[] }) => {
             piece.add(step.pitches, step.nats);
             written(piece.grid.length / total);
-          }) as (data: never) => void,
+          },
           // Of versions side by side, which agree on bars only later.
-          progress: (({ done, of }: { done: number; of: number }) => written(done / of)) as (data: never) => void,
-        },
+          progress: ({ done, of }: { done: number; of: number }) => written(done / of),
+        } as Heard,
       );
       piece.whole = true;
       const nats = unknown(drawn.grid.length);
@@ -339,7 +282,7 @@ export const music: Page = (root, state) => {
     if (start.value !== "nothing" && !source.length) return notice("There is no piece yet: upload one, or draw one on empty bars.");
     if (melodic && !source.some((row) => row[kept] >= 0)) return notice(`The ${VOICES[kept]} has no notes: draw some, or choose another voice.`);
     if (fresh.input.checked) seed.value = String(Math.floor(Math.random() * 1e6));
-    await working(async () => {
+    await desk.working(async () => {
       let wish: Wish = {};
       if (start.value === "opening") wish = { opening: source.slice(0, Number(openingBars.value) * BAR) };
       if (melodic) {
@@ -355,7 +298,7 @@ export const music: Page = (root, state) => {
   }
 
   async function fitting(line: number[]): Promise<number> {
-    const { shift } = await asked<{ shift: number }>("music.fit_melody", { line }, "Fitting the melody");
+    const { shift } = await desk.asked<{ shift: number }>("music.fit_melody", { line }, "Fitting the melody");
     if (shift) notice(`The melody is moved ${shift > 0 ? "up" : "down"} by ${Math.abs(shift)} semitones, into the soprano's range.`, "info");
     return shift;
   }
@@ -366,7 +309,7 @@ export const music: Page = (root, state) => {
     if (!seed.reportValidity()) return;
     if (fresh.input.checked) seed.value = String(Math.floor(Math.random() * 1e6));
     const given = active.roll.given;
-    await working(() => write(active, active.piece.origin.model ?? chosen(model), { given }, "Writing anew"));
+    await desk.working(() => write(active, active.piece.origin.model ?? chosen(model), { given }, "Writing anew"));
   }
 
   /** Asks what surprised, in the background: whoever draws goes on, and what comes too late is dropped. */
@@ -374,30 +317,30 @@ export const music: Page = (root, state) => {
     judging?.cancel();
     for (const each of shown()) {
       const { piece } = each;
-      if (busy || !piece.grid.length || piece.scored) continue;
+      if (desk.busy || !piece.grid.length || piece.scored) continue;
       const { grid } = piece;
       const by = piece.origin.model ?? chosen(each === takes[1] ? other : model);
       const job = new Job<{ nats: number[][] }>("music.surprise", { model: by.id, grid });
       judging = job;
-      say("Asking the model what surprises it");
+      desk.say("Asking the model what surprises it");
       try {
         const { nats } = await job.result;
         if (piece.grid !== grid) return;
         each.judge = by;
         piece.replace(grid, nats);
       } catch (error) {
-        told(error);
+        desk.told(error);
         return;
       } finally {
         if (judging === job) judging = null;
-        if (!busy && !judging) say("");
+        if (!desk.busy && !judging) desk.say("");
       }
     }
   }
 
   /** Another model is to judge what none wrote. */
   function judgeAnew(): void {
-    for (const { piece } of takes) if (!piece.origin.model && piece.grid.length && !busy) piece.replace(piece.grid);
+    for (const { piece } of takes) if (!piece.origin.model && !piece.empty && !desk.busy) piece.replace(piece.grid);
     settle();
   }
 
@@ -406,10 +349,10 @@ export const music: Page = (root, state) => {
   async function uploaded(): Promise<void> {
     const [picked] = file.files ?? [];
     if (!picked) return;
-    await working(async () => {
-      say(`Reading ${picked.name}`);
+    await desk.working(async () => {
+      desk.say(`Reading ${picked.name}`);
       const { grid, voices } = await upload<{ grid: Grid; voices: string[] }>("/api/music/read", picked, state.limits.upload);
-      if (stopping || gone.signal.aborted) throw new Cancelled();
+      desk.check();
       begin(grid);
       const count = Math.ceil(grid.length / BAR);
       notice(`${picked.name}: ${count} ${count === 1 ? "bar" : "bars"}; ${voices.join(", ")}`, "info");
@@ -446,48 +389,23 @@ export const music: Page = (root, state) => {
     const { piece } = active;
     const { seed: drawn } = piece.origin;
     const name = `chorale${drawn === null ? "" : `-seed${drawn}`}.${format}`;
-    if (!busy && format === "wav") say("Playing it into a file");
+    if (!desk.busy && format === "wav") desk.say("Playing it into a file");
     try {
       const made =
         format === "wav"
-          ? await toWav(piece.grid, player.tempo, player.instrument)
-          : await (await post("/api/music/convert", { grid: piece.grid, format, tempo: player.tempo, title: "Chorale" })).blob();
+          ? await toWav(piece, player.pace, player.instrument)
+          : await (await post("/api/music/convert", { grid: piece.grid, format, tempo: Number(tempo.value), title: "Chorale" })).blob();
       save(name, made);
     } catch (error) {
-      told(error);
+      desk.told(error);
     }
-    if (!busy) say("");
+    if (!desk.busy) desk.say("");
   }
 
-  // Playing -----------------------------------------------------------------------------------------------------
-
-  function toggle(): void {
-    player.source = active.piece;
-    if (player.playing) player.stop();
-    else if (active.piece.grid.length || !active.piece.whole) player.play();
-  }
-
-  function playing(): void {
-    play.textContent = player.playing ? "■ Stop" : "▶ Play";
-    play.classList.toggle("waiting", player.starved);
-    if (!frame) frame = requestAnimationFrame(follow);
-  }
-
-  function follow(): void {
-    frame = 0;
-    const at = player.position();
-    shown().forEach((each) => each.roll.at(at, player.playing && each === active));
-    if (scoreBox.open) score.at(player.playing ? at : null);
-    const step = Math.floor(at);
-    if (Number(seek.value) !== step) {
-      seek.value = String(step);
-      seek.setAttribute("aria-valuetext", placeName(step));
-    }
-    if (player.playing) frame = requestAnimationFrame(follow);
-  }
+  // What is heard and seen ---------------------------------------------------------------------------------------
 
   function setTempo(): void {
-    player.tempo = Number(tempo.value);
+    player.pace = 15 / Number(tempo.value);
     tempoShown.textContent = tempo.value;
   }
 
@@ -498,7 +416,7 @@ export const music: Page = (root, state) => {
 
   /** The view was changed by the roll's keys. */
   function viewed(): void {
-    for (const radio of modes.querySelectorAll("input")) radio.checked = radio.value === view.mode;
+    modes.value = view.mode;
     pen.value = String(view.voice);
     takes.forEach(({ roll }) => roll.redraw());
   }
@@ -506,7 +424,7 @@ export const music: Page = (root, state) => {
   function showHeat(): void {
     view.heat = heat.input.checked;
     legendPlace.hidden = !view.heat;
-    legendPlace.replaceChildren(legend());
+    legendPlace.replaceChildren(legend(MOST_NATS));
     viewed();
     settle();
   }
@@ -514,19 +432,6 @@ export const music: Page = (root, state) => {
   function zoom(by: number): void {
     active.roll.zoom(by);
     viewed();
-  }
-
-  function key(event: KeyboardEvent): void {
-    const target = event.target as HTMLElement;
-    const typing = target.matches("input:not([type=range]), textarea, select");
-    if (event.key === " " && !typing && !target.matches("button, summary, a")) {
-      event.preventDefault();
-      toggle();
-    } else if ((event.ctrlKey || event.metaKey) && !typing && !busy && "zy".includes(event.key.toLowerCase())) {
-      event.preventDefault();
-      if (event.key.toLowerCase() === "y" || event.shiftKey) active.piece.redo();
-      else active.piece.undo();
-    }
   }
 
   // The page ----------------------------------------------------------------------------------------------------
@@ -547,12 +452,12 @@ export const music: Page = (root, state) => {
           field("Versions tried side by side", particles, "to harmonise and to write anew"),
           h("fieldset", {}, h("legend", {}, "Rules"), ...Object.values(rules).map((rule) => rule.root))),
       ),
-      h("div", { className: "row" }, go, cancel, autoplay.root, meter, status),
+      h("div", { className: "row" }, go, desk.cancel, autoplay.root, desk.meter, desk.status),
       h("div", { className: "row bring" }, field("Or bring music: MIDI, MusicXML", file), empty),
     ),
     h("section", { className: "card", "aria-label": "The piece" },
-      h("div", { className: "row transport" }, play, field("Position", seek), h("label", { className: "field" }, h("span", {}, "Tempo ", tempoShown), tempo), field("Volume", volume), field("Instrument", instrument), loop.root),
-      h("div", { className: "row" }, modes, field("Voice", pen), field("Pencil", length), undo, redo, rewrite, unmark, invert,
+      transport.row(h("label", { className: "field" }, h("span", {}, "Tempo ", tempoShown), tempo), field("Instrument", instrument)),
+      h("div", { className: "row" }, modes.root, field("Voice", pen), field("Pencil", length), undo, redo, rewrite, unmark, invert,
         button("−", () => zoom(-1), { "aria-label": "Farther" }), button("+", () => zoom(1), { "aria-label": "Closer" }), heat.root, legendPlace),
       rolls,
       h("div", { className: "row files" }, h("span", { className: "soft" }, "Download"), ...files),
@@ -569,25 +474,20 @@ export const music: Page = (root, state) => {
     active.piece.origin = kept.origin;
     active.piece.replace(kept.grid, kept.nats);
   }
+  setTempo();
   arrange();
-  playing();
-  document.addEventListener("keydown", key, { signal: gone.signal });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => legendPlace.replaceChildren(legend()), { signal: gone.signal });
-  const preparing = window.setTimeout(() => player.prepare(), 200);
-  window.seqpopeStudio = { level: () => player.level() };
+  transport.changed();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => legendPlace.replaceChildren(legend(MOST_NATS)), { signal: gone.signal });
 
   return () => {
     const { piece } = active;
-    kept = piece.grid.length ? { grid: [...piece.grid], nats: [...piece.nats], origin: piece.origin } : null;
+    kept = !piece.empty ? { grid: [...piece.grid], nats: [...piece.nats], origin: piece.origin } : null;
     gone.abort();
-    if (busy) stopJob();
+    desk.stop();
     judging?.cancel();
     clearTimeout(settling);
-    clearTimeout(preparing);
-    cancelAnimationFrame(frame);
-    player.close();
+    transport.close();
     score.clear();
     takes.forEach(({ roll }) => roll.close());
-    delete window.seqpopeStudio;
   };
 };

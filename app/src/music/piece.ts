@@ -1,12 +1,15 @@
 // A piece as the page holds it: four pitches a sixteenth, what each cost the model, and what it was before.
-import type { Model } from "../api";
+import { History } from "../sound/history";
+import type { Sound, Source } from "../sound/source";
+import type { Origin } from "../sound/take";
+import { USUAL_VELOCITY } from "../sound/tones";
 
 export const VOICES = ["soprano", "alto", "tenor", "bass"] as const;
 export const BAR = 16;
 export const BEAT = 4;
 export const SILENCE = -1;
-export const LOWEST = 21;
-export const HIGHEST = 108;
+export const PLACES = [-0.35, 0.3, -0.15, 0.15]; // of the voices, left to right
+const CUSHION = 8; // steps that must be there before playing goes on behind what has been written
 
 /** Steps of a sixteenth, each with four pitches, soprano first. */
 export type Grid = number[][];
@@ -19,12 +22,6 @@ export interface Note {
   from: number;
   /** The first step behind it. */
   to: number;
-}
-
-const NAMES = ["C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B"];
-
-export function pitchName(pitch: number): string {
-  return pitch < 0 ? "rest" : `${NAMES[pitch % 12]}${Math.floor(pitch / 12) - 1}`;
 }
 
 export function placeName(step: number): string {
@@ -66,38 +63,57 @@ export function notesOf(grid: Grid): Note[] {
   return found;
 }
 
-/** Who wrote a piece, and from which seed; null where it was drawn or uploaded. */
-export interface Origin {
-  model: Model | null;
-  seed: number | null;
-  /** What of it the model did not write. */
-  note?: string;
-}
-
 interface Version {
   grid: Grid;
   nats: Nats;
   origin: Origin;
 }
 
-const MOST_VERSIONS = 100;
-
-export class Piece {
+export class Piece implements Source {
   grid: Grid = [];
   nats: Nats = [];
   origin: Origin = { model: null, seed: null };
   /** False while steps are still to come. */
   whole = true;
-  private past: Version[] = [];
-  private future: Version[] = [];
+  readonly grain = 1;
+  readonly cushion = CUSHION;
+  private readonly history = new History<Version>();
 
   constructor(private readonly changed: () => void) {}
 
+  get length(): number {
+    return this.grid.length;
+  }
+
+  get empty(): boolean {
+    return this.grid.length === 0;
+  }
+
+  begin(place: number): number {
+    return Math.floor(place);
+  }
+
+  /** Equal pitches side by side are one note, so that only another pitch than a voice has now is struck. */
+  sounds(from: number, to: number, sounding: (key: number) => number): Sound[] {
+    const found: Sound[] = [];
+    const pitches = VOICES.map((_, voice) => sounding(voice));
+    for (let step = from; step < to; step++) {
+      this.grid[step].forEach((pitch, voice) => {
+        if (pitch === pitches[voice]) return;
+        pitches[voice] = pitch;
+        found.push({ at: step, key: voice, pitch, velocity: USUAL_VELOCITY, pan: PLACES[voice] });
+      });
+    }
+    return found;
+  }
+
   /** Rows are never changed in place, so that a version is a copy of the list alone. */
+  private get version(): Version {
+    return { grid: [...this.grid], nats: [...this.nats], origin: this.origin };
+  }
+
   remember(): void {
-    this.past.push({ grid: [...this.grid], nats: [...this.nats], origin: this.origin });
-    if (this.past.length > MOST_VERSIONS) this.past.shift();
-    this.future = [];
+    this.history.remember(this.version);
   }
 
   replace(grid: Grid, nats: Nats = unknown(grid.length)): void {
@@ -123,32 +139,30 @@ export class Piece {
   }
 
   get canUndo(): boolean {
-    return this.past.length > 0;
+    return this.history.canUndo;
   }
 
   get canRedo(): boolean {
-    return this.future.length > 0;
+    return this.history.canRedo;
   }
 
   undo(): void {
-    this.step(this.past, this.future);
+    this.show(this.history.undo(this.version));
   }
 
   redo(): void {
-    this.step(this.future, this.past);
+    this.show(this.history.redo(this.version));
   }
 
   /** What was remembered last is there again, and what came instead is not kept. */
   takeBack(): void {
     this.undo();
-    this.future.pop();
+    this.history.forget();
     this.changed();
   }
 
-  private step(source: Version[], target: Version[]): void {
-    const version = source.pop();
+  private show(version: Version | undefined): void {
     if (!version) return;
-    target.push({ grid: this.grid, nats: this.nats, origin: this.origin });
     this.origin = version.origin;
     this.replace(version.grid, version.nats);
   }
@@ -164,7 +178,6 @@ export class Piece {
     return sum;
   }
 
-  /** Mean nats of the tokens that are known, and how many they are. */
   get mean(): { nats: number; tokens: number } | null {
     const known = this.nats.flat().filter((value) => value !== null);
     return known.length ? { nats: known.reduce((sum, value) => sum + value, 0) / known.length, tokens: known.length } : null;

@@ -1,7 +1,8 @@
 // The piano roll: pitches over time, a lane for each voice below it, a cursor, marks, a pencil.
-import { h } from "../dom";
-import { heatColour, inkOn } from "./heat";
-import { BAR, BEAT, HIGHEST, LOWEST, noteAt, notesOf, type Note, type Piece, pitchName, placeName, SILENCE, VOICES } from "./piece";
+import { chance, heatColour, inkOn } from "../sound/heat";
+import { HIGHEST, isBlack, LOWEST, pitchName } from "../sound/pitch";
+import { sentence, Sheet } from "../sound/sheet";
+import { BAR, BEAT, noteAt, notesOf, type Note, type Piece, placeName, SILENCE, VOICES } from "./piece";
 
 export type Mode = "look" | "mark" | "draw";
 
@@ -26,6 +27,7 @@ export interface Told {
   view(): void;
 }
 
+export const MOST_NATS = 6; // a note, where the colours end
 export const ZOOMS = [2, 3, 5, 8, 12, 18, 28]; // pixels a step
 const GUTTER = 38;
 const RULER = 20;
@@ -43,52 +45,36 @@ interface Place {
 }
 
 export class Roll {
-  readonly root: HTMLElement;
-  readonly canvas: HTMLCanvasElement;
+  readonly sheet: Sheet;
   /** Which cells are marked, four a step. */
   marks = new Uint8Array(0);
   cursor = { step: 0, pitch: 67 };
-  private readonly scroller: HTMLElement;
-  private readonly wide: HTMLElement;
-  private readonly head: HTMLElement;
-  private readonly tip: HTMLElement;
-  private readonly readout: HTMLOutputElement;
-  private readonly probe = h("span", { hidden: true });
-  private readonly watching: ResizeObserver;
-  private readonly dark = matchMedia("(prefers-color-scheme: dark)");
-  private readonly colours = new Map<string, string>();
   private notes: Note[] = [];
   private range = USUAL;
-  private frame = 0;
   private anchor: { step: number; voice: number } | null = null; // of marks made by keys
 
   constructor(private readonly piece: Piece, private readonly view: View, private readonly told: Told, label: string) {
-    this.canvas = h("canvas", { tabIndex: 0, role: "application", "aria-label": `Piano roll, ${label}`, "aria-describedby": "roll-help" });
-    this.head = h("div", { className: "playhead", "aria-hidden": "true" });
-    this.wide = h("div", { className: "roll-wide" }, this.canvas, this.head);
-    this.scroller = h("div", { className: "roll-scroll", onscroll: () => this.redraw() }, this.wide);
-    this.tip = h("div", { className: "roll-tip", hidden: true, "aria-hidden": "true" });
-    this.readout = h("output", { className: "roll-readout soft", "aria-live": "polite" });
-    this.root = h("div", { className: "roll" }, this.scroller, this.tip, this.readout, this.probe);
-    this.watching = new ResizeObserver(() => this.redraw());
-    this.watching.observe(this.scroller);
-    this.dark.addEventListener("change", this.recolour);
+    this.sheet = new Sheet(label, GUTTER, () => this.draw());
     this.canvas.addEventListener("pointerdown", (event) => this.press(event));
     this.canvas.addEventListener("pointermove", (event) => this.hover(event));
-    this.canvas.addEventListener("pointerleave", () => (this.tip.hidden = true));
     this.canvas.addEventListener("keydown", (event) => this.key(event));
     this.canvas.addEventListener("focus", () => {
       told.active();
       this.redraw();
       this.describe();
     });
-    this.canvas.addEventListener("blur", this.redraw);
+  }
+
+  get root(): HTMLElement {
+    return this.sheet.root;
+  }
+
+  get canvas(): HTMLCanvasElement {
+    return this.sheet.canvas;
   }
 
   close(): void {
-    this.watching.disconnect();
-    this.dark.removeEventListener("change", this.recolour);
-    cancelAnimationFrame(this.frame);
+    this.sheet.close();
   }
 
   /** To be called when the piece has changed. */
@@ -102,27 +88,13 @@ export class Roll {
     this.redraw();
   }
 
-  /** Draws at the next frame, however often it is asked to. */
-  readonly redraw = (): void => {
-    if (!this.frame) {
-      this.frame = requestAnimationFrame(() => {
-        this.frame = 0;
-        this.draw();
-      });
-    }
-  };
-
-  private readonly recolour = (): void => {
-    this.colours.clear();
-    this.redraw();
-  };
+  redraw(): void {
+    this.sheet.redraw();
+  }
 
   /** Shows where playing is; `follow` keeps it in sight. */
   at(step: number, follow: boolean): void {
-    const x = GUTTER + step * this.view.zoom;
-    this.head.style.transform = `translateX(${x}px)`;
-    const { scrollLeft, clientWidth } = this.scroller;
-    if (follow && (x > scrollLeft + clientWidth - 20 || x < scrollLeft + GUTTER)) this.scroller.scrollLeft = x - GUTTER - 40;
+    this.sheet.at(this.piece.empty ? null : step * this.view.zoom, follow);
   }
 
   /** Steps from the first to behind the last marked one. */
@@ -161,7 +133,7 @@ export class Roll {
 
   /** Says what is under the cursor, to those who listen and to those who look. */
   describe(note = ""): void {
-    this.readout.value = note || this.words(this.cursor.step, this.view.voice);
+    this.sheet.say(note || this.words(this.cursor.step, this.view.voice));
   }
 
   private words(step: number, voice: number): string {
@@ -191,15 +163,8 @@ export class Roll {
     return RULER + (this.range[1] - pitch) * this.row;
   }
 
-  /** A colour of the sheet's; asked once, since every question has the browser compute styles. */
   private colour(name: string): string {
-    let colour = this.colours.get(name);
-    if (!colour) {
-      this.probe.style.color = `var(--${name})`;
-      colour = getComputedStyle(this.probe).color;
-      this.colours.set(name, colour);
-    }
-    return colour;
+    return this.sheet.colour(name);
   }
 
   private draw(): void {
@@ -211,38 +176,22 @@ export class Roll {
       high = Math.max(high, pitch + 1);
     }
     this.range = [low, high];
-    const width = this.scroller.clientWidth;
+    const { width, left } = this.sheet;
     const height = this.lanesTop + LANES;
-    this.wide.style.width = `${Math.max(width, GUTTER + piece.grid.length * view.zoom + 12)}px`;
-    this.head.style.height = `${height}px`;
-    this.head.hidden = !piece.grid.length;
-    const scale = devicePixelRatio || 1;
-    if (this.canvas.width !== Math.round(width * scale) || this.canvas.height !== Math.round(height * scale)) {
-      this.canvas.width = Math.round(width * scale);
-      this.canvas.height = Math.round(height * scale);
-      this.canvas.style.width = `${width}px`;
-      this.canvas.style.height = `${height}px`;
-    }
+    const context = this.sheet.ready(piece.grid.length * view.zoom + 12, height);
     this.canvas.style.touchAction = view.mode === "look" ? "pan-x pan-y" : "none";
     this.canvas.style.cursor = view.mode === "draw" ? "crosshair" : "default";
-    const context = this.canvas.getContext("2d") as CanvasRenderingContext2D;
-    context.setTransform(scale, 0, 0, scale, 0, 0);
-    context.clearRect(0, 0, width, height);
-    const left = this.scroller.scrollLeft;
     const first = Math.max(0, Math.floor((left - 4) / view.zoom));
     const last = Math.min(piece.grid.length, Math.ceil((left + width - GUTTER) / view.zoom));
     const x = (step: number) => GUTTER + step * view.zoom - left;
-    context.save();
-    context.beginPath();
-    context.rect(GUTTER, 0, width - GUTTER, height);
-    context.clip();
+    this.sheet.clip(context, height);
     this.drawGround(context, x, first, last, width);
     this.drawMarks(context, x, first, last);
     for (const note of this.notes) if (note.to > first && note.from < last) this.drawNote(context, note, x);
     this.outlineMarks(context, x, first, last);
     this.drawCursor(context, x);
     context.restore();
-    if (!piece.grid.length) this.drawHint(context, width);
+    if (piece.empty) this.sheet.hint(context, ["Nothing is written yet.", "Generate, open a file,", "or draw on empty bars."]);
     this.drawGutter(context);
   }
 
@@ -250,14 +199,13 @@ export class Roll {
     const bottom = this.lanesTop - 6;
     context.fillStyle = this.colour("paper");
     for (let pitch = this.range[0]; pitch <= this.range[1]; pitch++) {
-      if ([1, 3, 6, 8, 10].includes(pitch % 12)) context.fillRect(GUTTER, this.y(pitch), width, this.row);
+      if (isBlack(pitch)) context.fillRect(GUTTER, this.y(pitch), width, this.row);
     }
     context.fillStyle = this.colour("line");
     for (let pitch = this.range[0]; pitch <= this.range[1]; pitch++) {
       if (pitch % 12 === 0) context.fillRect(GUTTER, this.y(pitch) + this.row - 1, width, 1);
     }
     context.font = "12px system-ui, sans-serif";
-    context.textBaseline = "middle";
     const everyBar = [1, 2, 4, 8].find((bars) => bars * BAR * this.view.zoom > 30) ?? 16;
     for (let step = Math.floor(first / BEAT) * BEAT; step <= last; step += BEAT) {
       const bar = step % BAR === 0;
@@ -310,7 +258,7 @@ export class Roll {
     const voice = this.colour(VOICES[note.voice]);
     const cost = this.view.heat ? this.piece.cost(note) : null;
     const lane = this.lanesTop + note.voice * LANE;
-    context.fillStyle = cost === null ? voice : heatColour(cost);
+    context.fillStyle = cost === null ? voice : heatColour(cost, MOST_NATS);
     context.globalAlpha = this.view.heat && cost === null ? 0.25 : 1;
     context.fillRect(left, top, width, row - 1);
     context.fillRect(left, lane + 3, width, LANE - 6);
@@ -326,7 +274,7 @@ export class Roll {
     }
     if (row > 9 && width > 2 * row) {
       context.font = `bold ${row - 3}px system-ui, sans-serif`;
-      context.fillStyle = cost === null ? this.colour("on-accent") : inkOn(cost);
+      context.fillStyle = cost === null ? this.colour("on-accent") : inkOn(cost, MOST_NATS);
       context.fillText(cost === null ? VOICES[note.voice][0].toUpperCase() : cost.toFixed(1), left + 5, top + row / 2);
     }
   }
@@ -344,17 +292,7 @@ export class Roll {
     context.lineWidth = 1;
   }
 
-  private drawHint(context: CanvasRenderingContext2D, width: number): void {
-    const lines = ["Nothing is written yet.", "Generate, open a file,", "or draw on empty bars."];
-    context.textAlign = "center";
-    context.font = "15px system-ui, sans-serif";
-    context.fillStyle = this.colour("soft");
-    lines.forEach((line, index) => context.fillText(line, width / 2, 120 + 24 * index));
-    context.textAlign = "start";
-  }
-
   private drawGutter(context: CanvasRenderingContext2D): void {
-    context.textBaseline = "middle";
     context.font = "11px system-ui, sans-serif";
     context.fillStyle = this.colour("soft");
     for (let pitch = this.range[0]; pitch <= this.range[1]; pitch++) {
@@ -370,9 +308,8 @@ export class Roll {
   // Pointer -----------------------------------------------------------------------------------------------------
 
   private place(event: PointerEvent): Place {
-    const box = this.canvas.getBoundingClientRect();
-    const y = event.clientY - box.top;
-    const step = Math.floor((event.clientX - box.left - GUTTER + this.scroller.scrollLeft) / this.view.zoom);
+    const { x, y } = this.sheet.place(event);
+    const step = Math.floor(x / this.view.zoom);
     const voice = Math.min(VOICES.length - 1, Math.max(0, Math.floor((y - this.lanesTop) / LANE)));
     const pitch = this.range[1] - Math.floor((y - RULER) / this.row);
     return {
@@ -399,12 +336,8 @@ export class Roll {
   private hover(event: PointerEvent): void {
     const place = this.place(event);
     const voice = place.part === "lanes" ? place.voice : place.part === "pitches" ? this.nearest(place) : null;
-    this.tip.hidden = voice === null || !this.piece.grid.length || event.buttons !== 0;
-    if (voice === null || this.tip.hidden) return;
-    this.tip.textContent = this.words(place.step, voice);
-    const box = this.root.getBoundingClientRect();
-    const x = Math.min(event.clientX - box.left + 14, Math.max(0, box.width - this.tip.offsetWidth - 4));
-    this.tip.style.transform = `translate(${x}px, ${event.clientY - box.top + 18}px)`;
+    const told = voice !== null && this.piece.grid.length && event.buttons === 0;
+    this.sheet.showTip(told ? this.words(place.step, voice) : null, event);
   }
 
   private press(event: PointerEvent): void {
@@ -426,7 +359,6 @@ export class Roll {
       }
     };
     const adding = event.ctrlKey || event.shiftKey || event.metaKey;
-    this.canvas.setPointerCapture(event.pointerId);
     this.told.active();
     this.canvas.focus({ preventScroll: true });
     if (mode === "draw" && start.part === "pitches") {
@@ -434,16 +366,7 @@ export class Roll {
       this.erasing = this.piece.grid[start.step][this.view.voice] === start.pitch;
     }
     if (start.part === "ruler" || mode === "draw") act(start);
-    const move = (next: PointerEvent) => {
-      if (next.pointerId !== event.pointerId) return;
-      moved ||= Math.abs(next.clientX - event.clientX) + Math.abs(next.clientY - event.clientY) > 4;
-      if (moved) act(this.place(next));
-    };
-    const end = (last: PointerEvent) => {
-      if (last.pointerId !== event.pointerId) return;
-      this.canvas.removeEventListener("pointermove", move);
-      this.canvas.removeEventListener("pointerup", end);
-      this.canvas.removeEventListener("pointercancel", end);
+    const end = () => {
       if (!moved && start.part !== "ruler" && mode !== "draw") {
         if (mode === "mark") this.mark(start.step, start.step + 1, start.part === "lanes" ? start.voice : 0, start.part === "lanes" ? start.voice : 3, adding);
         this.view.voice = start.part === "lanes" ? start.voice : (this.nearest(start) ?? this.view.voice);
@@ -453,9 +376,11 @@ export class Roll {
       this.describe();
       this.redraw();
     };
-    this.canvas.addEventListener("pointermove", move);
-    this.canvas.addEventListener("pointerup", end);
-    this.canvas.addEventListener("pointercancel", end);
+    const move = (next: PointerEvent) => {
+      moved = true;
+      act(this.place(next));
+    };
+    this.sheet.drag(event, move, end);
   }
 
   private erasing = false;
@@ -517,14 +442,12 @@ export class Roll {
 
   private go(step: number): void {
     this.cursor.step = Math.min(Math.max(0, step), Math.max(0, this.piece.grid.length - 1));
-    const x = GUTTER + this.cursor.step * this.view.zoom;
-    const { scrollLeft, clientWidth } = this.scroller;
-    if (x < scrollLeft + GUTTER || x > scrollLeft + clientWidth - 30) this.scroller.scrollLeft = x - clientWidth / 2;
+    this.sheet.reveal(this.cursor.step * this.view.zoom);
   }
 
   /** As close as so many steps allow, within what is comfortable. */
   fit(steps: number): void {
-    const width = this.scroller.clientWidth - GUTTER - 12;
+    const width = this.sheet.width - GUTTER - 12;
     this.view.zoom = [18, 12].find((zoom) => zoom * steps <= width) ?? 8;
     this.redraw();
   }
@@ -533,18 +456,9 @@ export class Roll {
   zoom(by: number): void {
     const place = ZOOMS.indexOf(this.view.zoom);
     const next = ZOOMS[Math.min(ZOOMS.length - 1, Math.max(0, place + by))];
-    const middle = (this.scroller.scrollLeft + this.scroller.clientWidth / 2 - GUTTER) / this.view.zoom;
+    const middle = (this.sheet.left + this.sheet.width / 2 - GUTTER) / this.view.zoom;
     this.view.zoom = next;
     this.draw();
-    this.scroller.scrollLeft = middle * next + GUTTER - this.scroller.clientWidth / 2;
+    this.sheet.left = middle * next + GUTTER - this.sheet.width / 2;
   }
-}
-
-function chance(nats: number): string {
-  const odds = Math.exp(nats);
-  return odds < 10 ? odds.toFixed(1) : odds < 1e6 ? Math.round(odds).toLocaleString("en") : "over a million";
-}
-
-function sentence(text: string): string {
-  return text[0].toUpperCase() + text.slice(1);
 }

@@ -18,6 +18,7 @@ from seqpope.domains.music.piano.codec import HIGHEST_KEY, LOWEST_KEY, Performan
 from seqpope.errors import SeqpopeError
 
 KEYS = HIGHEST_KEY - LOWEST_KEY + 1
+PARTS = ("time", "pitch", "velocity", "duration")  # of a note, that tokens tell
 
 
 class TokenError(SeqpopeError):
@@ -240,26 +241,10 @@ class RemiTokenizer:
             TokenError: ids are no integers.
         """
         given = _checked_ids(ids)
-
-        def among(values: np.ndarray, span: tuple[int, int]) -> np.ndarray:
-            return (values >= span[0]) & (values <= span[1])
-
-        bar, position = given == BAR_ID, among(given, POSITION_IDS)
-        note = np.zeros(len(given), bool)
-        note[:-2] = (
-            among(given[:-2], PITCH_IDS) & among(given[1:-1], VELOCITY_IDS) & among(given[2:], DURATION_IDS)
-        )
-        timed = np.flatnonzero(bar | position | note)
-        first_bar = 1 if len(timed) and bar[timed[0]] else 0
-        marks = np.maximum.accumulate(np.where(bar | position, np.arange(len(given)), -1))
-        at = np.flatnonzero(note)
-        mark = marks[at]
-        inside = np.where((mark >= 0) & position[mark], given[mark] - POSITION_IDS[0], 0)
-        step = (np.cumsum(bar)[at] - first_bar) * STEPS_PER_BAR + inside
-        order = np.argsort(step, kind="stable")  # positions may go back
-        step, at = step[order], at[order]
+        timed, step, at = self._placed(given)
+        step = step[at]
         late = np.minimum(_ticks_late(step, given[at + 2], given[at]), MOST_TICKS)
-        meant = bar | position | among(given, CHORD_IDS) | (given == TEMPO_ID)
+        meant = timed | _among(given, CHORD_IDS) | (given == TEMPO_ID)
         return Performance(
             (step * TICKS_PER_STEP + late) / (TICKS_PER_STEP * STEPS_PER_SECOND),
             DURATIONS[given[at + 2] - DURATION_IDS[0]] / STEPS_PER_SECOND,
@@ -268,6 +253,49 @@ class RemiTokenizer:
             name=name,
             skipped=len(given) - int(meant.sum()) - 3 * len(at),
         )
+
+    def _placed(self, given: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which ids (L,) are bars or positions, at which step each is, and where notes begin, in their order."""
+        bar, position = given == BAR_ID, _among(given, POSITION_IDS)
+        note = np.zeros(len(given), bool)
+        note[:-2] = (
+            _among(given[:-2], PITCH_IDS) & _among(given[1:-1], VELOCITY_IDS) & _among(given[2:], DURATION_IDS)
+        )
+        timed = np.flatnonzero(bar | position | note)
+        first_bar = 1 if len(timed) and bar[timed[0]] else 0
+        marks = np.maximum.accumulate(np.where(bar | position, np.arange(len(given)), -1))
+        inside = np.where((marks >= 0) & position[marks], given[marks] - POSITION_IDS[0], 0)
+        step = (np.cumsum(bar) - first_bar) * STEPS_PER_BAR + inside
+        at = np.flatnonzero(note)
+        return bar | position, step, at[np.argsort(step[at], kind="stable")]  # positions may go back
+
+    def reached(self, ids: Sequence[int] | np.ndarray) -> float:
+        """The second that token ids (length,) have come to: a note behind them begins there or later."""
+        step = self._placed(_checked_ids(ids))[1]
+        return max(0, int(step[-1])) / STEPS_PER_SECOND if len(step) else 0.0
+
+    def owners(self, ids: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which note of `decode` each token tells of, -1 if of none, and which of its PARTS, both (length,) int64.
+
+        Pitch, velocity and duration are the note's own; all that stands between it and the note before (bars,
+        positions, chords, the tempo) is its time. What comes behind the last note is of none.
+        """
+        given = _checked_ids(ids)
+        at = self._placed(given)[2]
+        rank = np.append(np.argsort(at), -1)  # of the notes in the order of their tokens; then none
+        at = np.sort(at)
+        note, part = rank[np.searchsorted(at, np.arange(len(given)))], np.zeros(len(given), np.int64)
+        for place in range(3):
+            note[at + place], part[at + place] = rank[:-1], place + 1
+        return note, part
+
+    def numbers(self, performance: Performance) -> np.ndarray:
+        """Each note's number among those that `encode` writes, (N,): all, as they come."""
+        return np.arange(len(performance))
+
+
+def _among(values: np.ndarray, span: tuple[int, int]) -> np.ndarray:
+    return (values >= span[0]) & (values <= span[1])
 
 
 def _ticks_late(step: np.ndarray, held: np.ndarray, pitch: np.ndarray) -> np.ndarray:
@@ -390,14 +418,8 @@ class PerformanceTokenizer:
             TokenError: a pitch lies outside the piano's 21..108.
         """
         _check_keys(performance)
-        sounding = performance.sounding()
-        key = sounding.pitch.astype(np.int64) - LOWEST_KEY
-        on = _round(sounding.onset * SHIFTS_PER_SECOND)
-        again = next_onset(on, key)
-        off = np.minimum(np.maximum(_round(sounding.end * SHIFTS_PER_SECOND), on + 1), again)
-        kept = off > on
-        key, on, off = key[kept], on[kept], off[kept].astype(np.int64)
-        level = (sounding.velocity[kept].astype(np.int64) - 1) // VELOCITY_WIDTH
+        kept, key, on, off = self._timed(performance)
+        level = (performance.velocity[kept].astype(np.int64) - 1) // VELOCITY_WIDTH
         time = np.concatenate([off, on])
         event = np.concatenate([key + OFF_ID, key + ON_ID])
         starts = np.repeat([False, True], len(key))
@@ -417,6 +439,26 @@ class PerformanceTokenizer:
         ids[(place - changed - 1)[waits]] = (wait[waits] - 1) % MOST_SHIFT + SHIFT_ID
         return ids
 
+    def _timed(self, performance: Performance) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Which notes are kept, (N,) bool; of those the key, and when it is struck and released, in shifts."""
+        sounding = performance.sounding()
+        key = sounding.pitch.astype(np.int64) - LOWEST_KEY
+        on = _round(sounding.onset * SHIFTS_PER_SECOND)
+        again = next_onset(on, key)
+        off = np.minimum(np.maximum(_round(sounding.end * SHIFTS_PER_SECOND), on + 1), again)
+        kept = off > on
+        return kept, key[kept], on[kept], off[kept].astype(np.int64)
+
+    def numbers(self, performance: Performance) -> np.ndarray:
+        """Each note's number among those that `encode` writes, (N,); -1 of one that is dropped.
+
+        Notes of one time are written from the lowest on.
+        """
+        kept, key, on, _ = self._timed(performance)
+        numbers = np.full(len(performance), -1)
+        numbers[np.flatnonzero(kept)[np.lexsort((key, on))]] = np.arange(len(key))
+        return numbers
+
     def decode(self, ids: Sequence[int] | np.ndarray, name: str = "") -> Performance:
         """The performance that token ids (length,) say; what has no meaning where it stands is skipped.
 
@@ -432,11 +474,7 @@ class PerformanceTokenizer:
         time = np.cumsum(np.where(shift, given - SHIFT_ID + 1, 0))
         leveled = (given >= LEVEL_ID) & (given < self.vocabulary_size)
         marks = np.maximum.accumulate(np.where(leveled, np.arange(len(given)), -1))
-        at = np.flatnonzero((given >= ON_ID) & (given < SHIFT_ID))
-        at = at[np.argsort((given[at] - ON_ID) % KEYS, kind="stable")]  # key by key, in order
-        key, starts = (given[at] - ON_ID) % KEYS, given[at] < OFF_ID
-        linked = np.zeros(len(at), bool)  # to the event after it, which is of the same key
-        linked[:-1] = key[1:] == key[:-1]
+        at, key, starts, linked = self._linked(given)
         until = np.full(len(at), time[-1] if len(time) else 0)
         until[:-1][linked[:-1]] = time[at[1:][linked[:-1]]]
         stray = ~starts
@@ -455,3 +493,50 @@ class PerformanceTokenizer:
             name=name,
             skipped=len(given) - int(shift.sum() + leveled.sum()) - len(at) + int(stray.sum()),
         )
+
+    def _linked(self, given: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Note-ons and note-offs among ids, key by key: where they are, their key, which are note-ons, and whether
+        the one after each is of the same key."""
+        at = np.flatnonzero((given >= ON_ID) & (given < SHIFT_ID))
+        at = at[np.argsort((given[at] - ON_ID) % KEYS, kind="stable")]
+        key, starts = (given[at] - ON_ID) % KEYS, given[at] < OFF_ID
+        linked = np.zeros(len(at), bool)
+        linked[:-1] = key[1:] == key[:-1]
+        return at, key, starts, linked
+
+    def reached(self, ids: Sequence[int] | np.ndarray) -> float:
+        """The second that token ids (length,) have come to: a note behind them begins there or later."""
+        given = _checked_ids(ids)
+        shifts = given[(given >= SHIFT_ID) & (given < LEVEL_ID)]
+        return float((shifts - SHIFT_ID + 1).sum()) / SHIFTS_PER_SECOND
+
+    def owners(self, ids: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which note of `decode` each token tells of, -1 if of none, and which of its PARTS, both (length,) int64.
+
+        A note-on is its note's pitch, the velocity before it its velocity, a note-off the duration of the note
+        that it ends. Time shifts go with the event they lead to: with a note-on they are its note's time, with a
+        note-off its note's duration. Shifts and velocities that no event follows, a note-off of a silent key, and
+        what has no meaning are of none.
+        """
+        given = _checked_ids(ids)
+        count = len(given)
+        at, _, starts, linked = self._linked(given)
+        of = np.full(count + 1, -1)  # the note of each event; of none behind the last
+        of[np.sort(at[starts])] = np.arange(int(starts.sum()))
+        ends = np.flatnonzero(linked[:-1] & starts[:-1] & ~starts[1:])
+        of[at[ends + 1]] = of[at[ends]]
+        event = np.append(np.zeros(count, bool), True)
+        event[at] = True
+        struck = np.append((given >= ON_ID) & (given < OFF_ID), True)
+        # The next event, and the next note-on, from each token on.
+        following, striking = (
+            np.minimum.accumulate(np.where(mask, np.arange(count + 1), count)[::-1])[::-1]
+            for mask in (event, struck)
+        )
+        shift = (given >= SHIFT_ID) & (given < LEVEL_ID)
+        leveled = (given >= LEVEL_ID) & (given < self.vocabulary_size)
+        place = np.arange(count)
+        note = np.where(shift, of[following[:-1]], np.where(leveled, of[striking[:-1]], of[place]))
+        part = np.where(shift, np.where(struck[following[:-1]], 0, 3), np.where(leveled, 2, 3))
+        part[struck[:-1]] = 1
+        return note, part

@@ -1,39 +1,34 @@
-// Plays a piece that may still be growing: notes are handed to the audio clock a little ahead of their time.
-import { SILENCE, type Grid } from "./piece";
-import { type Instrument, type Sounding, Synth } from "./synth";
+// Plays a source that may still be growing: sounds are handed to the audio clock a little ahead of their time.
+import { NOTHING, type Source } from "./source";
+import { type Sounding, Synth } from "./synth";
+import { type Instrument, USUAL_VELOCITY } from "./tones";
 
 const AHEAD_SECONDS = 0.25;
 const AHEAD_HIDDEN = 1.6; // timers of a tab in the background run once a second
-const CUSHION = 8; // steps that must be there before playing goes on behind what has been written
-
-export interface Source {
-  grid: Grid;
-  /** Whether nothing more is to come. */
-  whole: boolean;
-}
 
 interface Scheduled {
-  step: number;
+  place: number;
+  units: number;
   when: number;
   seconds: number;
 }
 
 export class Player {
-  tempo = 80;
-  instrument: Instrument = "organ";
-  /** Steps that are played again and again, if `loops`; null for all. */
+  /** Seconds that a unit of the source takes. */
+  pace = 1;
+  instrument: Instrument = "piano";
+  /** What is played again and again, if `loops`; null for all. */
   region: [number, number] | null = null;
   loops = false;
   playing = false;
-  /** Whether it waits for steps to come. */
+  /** Whether it waits for more to come. */
   starved = false;
-  source: Source = { grid: [], whole: true };
-  private rest = 0; // the step it stands at while it does not play
+  source: Source = NOTHING;
+  private rest = 0; // the place it stands at while it does not play
   private next = 0;
   private when = 0;
   private queue: Scheduled[] = [];
-  private sounding: (Sounding | null)[] = [null, null, null, null];
-  private pitches = [SILENCE, SILENCE, SILENCE, SILENCE];
+  private readonly sounding = new Map<number, { pitch: number; sound: Sounding }>();
   private timer = 0;
   private ending = Infinity;
   private context?: AudioContext;
@@ -44,7 +39,7 @@ export class Player {
 
   constructor(private readonly changed: () => void) {}
 
-  /** Builds the instruments, which takes a third of a second on a slow machine: better before than in a click. */
+  /** Builds the room, which takes a third of a second on a slow machine: better before than in a click. */
   prepare(): AudioContext {
     if (!this.context) {
       this.context = new AudioContext({ latencyHint: "interactive" });
@@ -81,13 +76,13 @@ export class Player {
   play(from = this.rest): void {
     const context = this.wake();
     this.cut();
-    const { grid, whole } = this.source;
-    this.next = whole && from >= grid.length ? 0 : Math.floor(from);
+    const { source } = this;
+    this.next = source.whole && from >= source.length ? 0 : source.begin(from);
     this.when = context.currentTime + 0.06;
     this.queue = [];
     this.ending = Infinity;
     this.playing = true;
-    this.starved = !whole && grid.length - this.next < CUSHION;
+    this.starved = this.lacking;
     clearInterval(this.timer);
     this.timer = window.setInterval(() => this.tick(), 25);
     this.tick();
@@ -102,29 +97,29 @@ export class Player {
     this.changed();
   }
 
-  seek(step: number): void {
-    if (this.playing) this.play(step);
+  seek(place: number): void {
+    if (this.playing) this.play(place);
     else {
-      this.rest = step;
+      this.rest = place;
       this.changed();
     }
   }
 
-  /** Where it is, in steps. */
+  /** Where it is, in the source's units. */
   position(): number {
     if (!this.playing || !this.context) return this.rest;
     const now = this.context.currentTime - (this.context.outputLatency || 0);
     while (this.queue.length > 1 && this.queue[1].when <= now) this.queue.shift();
     const current = this.queue[0];
     if (!current) return this.next;
-    return current.step + Math.min(1, Math.max(0, (now - current.when) / current.seconds));
+    return current.place + current.units * Math.min(1, Math.max(0, (now - current.when) / current.seconds));
   }
 
   /** A note by itself, such as one just drawn. */
-  sample(pitch: number, voice: number): void {
+  sample(pitch: number, pan = 0, velocity = USUAL_VELOCITY): void {
     if (this.playing) return;
     const now = this.wake().currentTime;
-    this.synth?.start(this.instrument, pitch, voice, now + 0.01).stop(now + 0.3);
+    this.synth?.start(this.instrument, pitch, velocity, pan, now + 0.01).stop(now + 0.3);
   }
 
   close(): void {
@@ -133,16 +128,19 @@ export class Player {
     this.context = undefined;
   }
 
+  /** Too little is there to go on. */
+  private get lacking(): boolean {
+    return !this.source.whole && this.source.length - this.next < this.source.cushion;
+  }
+
   private cut(): void {
     this.synth?.silence();
-    this.sounding.fill(null);
-    this.pitches.fill(SILENCE);
+    this.sounding.clear();
   }
 
   private silence(when: number): void {
-    this.sounding.forEach((sound) => sound?.stop(when));
-    this.sounding.fill(null);
-    this.pitches.fill(SILENCE);
+    this.sounding.forEach(({ sound }) => sound.stop(when));
+    this.sounding.clear();
   }
 
   private tick(): void {
@@ -155,40 +153,45 @@ export class Player {
     }
     const horizon = now + (document.hidden ? AHEAD_HIDDEN : AHEAD_SECONDS);
     while (this.ending === Infinity) {
-      const { grid, whole } = this.source;
-      const end = this.loops && this.region ? Math.min(this.region[1], grid.length) : grid.length;
-      if (this.next >= end && (whole || (this.loops && this.region && end === this.region[1]))) {
+      const { source } = this;
+      const end = this.loops && this.region ? Math.min(this.region[1], source.length) : source.length;
+      if (this.next >= end && (source.whole || (this.loops && this.region && end === this.region[1]))) {
         if (!this.loops || !end) {
           this.silence(this.when);
           this.ending = this.when;
           return;
         }
         this.silence(this.when); // or a note across the border would not be struck anew
-        this.next = this.region?.[0] ?? 0;
+        this.next = source.begin(this.region?.[0] ?? 0);
       }
-      if (this.next >= grid.length && !this.starved) {
+      if (this.next >= source.length && !this.starved) {
         this.silence(this.when);
         this.starved = true;
         this.changed();
       }
       if (this.starved) {
-        if (!whole && grid.length - this.next < CUSHION) return;
+        if (this.lacking) return;
         this.starved = false;
         this.changed();
         continue;
       }
-      if (this.when < now) this.when = now + 0.03; // a timer came late, or steps did
+      if (this.when < now) this.when = now + 0.03; // a timer came late, or what is played did
       if (this.when >= horizon) return;
-      const seconds = 15 / this.tempo;
-      grid[this.next].forEach((pitch, voice) => {
-        if (pitch === this.pitches[voice]) return;
-        this.sounding[voice]?.stop(this.when);
-        this.sounding[voice] = pitch < 0 ? null : synth.start(this.instrument, pitch, voice, this.when);
-        this.pitches[voice] = pitch;
-      });
-      this.queue.push({ step: this.next, when: this.when, seconds });
-      this.next++;
-      this.when += seconds;
+      const units = Math.min(source.grain, end - this.next);
+      for (const { at, key, pitch, velocity, pan, end } of source.sounds(this.next, this.next + units, this.pitchOf)) {
+        const when = this.when + (at - this.next) * this.pace;
+        this.sounding.get(key)?.sound.stop(when);
+        this.sounding.delete(key);
+        if (pitch < 0) continue;
+        const sound = synth.start(this.instrument, pitch, velocity, pan, when);
+        if (end !== undefined) sound.stop(when + (end - at) * this.pace);
+        this.sounding.set(key, { pitch, sound });
+      }
+      this.queue.push({ place: this.next, units, when: this.when, seconds: units * this.pace });
+      this.next += units;
+      this.when += units * this.pace;
     }
   }
+
+  private readonly pitchOf = (key: number): number => this.sounding.get(key)?.pitch ?? -1;
 }
