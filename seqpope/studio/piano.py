@@ -209,7 +209,7 @@ def rewrite(job: dict[str, Any], context: Context) -> dict[str, Any]:
     """
     import torch
 
-    from seqpope.generate.draw import Draw
+    from seqpope.generate.draw import FEW_ROWS, Draw
     from seqpope.generate.piano import Opening, draw_piano, make_plan
     from seqpope.sampling import SamplingConfig
 
@@ -237,7 +237,7 @@ def rewrite(job: dict[str, Any], context: Context) -> dict[str, Any]:
     draw = Draw(
         num=asked.candidates,
         seed=asked.seed,
-        batch_size=asked.candidates,
+        batch_size=FEW_ROWS,  # more would be shared by threads, which wait for each other where others work too
         config=SamplingConfig(**asked.sampling.model_dump()),
         progress=progress,
         watch=watch,
