@@ -281,7 +281,7 @@ class TestPrompts:
 
 
 @BOTH
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_no_state_is_without_a_token(kind, data):
     """Whatever is asked for, whatever the prompt is and wherever it stops, whatever is chosen."""

@@ -179,7 +179,7 @@ class TestShelf:
     [
         (None, None),
         pytest.param([torch.tensor([1.0, 0.3, 0.0, 1e-3], dtype=torch.float64)] * 2, marks=pytest.mark.slow),
-        (Slowed(4, 2.0), Slowed(4, 2.0)),
+        pytest.param((Slowed(4, 2.0), Slowed(4, 2.0)), marks=pytest.mark.slow),
     ],
     ids=["base", "given", "spectrum"],
 )
