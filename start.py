@@ -43,7 +43,9 @@ def install() -> None:
             "this Python has no venv: install it (Debian and Ubuntu: apt install python3-venv)"
         ) from None
     venv.EnvBuilder(with_pip=True, clear=VENV.exists()).create(VENV)
-    run(PYTHON, "-m", "pip", "install", "--quiet", "--constraint", "constraints.txt", "--editable", ".[test]")
+    # Bytecode is made of what is imported, when it is: of all there is it takes half of the installation's time.
+    how = ["--quiet", "--no-compile", "--constraint", "constraints.txt"]
+    run(PYTHON, "-m", "pip", "install", *how, "--editable", ".[test]")
     stamp.write_text(wanted)
 
 
