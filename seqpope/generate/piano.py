@@ -165,7 +165,7 @@ def make_opening(whole: Performance, cut: float, tokenizer: Any, limit: int, cal
     if read == 0:
         raise SeqpopeError(
             f"the end of {called} takes more than the {limit} tokens of it that may be read (half of the "
-            "context): raise the context, or use less of it"
+            "context): raise the context, take a model of a longer one, or cut it elsewhere"
         )
     return Opening(played, tokens_between(whole, read_from, cut, tokenizer), read_from, cut, read)
 
