@@ -135,9 +135,18 @@ def read_info(path: Path) -> CheckpointInfo:
             raise CheckpointError(
                 f"{path} has checkpoint format {raw.get('format')!r}, this version reads {FORMAT!r}"
             )
-        return CheckpointInfo(**raw)
+        info = CheckpointInfo(**raw)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"the header of {path} cannot be read ({error})") from error
+    numbers = (info.vocabulary_size, info.padding_id, info.length)
+    if not all(type(number) is int for number in numbers) or not (
+        0 <= info.padding_id < info.vocabulary_size and info.length >= 1
+    ):
+        raise CheckpointError(
+            f"the header of {path} has vocabulary_size, padding_id and length {numbers}: expected whole numbers, "
+            "padding in the vocabulary, a length of at least 1"
+        )
+    return info
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Transformer, CheckpointInfo]:

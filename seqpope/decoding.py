@@ -71,11 +71,19 @@ class Decoder:
         self.again = Replayed(functools.partial(_read_one, model, self.ids, self.cache), on_gpu)
 
     def read(self, ids: Tensor, ends: Tensor | None = None) -> Tensor:
-        """Logits (B, V) fp32 after prompts (B, L); `ends` (B,) says where each ends if they are padded."""
-        device = self.ids.device
-        logits = self.model(
-            ids.to(device), self.cache, last_only=True, ends=None if ends is None else ends.to(device)
-        )
+        """Logits (B, V) fp32 after prompts (B, L); `ends` (B,) says where each ends if they are padded.
+
+        A prompt that all share is read once.
+        """
+        device, batch = self.ids.device, len(ids)
+        if batch > 1 and ends is None and bool((ids == ids[:1]).all()):
+            one = KeyValueCache(self.model.config, 1, ids.shape[1], device, self.cache.keys.dtype)
+            logits = self.model(ids[:1].to(device), one, last_only=True).repeat(batch, 1, 1)
+            self.cache.begin_as(one)
+        else:
+            logits = self.model(
+                ids.to(device), self.cache, last_only=True, ends=None if ends is None else ends.to(device)
+            )
         if self.again.recorded:
             self.cache.settle()
         return logits[:, 0].float()

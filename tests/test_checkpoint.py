@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -156,6 +156,16 @@ class TestDamage:
         torch.save({"weight": torch.zeros(3)}, path)
         with pytest.raises(CheckpointError, match="not a readable safetensors file"):
             load_checkpoint(path)
+
+    @pytest.mark.parametrize(
+        "numbers", [{"length": None}, {"length": "x"}, {"length": 0}, {"padding_id": 10**6}, {"padding_id": -1},
+                    {"vocabulary_size": 2.5}, {"vocabulary_size": True}],
+    )  # fmt: skip
+    def test_a_header_whose_numbers_are_none(self, tmp_path, numbers):
+        model, info = make()
+        save_checkpoint(tmp_path / "a.safetensors", model, replace(info, **numbers))
+        with pytest.raises(CheckpointError, match=r"a\.safetensors has vocabulary_size, padding_id and length \("):
+            read_info(tmp_path / "a.safetensors")
 
     def test_safetensors_of_someone_else(self, tmp_path):
         from safetensors.torch import save_file

@@ -57,6 +57,23 @@ def test_steps_are_the_whole_model_read_at_once(position, settled):
     assert decoder.cache.lengths.tolist() == [20, 13, 17]
 
 
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize("position", POSITIONS)
+@torch.no_grad()
+def test_a_prompt_that_all_share_is_read_once(position, settled):
+    model, ids, read = make_model(position), make_ids(1, 20).repeat(3, 1), []
+    ids[:, 9:] = make_ids(3, 11)  # only the prompt is the same
+    hook = model.register_forward_pre_hook(lambda _, words: read.append(tuple(words[0].shape)))
+    decoder = Decoder(model, 3, LENGTH)
+    got = [decoder.read(ids[:, :9])]
+    if settled:
+        decoder.cache.settle()
+    got += [decoder.step(column).clone() for column in ids[:, 9:].T]
+    hook.remove()
+    assert read == [(1, 9)] + 11 * [(3, 1)]
+    torch.testing.assert_close(torch.stack(got, 1), model(ids)[:, 8:], atol=2e-4, rtol=2e-4)
+
+
 @pytest.mark.parametrize("position", POSITIONS)
 @torch.no_grad()
 def test_a_settled_cache_moves_and_changes_places_at_one_address(position):

@@ -165,7 +165,7 @@ def make_opening(whole: Performance, cut: float, tokenizer: Any, limit: int, cal
     if read == 0:
         raise SeqpopeError(
             f"the end of {called} takes more than the {limit} tokens of it that may be read (half of the "
-            "context): raise the context, or use less of it"
+            "context): raise the context, take a model of a longer one, or cut it elsewhere"
         )
     return Opening(played, tokens_between(whole, read_from, cut, tokenizer), read_from, cut, read)
 
@@ -231,7 +231,9 @@ def make_plan(
     """
     starts = kind(starts=opening.cut - opening.read_from).first_step / kind.STEPS_PER_SECOND
     ends = starts + seconds if end is None else end - opening.read_from
-    budget = TOKENS_AT_LEAST + math.ceil(seconds * TOKENS_PER_SECOND)
+    # Each second before the cut in which no key is struck may take a token: one may be held for minutes.
+    silence = opening.cut - float(opening.played.onset[-1]) if len(opening.played) else 0.0
+    budget = TOKENS_AT_LEAST + math.ceil(seconds * TOKENS_PER_SECOND) + math.ceil(silence)
     begin, end = opening.read_from + starts, opening.read_from + ends if end is None else end
     return Plan(opening, kind(keys, polyphony, starts, ends), begin, end, budget)
 

@@ -86,6 +86,12 @@ class KeyValueCache:
         alike = bool((lengths == self.length).all())
         self.lengths = None if alike else lengths.to(self.keys.device, torch.long)
 
+    def begin_as(self, one: KeyValueCache) -> None:
+        """Have every sequence of this empty cache begin as the only one of another."""
+        for each, same in ((self.keys, one.keys), (self.values, one.values)):
+            each[..., : one.length, :] = same[..., : one.length, :]
+        self.length = one.length
+
     def keep_last(self, count: int, over: int | None = None) -> None:
         """Forget all but the last `count` positions of each sequence that has more than `over`; they move to the
         front.

@@ -22,7 +22,7 @@ DESERTED_SECONDS = 30.0  # that a job goes on while nobody listens: a page that 
 LAST = ("result", "error", "cancelled")
 
 
-@dataclass
+@dataclass(eq=False)  # or the queue would compare arguments of thousands of notes to find one
 class Job:
     """One thing asked for. `events` are (name, data), the last one of LAST once it is done."""
 
@@ -127,8 +127,8 @@ class Jobs:
                     yield after, "waiting", told
                 await asyncio.sleep(0.02)
         finally:
+            job.heard = time.monotonic()  # first, or for a moment it would look deserted
             job.listeners -= 1
-            job.heard = time.monotonic()
 
     def _work(self) -> None:
         while True:

@@ -403,7 +403,7 @@ def read(uploaded: dict[str, Any], context: Context) -> dict[str, Any]:
         )
     if played.seconds > requests.MAXIMUM_SECONDS:
         raise SeqpopeError(
-            f"it lasts {played.seconds:.0f} seconds; the studio takes up to {requests.MAXIMUM_SECONDS:g}: cut it "
+            f"it lasts {played.seconds:.6g} seconds; the studio takes up to {requests.MAXIMUM_SECONDS:g}: cut it "
             "into shorter ones"
         )
     if len(played.pedal) > requests.MAXIMUM_PEDAL:

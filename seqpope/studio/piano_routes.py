@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Body, FastAPI, Request, Response
 
-from seqpope.errors import SeqpopeError
-from seqpope.studio import requests
-
 if TYPE_CHECKING:
     from seqpope.studio.server import Studio
-
-CONTENT_TYPES = {"mid": "audio/midi", "png": "image/png"}
 
 
 def add(app: FastAPI, studio: Studio) -> None:
@@ -21,13 +15,8 @@ def add(app: FastAPI, studio: Studio) -> None:
 
     @app.post("/api/piano/read")
     async def read(name: str, request: Request) -> Any:
-        content = await request.body()
-        if not content:
-            raise SeqpopeError("the file is empty")
-        return await studio.ask_clerk("piano.read", {"suffix": Path(name).suffix.lower()[:12], "content": content})
+        return await studio.read("piano.read", name, request)
 
     @app.post("/api/piano/convert")
     async def convert(body: Annotated[Any, Body()]) -> Response:
-        asked = requests.checked("piano.convert", requests.CLERICAL, body)
-        made = await studio.ask_clerk("piano.convert", asked)
-        return Response(made, media_type=CONTENT_TYPES[asked.format])  # type: ignore[attr-defined]
+        return await studio.convert("piano.convert", body)

@@ -15,6 +15,7 @@ MAXIMUM_SCORED = 20_000  # bases of a region: on a core 8 s, in both strands and
 MAXIMUM_MUTATED = 60  # bases of a window whose every change is scored
 MAXIMUM_DRAWN = 6000  # bases, before what is drawn and in it: six-mers of a window of training
 MAXIMUM_NOTES, MAXIMUM_PEDAL = 6000, 2000  # of a performance: ten minutes of MAESTRO are some 6,000 notes
+MAXIMUM_WRITTEN = 17_500  # notes of a file: those, and as many as can be drawn at once, two tokens each
 MAXIMUM_SECONDS = 900.0
 SHORTEST_REWRITTEN, LONGEST_REWRITTEN = 0.25, 60.0  # seconds; the coarser grid has four steps in the shorter
 LONGEST_REGION = 300  # letters: some FASTA files have long names
@@ -107,10 +108,13 @@ Velocity = Annotated[int, Field(ge=1, le=127)]
 Polyphony = Annotated[int, Field(ge=1, le=88)]
 
 
+Note = tuple[Second, Second, Key, Velocity]
+
+
 class Performance(Arguments):
     """What was played on a piano: onset, duration, pitch, velocity of each note; the pedal down and up."""
 
-    notes: list[tuple[Second, Second, Key, Velocity]] = Field(min_length=1, max_length=MAXIMUM_NOTES)
+    notes: list[Note] = Field(min_length=1, max_length=MAXIMUM_NOTES)
     pedal: list[tuple[Second, Second]] = Field(default=[], max_length=MAXIMUM_PEDAL)
 
     @model_validator(mode="after")
@@ -125,6 +129,12 @@ class Performance(Arguments):
     def seconds(self) -> float:
         """When the last key is released."""
         return max(onset + duration for onset, duration, _, _ in self.notes)
+
+
+class Written(Performance):
+    """A performance that is to be saved: also the longest with what was drawn behind it."""
+
+    notes: list[Note] = Field(min_length=1, max_length=MAXIMUM_WRITTEN)
 
 
 class PianoRules(Arguments):
@@ -197,7 +207,7 @@ class PianoRewritten(PianoRules):
 class PianoConverted(Arguments):
     """A performance as a file."""
 
-    performance: Performance
+    performance: Written
     format: Literal["mid", "png"]
     title: str = Field(default="", max_length=80)
 

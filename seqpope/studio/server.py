@@ -10,12 +10,14 @@ import time
 import traceback
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
@@ -32,10 +34,12 @@ from seqpope.studio.worker import Worker
 STATIC = Path(__file__).resolve().parent / "static"
 MEMORY, FILE = 6 << 30, 1 << 26  # bytes that what reads uploads may take, and write
 CLERK_SECONDS = 30.0
+MOST_CLERICAL = 12  # files that are read or written, the one at hand and those that wait
 GRACE_SECONDS = 2  # that requests have to end when the server does
 POSTS_A_MINUTE = 240  # of one address: a person dragging sliders stays below
 LARGEST_BODY = 1 << 20
 COOKIE = "seqpope_token"
+NO_NUMBERS = "the model gives no numbers (nan): its weights are damaged, or its training went wrong"
 LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
 FAMILIES = {"music": "chorales", "piano": "piano", "genome": "dna"}  # kinds of models (`domains.base.KINDS`)
 CONTENT_TYPES = {
@@ -88,6 +92,9 @@ class Studio:
         self.computer = Worker(setup="music.warm")
         self.clerk = Worker(limits=(MEMORY, FILE), seconds=CLERK_SECONDS)
         self.jobs = Jobs(self.computer)
+        # Who waits for the clerk waits in no thread that other requests need.
+        self._counter = ThreadPoolExecutor(1, "studio clerk")
+        self._clerical = 0
         self._posts: dict[str, deque[float]] = defaultdict(deque)
 
     def start(self) -> None:
@@ -116,15 +123,43 @@ class Studio:
         """Have something read or written by the process under limits.
 
         Raises:
-            SeqpopeError: it cannot be done, in words.
+            SeqpopeError: it cannot be done, in words; or too much waits to be done.
         """
+        if self._clerical >= MOST_CLERICAL:
+            raise SeqpopeError(f"{MOST_CLERICAL} files are being read or written already: try again in a moment")
         said: list[tuple[str, Any]] = []
         heard = lambda name, data: said.append((name, data))  # noqa: E731
-        await asyncio.to_thread(self.clerk.run, kind, arguments, heard, lambda: False)
+        work = partial(self.clerk.run, kind, arguments, heard, lambda: False)
+        self._clerical += 1
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._counter, work)
+        finally:
+            self._clerical -= 1
         name, data = said[-1]
         if name != "result":
             raise SeqpopeError(str(data))
         return data
+
+    async def read(self, kind: str, name: str, request: Request) -> Any:
+        """What an uploaded file of that name holds.
+
+        Raises:
+            SeqpopeError: it cannot be read, in words.
+        """
+        content = await request.body()
+        if not content:
+            raise SeqpopeError("the file is empty")
+        return await self.ask_clerk(kind, {"suffix": Path(name).suffix.lower()[:12], "content": content})
+
+    async def convert(self, kind: str, raw: Any) -> Response:
+        """What was asked for as a file.
+
+        Raises:
+            SeqpopeError: it cannot be written, in words.
+        """
+        asked = requests.checked(kind, requests.CLERICAL, raw)
+        made = await self.ask_clerk(kind, asked)
+        return Response(made, media_type=CONTENT_TYPES[asked.format])  # type: ignore[attr-defined]
 
     def refuse(self, request: Request) -> Response | None:
         """Why a request is refused, as an answer; None if it is not."""
@@ -242,40 +277,28 @@ def make_app(settings: Settings) -> FastAPI:
 
         async def lines() -> AsyncIterator[str]:
             async for number, kind, data in studio.jobs.events(job, last):
-                yield f"id: {number}\nevent: {kind}\ndata: {json.dumps(data)}\n\n"
+                try:
+                    text = json.dumps(data, allow_nan=False)
+                except ValueError:  # nan is no JSON: the page could not read it
+                    yield f"id: {number}\nevent: error\ndata: {json.dumps(NO_NUMBERS)}\n\n"
+                    return
+                yield f"id: {number}\nevent: {kind}\ndata: {text}\n\n"
 
         return StreamingResponse(lines(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
     @app.post("/api/music/read")
     async def read(name: str, request: Request) -> Any:
-        content = await request.body()
-        if not content:
-            raise SeqpopeError("the file is empty")
-        return await studio.ask_clerk("music.read", {"suffix": Path(name).suffix.lower()[:12], "content": content})
+        return await studio.read("music.read", name, request)
 
     @app.post("/api/music/convert")
-    async def convert(request: Request) -> Response:
-        asked = requests.checked("music.convert", requests.CLERICAL, await json_of(request))
-        made = await studio.ask_clerk("music.convert", asked)
-        return Response(made, media_type=CONTENT_TYPES[asked.format])  # type: ignore[attr-defined]
+    async def convert(body: Annotated[Any, Body()]) -> Response:
+        return await studio.convert("music.convert", body)
 
     piano_routes.add(app, studio)
     genome_routes.add(app, studio)
     models_routes.add(app, studio)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app
-
-
-async def json_of(request: Request) -> Any:
-    """The body as JSON.
-
-    Raises:
-        SeqpopeError: it is none.
-    """
-    try:
-        return json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        raise SeqpopeError("expected JSON") from error
 
 
 def run(settings: Settings, host: str, port: int, say: Callable[[str], None] = print) -> None:

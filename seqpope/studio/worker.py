@@ -62,8 +62,17 @@ class Context:
         self.send((name, data))
 
     def held(self, file: str, read: Callable[[Path], T]) -> T:
-        """The one model in memory, if it is this file's; else what `read` makes of the file, in its place."""
-        key = (file, Path(file).stat().st_mtime_ns)
+        """The one model in memory, if it is this file's; else what `read` makes of the file, in its place.
+
+        Raises:
+            SeqpopeError: the file is gone since its model was asked for.
+        """
+        try:
+            key = (file, Path(file).stat().st_mtime_ns)
+        except OSError as error:
+            raise SeqpopeError(
+                "the model is no longer where it was: load the page again and choose one"
+            ) from error
         if self.kept.get("key") != key:
             self.kept.clear()
             self.kept["model"] = read(Path(file))
@@ -106,12 +115,21 @@ def serve(pipe: Connection, stop: Any, package: str, setup: str, limits: tuple[i
             pipe.send(("cancelled", None))
         except SeqpopeError as error:
             pipe.send(("error", str(error)))
-        except MemoryError:
-            pipe.send(("error", "this does not fit the memory: ask for less at once"))
         except Exception as error:
-            traceback.print_exc(file=sys.stderr)
-            pipe.send(("error", f"a mistake of seqpope's ({type(error).__name__}): the terminal has more"))
+            if _of_memory(error):
+                pipe.send(("error", "this does not fit the memory: ask for less at once"))
+            else:
+                traceback.print_exc(file=sys.stderr)
+                pipe.send(("error", f"a mistake of seqpope's ({type(error).__name__}): the terminal has more"))
         pipe.send(("end", None))
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether there was not enough memory, Python's or torch's, which is not imported for this."""
+    torch_says = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in torch_says)
+    )
 
 
 def _function(package: str, kind: str) -> Callable[..., Any]:

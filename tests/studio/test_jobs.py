@@ -115,6 +115,63 @@ def test_a_job_that_nobody_listens_to_is_cancelled(jobs, monkeypatch):
     assert deserted.events[-1][0] == "cancelled"
 
 
+def test_those_that_wait_and_are_deserted_make_room(jobs, monkeypatch):
+    monkeypatch.setattr("seqpope.studio.jobs.DESERTED_SECONDS", 0.1)
+    waiting = []
+
+    async def listen() -> None:
+        async for _ in jobs.events(working):
+            if len(waiting) < MOST_WAITING:
+                waiting.extend(jobs.submit("wait", None) for _ in range(MOST_WAITING))
+                await asyncio.sleep(0.2)
+                last = jobs.submit("echo", 1)
+                assert [job.state for job in waiting] == ["done"] * MOST_WAITING
+                assert jobs.before(last) == 1
+                jobs.cancel(working)
+
+    working = jobs.submit("wait", None)
+    run(listen())
+
+
+def test_who_leaves_leaves_no_job_that_looks_deserted(jobs, monkeypatch):
+    """Not even for a moment: the thread of jobs may look at it then."""
+    monkeypatch.setattr("seqpope.studio.jobs.DESERTED_SECONDS", 0.2)
+    looked = []
+
+    class Watched(Job):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "listeners" and hasattr(self, "heard"):
+                looked.append(self.deserted)
+
+    async def listen() -> None:
+        async for _ in jobs.events(Watched("kind", None)):
+            await asyncio.sleep(0.4)
+            return
+
+    run(listen())
+    assert looked == [False, False]
+
+
+class Large:
+    """Arguments that take long to compare."""
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("arguments are compared")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_to_find_a_job_no_arguments_are_compared(jobs):
+    working = jobs.submit("wait", None)
+    while working.state != "working":
+        time.sleep(0.005)
+    waiting = [jobs.submit("wait", Large()) for _ in range(3)]
+    assert [jobs.before(job) for job in waiting] == [1, 2, 3]
+    for job in (*waiting[::-1], working):
+        jobs.cancel(job)
+
+
 def test_who_stops_listening_may_come_back_in_time(jobs, monkeypatch):
     monkeypatch.setattr("seqpope.studio.jobs.DESERTED_SECONDS", 0.5)
     job = jobs.submit("wait", None)

@@ -30,6 +30,7 @@ from seqpope.domains.music.piano.tokenizer import (
     RemiTokenizer,
 )
 from seqpope.errors import SeqpopeError
+from seqpope.generate.piano import TOKENS_AT_LEAST, TOKENS_PER_SECOND
 from seqpope.model.config import ModelConfig
 from seqpope.model.transformer import Transformer
 from seqpope.studio import piano, requests
@@ -207,6 +208,15 @@ class TestGenerate:
         assert told["nats_per_token"] == pytest.approx(result["nats_per_token"])
         assert told["nats_per_second"] == pytest.approx(result["nats_per_second"])
         assert sum(nats is not None for nats in result["nats"]) == told["notes"] > 0
+
+    def test_behind_minutes_of_silence(self, file):
+        """Or behind a key that is held for as long: every second may take a token."""
+        held = {"notes": [[0.0, 1.0, 50, 50], [1.0, 800.0, 60, 60]]}
+        _, result = done(file, "generate", opening=held, cut=701.0, seconds=1.0)
+        assert all(701 <= told[0] < 702.1 for told in result["notes"][2:])
+        _, result = done(file, "rewrite", performance=steady(4), begin=899.5, end=900.0, candidates=1)
+        assert result["notes"][:4] == steady(4)["notes"]
+        assert all(899.5 <= told[0] < 900 for told in result["notes"][4:])
 
     def test_an_opening_that_says_nothing(self, file):
         late = {"notes": [[5.0, 1.0, 60, 60]]}
@@ -458,6 +468,19 @@ def test_as_much_as_is_allowed_is_taken():
     requests.checked("piano.generate", requests.COMPUTED, {"model": "x", **cut})
 
 
+def test_what_was_drawn_can_be_saved():
+    """However many notes it has now."""
+    drawn = [[899.1234567890123, 0.1234567890123456, 108, 127]] * requests.MAXIMUM_WRITTEN
+    asked = {"performance": {"notes": drawn, "pedal": [[899.1234567890123] * 2] * 2000}, "format": "mid"}
+    assert len(json.dumps(asked, separators=(",", ":"))) < 1 << 20
+    requests.checked("piano.convert", requests.CLERICAL, asked)
+    tokens = TOKENS_AT_LEAST + 180 * TOKENS_PER_SECOND + requests.MAXIMUM_SECONDS  # the last for silence before
+    assert requests.MAXIMUM_NOTES + tokens / 2 <= requests.MAXIMUM_WRITTEN
+    more = {"notes": [*drawn, drawn[0]]}
+    with pytest.raises(SeqpopeError, match=r"performance\.notes: .*at most 17500"):
+        requests.checked("piano.convert", requests.CLERICAL, {**asked, "performance": more})
+
+
 class TestOverTheWire:
     def submitted(self, client, kind, **arguments):
         asked = client.post("/api/jobs", json={"kind": kind, "arguments": arguments})
@@ -550,6 +573,7 @@ class TestOverTheWire:
             ("a.mid", midi_bytes(note(20, 480)), "1 notes outside a piano's keys, 21 to 108"),
             ("a.mid", midi_bytes(note(60, 10) * 6001), "it has 6001 notes; the studio takes up to 6000"),
             ("a.mid", midi_bytes(note(60, 480) + note(60, 480, before=960 * 901)), "it lasts 902 seconds"),
+            ("a.mid", midi_bytes(note(60, 480) + note(60, 480, before=960 * 899 + 480)), "it lasts 900.5 seconds"),
             ("a.mid", midi_bytes(note(60, 10) + PRESS * 2001), "its pedal goes down 2001 times"),
         ],
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -23,7 +25,8 @@ import pytest
 from conftest import running_studio
 from fastapi.testclient import TestClient
 
-from seqpope.studio.server import POSTS_A_MINUTE, Settings, make_app
+from seqpope.errors import SeqpopeError
+from seqpope.studio.server import MOST_CLERICAL, POSTS_A_MINUTE, Settings, make_app
 
 SLOW = {"bars": 32, "seed": 1}  # a chorale that takes some 10 s
 
@@ -144,6 +147,43 @@ class TestWhoMayAsk:
         assert b"import" not in raw(
             str(client.base_url), f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
         )
+
+
+class TestClerk:
+    def test_who_waits_for_it_stands_in_nobodys_way(self, tmp_path):
+        """Threads that other requests need stay free, and there is an end to those that wait."""
+        studio = make_app(Settings(tmp_path, tmp_path)).state.studio  # its processes are not started
+        go = threading.Event()
+
+        def work(kind, arguments, heard, stopping):
+            assert go.wait(20)
+            heard("result", arguments)
+
+        studio.clerk.run = work
+
+        async def ask() -> list[object]:
+            asked = [asyncio.ensure_future(studio.ask_clerk("x", number)) for number in range(MOST_CLERICAL)]
+            await asyncio.sleep(0)
+            with pytest.raises(SeqpopeError, match="being read or written already"):
+                await studio.ask_clerk("x", 0)
+            assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 10) == 1
+            go.set()
+            done = await asyncio.gather(*asked)
+            return [*done, await studio.ask_clerk("x", "again")]
+
+        with ThreadPoolExecutor(1) as thread:  # beside the browser's tests this one has a loop that runs already
+            said = thread.submit(asyncio.run, ask()).result()
+        assert said == [*range(MOST_CLERICAL), "again"]
+
+
+def test_what_is_no_number_is_told_as_an_error(tmp_path):
+    app = make_app(Settings(tmp_path, tmp_path))
+    studio = app.state.studio
+    studio.computer.run = lambda kind, arguments, heard, stopping: heard("result", {"nats": [float("nan")]})
+    job = studio.jobs.submit("music.surprise", None)
+    text = TestClient(app, base_url="http://localhost").get(f"/api/jobs/{job.id}/events").text
+    assert "NaN" not in text
+    assert text.split("\n\n")[-2].startswith('id: 2\nevent: error\ndata: "the model gives no numbers')
 
 
 class TestToken:

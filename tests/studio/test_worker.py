@@ -13,7 +13,7 @@ import pytest
 from seqpope.errors import SeqpopeError
 from seqpope.studio import worker as studio_worker
 from seqpope.studio.server import CLERK_SECONDS, FILE, MEMORY
-from seqpope.studio.worker import Worker
+from seqpope.studio.worker import Context, Worker
 
 
 @pytest.fixture
@@ -42,6 +42,21 @@ def test_what_goes_wrong_is_told_and_the_next_job_works(worker):
         assert "mistake of seqpope's" in said
         assert "details" not in said
         assert run(worker, "echo", 1) == [("result", 1)]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_torch_out_of_memory_is_no_mistake(worker, device):
+    assert run(worker, "fill", device) == [("error", "this does not fit the memory: ask for less at once")]
+
+
+def test_a_model_that_is_gone(tmp_path):
+    file = tmp_path / "best.safetensors"
+    file.write_text("one")
+    context = Context(print, lambda: False)
+    assert context.held(str(file), lambda path: path.read_text()) == "one"
+    file.unlink()
+    with pytest.raises(SeqpopeError, match="no longer where it was"):
+        context.held(str(file), lambda path: path.read_text())
 
 
 def test_one_that_dies_in_the_middle(worker):

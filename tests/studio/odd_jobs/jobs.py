@@ -36,6 +36,14 @@ def take(memory: int, context: Context) -> int:
     return len(bytearray(memory))
 
 
+def fill(device: str, context: Context) -> None:
+    said = {
+        "cpu": "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+        "cuda": "CUDA out of memory.",
+    }
+    raise RuntimeError(said[device])
+
+
 def write(size: int, context: Context) -> int:
     import tempfile
 
