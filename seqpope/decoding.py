@@ -76,7 +76,7 @@ class Decoder:
         A prompt that all share is read once.
         """
         device, batch = self.ids.device, len(ids)
-        if batch > 1 and ends is None and bool((ids == ids[:1]).all()):
+        if batch > 1 and not self.cache.length and ends is None and bool((ids == ids[:1]).all()):
             one = KeyValueCache(self.model.config, 1, ids.shape[1], device, self.cache.keys.dtype)
             logits = self.model(ids[:1].to(device), one, last_only=True).repeat(batch, 1, 1)
             self.cache.begin_as(one)
