@@ -386,30 +386,24 @@ def convert(asked: requests.PianoConverted, context: Context) -> bytes:
 
 
 def read(uploaded: dict[str, Any], context: Context) -> dict[str, Any]:
-    """An uploaded MIDI file, {"suffix", "content"}, as a performance; how long it lasts in "seconds".
+    """An uploaded MIDI file, {"suffix", "content"}, as a performance.
+
+    Of one that is longer than the studio takes it is the beginning; "left_out" is how many notes are not in it, and
+    "seconds" how long what is there lasts.
 
     Raises:
-        SeqpopeError: it is no piano performance that the studio takes.
+        SeqpopeError: it is no piano performance.
     """
     if uploaded["suffix"] not in SUFFIXES:
         raise SeqpopeError(f"expected a MIDI file ending in {', '.join(SUFFIXES)}")
-    played = parse_midi(uploaded["content"], "what was uploaded")
-    if not len(played):
+    whole = parse_midi(uploaded["content"], "what was uploaded")
+    if not len(whole):
         raise SeqpopeError("there are no notes in it that sound")
-    if len(played) > requests.MAXIMUM_NOTES:
+    played = beginning(whole)
+    if not len(played):
         raise SeqpopeError(
-            f"it has {len(played)} notes; the studio takes up to {requests.MAXIMUM_NOTES}: cut it into shorter "
-            "ones"
-        )
-    if played.seconds > requests.MAXIMUM_SECONDS:
-        raise SeqpopeError(
-            f"it lasts {played.seconds:.6g} seconds; the studio takes up to {requests.MAXIMUM_SECONDS:g}: cut it "
-            "into shorter ones"
-        )
-    if len(played.pedal) > requests.MAXIMUM_PEDAL:
-        raise SeqpopeError(
-            f"its pedal goes down {len(played.pedal)} times; the studio takes up to {requests.MAXIMUM_PEDAL}: cut "
-            "it into shorter ones"
+            f"its first note comes after {whole.onset[0]:.6g} seconds, or too many at once; the studio takes "
+            f"{requests.MAXIMUM_SECONDS:g} seconds and {requests.MAXIMUM_NOTES} notes: cut it"
         )
     outside = int(((played.pitch < LOWEST_KEY) | (played.pitch > HIGHEST_KEY)).sum())
     if outside:
@@ -417,9 +411,16 @@ def read(uploaded: dict[str, Any], context: Context) -> dict[str, Any]:
             f"it has {outside} notes outside a piano's keys, {LOWEST_KEY} to {HIGHEST_KEY}: transpose or remove "
             "them"
         )
-    found = as_json(played)
-    # Behind the longest time there is no note that a pedal could hold.
-    found["pedal"] = [
-        [down, min(up, requests.MAXIMUM_SECONDS)] for down, up in found["pedal"] if down < requests.MAXIMUM_SECONDS
-    ]
-    return found | {"seconds": played.seconds}
+    return as_json(played) | {"seconds": played.seconds, "left_out": len(whole) - len(played)}
+
+
+def beginning(whole: Performance) -> Performance:
+    """As much of a performance, from its beginning, as the studio takes; its last notes may end sooner."""
+    cut = requests.MAXIMUM_SECONDS
+    for times, most in ((whole.onset, requests.MAXIMUM_NOTES), (whole.pedal[:, 0], requests.MAXIMUM_PEDAL)):
+        if len(times) > most:
+            cut = min(cut, float(np.sort(times)[most]))
+    kept = whole.onset < cut
+    held = np.minimum(whole.duration[kept], requests.MAXIMUM_SECONDS - whole.onset[kept])
+    pedal = np.minimum(whole.pedal[whole.pedal[:, 0] < cut], requests.MAXIMUM_SECONDS)
+    return Performance(whole.onset[kept], held, whole.pitch[kept], whole.velocity[kept], pedal, whole.name)

@@ -121,9 +121,7 @@ def test_those_that_wait_and_are_deserted_make_room(jobs, monkeypatch):
     async def listen() -> None:
         async for _ in jobs.events(working):
             if len(waiting) < MOST_WAITING:
-                monkeypatch.setattr(
-                    "seqpope.studio.jobs.DESERTED_SECONDS", 0.1
-                )  # of the others
+                monkeypatch.setattr("seqpope.studio.jobs.DESERTED_SECONDS", 0.1)  # of the others
                 waiting.extend(jobs.submit("wait", None) for _ in range(MOST_WAITING))
                 await asyncio.sleep(0.2)
                 last = jobs.submit("echo", 1)

@@ -340,11 +340,11 @@ export const piano: Page = (root, state) => {
     if (!picked) return;
     await desk.working(async () => {
       desk.say(`Reading ${picked.name}`);
-      const played = await upload<Played & { seconds: number }>("/api/piano/read", picked, state.limits.upload);
+      const played = await upload<Played & { seconds: number; left_out: number }>("/api/piano/read", picked, state.limits.upload);
       desk.check();
       begin(played);
-      const pedal = played.pedal.length;
-      notice(`${picked.name}: ${timeName(played.seconds)}, ${played.notes.length} ${played.notes.length === 1 ? "note" : "notes"}${pedal ? `, pedal ${pedal} ${pedal === 1 ? "time" : "times"}` : ", no pedal"}`, "info");
+      const pedal = played.pedal.length, left = played.left_out;
+      notice(`${picked.name}: ${timeName(played.seconds)}, ${played.notes.length} ${played.notes.length === 1 ? "note" : "notes"}${pedal ? `, pedal ${pedal} ${pedal === 1 ? "time" : "times"}` : ", no pedal"}${left ? `. It is longer than the studio takes: the ${left} ${left === 1 ? "note" : "notes"} behind are left out` : ""}`, "info");
       if (models.length) start.value = "opening";
       arrange();
     });
