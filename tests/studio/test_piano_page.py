@@ -94,17 +94,17 @@ def sparse(page) -> None:
 def test_it_sounds_while_it_is_written_and_stops(page):
     sparse(page)
     page.get_by_label("Notes at once").select_option("8")
-    page.get_by_label("Seconds to write").fill("60")
+    page.get_by_label("Seconds to write").fill("120")
     press(page, "Generate")
     heard(page)
     assert page.get_by_role("button", name="Cancel").is_enabled()  # there is more to come
-    assert " of 1:00" in page.evaluate("document.querySelector('.status').value")
+    assert " of 2:00" in page.evaluate("document.querySelector('.status').value")
     done(page)
     assert not notices(page)
     assert "nats a token (" in page.locator(".take-cost").first.inner_text()
     played = notes_of(page)
     assert set(played.pitch) <= set(range(60, 73))
-    assert 40 < played.seconds <= 60
+    assert 80 < played.seconds <= 120
     press(page, "■ Stop")
     until(page, "seqpopeStudio.level() < 1e-4", 5)
     page.locator("h1").click()
