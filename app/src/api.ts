@@ -56,16 +56,22 @@ const unfinished = new Set<{ cancel(): void }>();
 // A page that is closed or loaded again lets go of what it asked for: else whoever comes next would wait for it.
 addEventListener("pagehide", () => unfinished.forEach((job) => job.cancel()));
 
-/** A job of the server's; `result` settles when it is done. */
+/** A job of the server's; `result` settles when it is done. `lost` is heard when the connection broke and is tried again. */
 export class Job<T> {
   readonly result: Promise<T>;
   private id = "";
   private stopped = false;
+  private left = false;
+  private source?: EventSource;
   private abandon = () => {};
 
   constructor(kind: string, args: unknown, heard: Record<string, (data: never) => void> = {}) {
     unfinished.add(this);
-    this.result = this.run(kind, args, heard).finally(() => unfinished.delete(this));
+    const abandoned = new Promise<never>((_, reject) => (this.abandon = () => reject(new Cancelled())));
+    this.result = Promise.race([this.run(kind, args, heard), abandoned]).finally(() => {
+      this.source?.close();
+      unfinished.delete(this);
+    });
   }
 
   /** Stops it; the result is then rejected with Cancelled. */
@@ -75,18 +81,25 @@ export class Job<T> {
     if (this.id) fetch(`/api/jobs/${this.id}`, { method: "DELETE", keepalive: true }).catch(() => this.abandon());
   }
 
+  /** Stops it and hears no more of it: the result is rejected at once. */
+  leave(): void {
+    this.left = true;
+    this.cancel();
+    this.abandon();
+  }
+
   private async run(kind: string, args: unknown, heard: Record<string, (data: never) => void>): Promise<T> {
     this.id = (await (await post("/api/jobs", { kind, arguments: args })).json()).id;
     if (this.stopped) this.cancel();
+    if (this.left) throw new Cancelled();
     return new Promise<T>((resolve, reject) => {
-      const source = new EventSource(`/api/jobs/${this.id}/events`);
+      const source = (this.source = new EventSource(`/api/jobs/${this.id}/events`));
       const end = (act: () => void) => {
         source.close();
         act();
       };
-      this.abandon = () => end(() => reject(new Cancelled()));
       for (const [name, tell] of Object.entries(heard)) {
-        source.addEventListener(name, (event) => tell(JSON.parse((event as MessageEvent).data) as never));
+        source.addEventListener(name, (event) => this.stopped || tell(JSON.parse((event as MessageEvent).data) as never));
       }
       source.addEventListener("result", (event) => end(() => resolve(JSON.parse(event.data))));
       source.addEventListener("cancelled", () => end(() => reject(new Cancelled())));
@@ -97,7 +110,7 @@ export class Job<T> {
         else if (source.readyState === EventSource.CLOSED) {
           this.cancel(); // a page that is loaded again loses its connections before it is told that it ends
           end(() => reject(new Error("the connection to the studio broke")));
-        }
+        } else if (!this.stopped) heard.lost?.(undefined as never);
       });
     });
   }

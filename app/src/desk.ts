@@ -25,6 +25,12 @@ export class Desk {
     if (share !== null) this.meter.value = share;
   }
 
+  /** The page is left: what was asked for is given up at once, so that what it was to change is as it will stay. */
+  leave(): void {
+    this.stopping = true;
+    this.running?.leave();
+  }
+
   stop(): void {
     if (!this.busy) return;
     this.stopping = true;
@@ -59,6 +65,7 @@ export class Desk {
     if (this.stopping) throw new Cancelled();
     const job = new Job<T>(kind, args, {
       waiting: (before: number) => this.say(before ? `Waiting: ${before === 1 ? "one job is" : `${before} jobs are`} before yours` : "Next in the queue"),
+      lost: () => this.say("The studio does not answer: trying again"),
       begun: () => this.say(`${what}: reading the model`),
       progress: ({ done, of }: { done: number; of: number }) => this.say(`${what}: ${Math.floor((10 * done) / of) * 10} %`, done / of),
       ...heard,

@@ -26,9 +26,11 @@ export function field(label: string, control: HTMLElement, hint = ""): HTMLLabel
 
 /** Shows words for a while; errors stay until they are closed. */
 export function notice(text: string, kind: "error" | "info" = "error"): void {
+  const place = document.getElementById("notices");
+  for (const old of [...(place?.children ?? [])]) if (old.querySelector("p")?.textContent === text) old.remove(); // said once is enough
   const box = h("div", { className: `notice ${kind}` }, h("p", {}, text));
   box.append(h("button", { type: "button", "aria-label": "Close", onclick: () => box.remove() }, "×"));
-  document.getElementById("notices")?.append(box);
+  place?.append(box);
   if (kind === "info") setTimeout(() => box.remove(), 6000);
 }
 
@@ -47,7 +49,16 @@ export function button(text: string, onclick: () => void, more: Record<string, u
 }
 
 export function numberInput(value: number, min: number, max: number, step: number | "any" = 1): HTMLInputElement {
-  return h("input", { type: "number", value: String(value), min: String(min), max: String(max), step: String(step) });
+  return h("input", { type: "number", value: String(value), min: String(min), max: String(max), step: String(step), required: true });
+}
+
+/** Whether all that are in use can be; of the first that cannot it is told why, in the box that may hide it too. */
+export function valid(...inputs: HTMLInputElement[]): boolean {
+  const wrong = inputs.find((input) => !input.closest("[hidden]") && !input.checkValidity());
+  const box = wrong?.closest("details");
+  if (box) box.open = true;
+  wrong?.reportValidity();
+  return !wrong;
 }
 
 export function slider(value: number, min: number, max: number, step: number, oninput: (value: number) => void): HTMLInputElement {

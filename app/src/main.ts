@@ -20,8 +20,13 @@ const main = document.getElementById("main") as HTMLElement;
 const nav = document.querySelector("nav") as HTMLElement;
 let leave: (() => void) | void;
 let asked = 0;
+let showing = false; // what the address names
 
-const links = Object.entries(pages).map(([key, { title }]) => h("a", { href: `#${key}` }, title));
+// Where a page could not be shown its address is there all the same: to choose it once more is no change of it.
+function again(event: MouseEvent): void {
+  if (!showing && (event.target as HTMLAnchorElement).hash === location.hash) void go();
+}
+const links = Object.entries(pages).map(([key, { title }]) => h("a", { href: `#${key}`, onclick: again }, title));
 nav.replaceChildren(...links);
 document.querySelector(".skip")?.addEventListener("click", (event) => {
   event.preventDefault(); // its address would be taken for a page's
@@ -30,8 +35,9 @@ document.querySelector(".skip")?.addEventListener("click", (event) => {
 
 async function go(): Promise<void> {
   const mine = ++asked;
+  showing = false;
   const name = location.hash.slice(1).split("/")[0] || "music";
-  const page = pages[name] ?? pages.music;
+  const page = Object.hasOwn(pages, name) ? pages[name] : pages.music;
   let state: State;
   try {
     state = await getJson<State>("/api/state");
@@ -48,6 +54,7 @@ async function go(): Promise<void> {
     else link.removeAttribute("aria-current");
   }
   leave = page.show(main, state);
+  showing = true;
 }
 
 addEventListener("hashchange", () => void go());

@@ -269,3 +269,45 @@ def test_a_page_that_is_left_lets_go_and_a_studio_that_ended_is_told(browser, tm
     assert second.get_by_role("button", name="Generate").is_enabled()
     for page in (first, second):
         page.close()
+
+
+def test_a_melody_is_there_again_when_the_page_was_left_while_it_was_harmonised(page):
+    draw_scale(page)
+    press(page, "Generate")
+    until(page, "document.querySelector('.status').value.includes('bar')")
+    page.get_by_role("link", name="Models").click()
+    page.get_by_label("Filter").wait_for()
+    page.get_by_role("link", name="Chorales").click()
+    page.get_by_label("Bars to write").wait_for()
+    assert midi_line(download(page, "MIDI")) == [67, 69, 71, 72]
+    press(page, "Undo")  # the last of the strokes
+    assert midi_line(download(page, "MIDI")) == [67, 69, 71]
+
+
+def test_mistakes_are_told_once_and_a_thousand_bars_not_drawn(page):
+    upload = page.get_by_label("MIDI or MusicXML file")
+    for _ in range(2):
+        upload.set_input_files({"name": "garbage.mid", "mimeType": "audio/midi", "buffer": b"garbage"})
+        done(page)
+    assert len(notices(page)) == 1
+    page.get_by_label("Bars to write").fill("99999")
+    press(page, "Empty bars to draw on")
+    assert page.locator(".take h3").first.inner_text() == "Nothing yet"
+    page.evaluate("location.hash = '#constructor'")
+    page.get_by_label("Bars to write").wait_for()
+
+
+def test_a_studio_that_ends_while_it_writes_is_told_and_its_job_given_up(browser, tmp_path):
+    with running_studio(tmp_path) as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.get_by_label("Bars to write").fill("32")
+        press(page, "Generate")
+        until(page, "document.querySelector('.status').value.includes('bar 1')")
+    until(page, "document.querySelector('.status').value.includes('does not answer: trying again')")
+    press(page, "Cancel")
+    done(page)
+    page.get_by_role("link", name="Piano").click()
+    page.locator(".notice.error").wait_for()
+    assert page.get_by_label("Bars to write").is_visible()
+    page.close()

@@ -94,17 +94,17 @@ def sparse(page) -> None:
 def test_it_sounds_while_it_is_written_and_stops(page):
     sparse(page)
     page.get_by_label("Notes at once").select_option("8")
-    page.get_by_label("Seconds to write").fill("60")
+    page.get_by_label("Seconds to write").fill("120")
     press(page, "Generate")
     heard(page)
     assert page.get_by_role("button", name="Cancel").is_enabled()  # there is more to come
-    assert " of 1:00" in page.evaluate("document.querySelector('.status').value")
+    assert " of 2:00" in page.evaluate("document.querySelector('.status').value")
     done(page)
     assert not notices(page)
     assert "nats a token (" in page.locator(".take-cost").first.inner_text()
     played = notes_of(page)
     assert set(played.pitch) <= set(range(60, 73))
-    assert 40 < played.seconds <= 60
+    assert 80 < played.seconds <= 120
     press(page, "■ Stop")
     until(page, "seqpopeStudio.level() < 1e-4", 5)
     page.locator("h1").click()
@@ -290,6 +290,90 @@ def test_leaving_cancels_and_the_piece_is_there_again(page, pianos, midi):
     press(page, "Generate")
     until(page, "document.querySelector('.status').value.includes('bar 1')", 20)  # nothing else is before it
     done(page)
+
+
+def test_what_is_written_over_is_there_again_when_the_page_was_left(page, midi):
+    sparse(page)
+    page.get_by_label("Versions to write anew").select_option("1")
+    bring(page, midi)
+    canvas(page).focus()
+    for key in ("Home", "ArrowRight", *["Shift+ArrowRight"] * 40):
+        page.keyboard.press(key)
+    press(page, "Write marked anew")
+    until(page, "document.querySelector('.status').value.includes(' of 0:4')")
+    page.get_by_role("link", name="Models").click()
+    page.get_by_label("Filter").wait_for()
+    page.get_by_role("link", name="Piano").click()
+    page.get_by_label("Seconds to write").wait_for()
+    assert midi_line(download(page, "MIDI")) == midi_line(midi)
+    press(page, "Undo")
+    assert page.locator(".take h3").first.inner_text() == "Nothing yet"
+    press(page, "Redo")
+    assert midi_line(download(page, "MIDI")) == midi_line(midi)
+
+
+def test_the_chosen_model_writes_anew(page, midi):
+    sparse(page)
+    bring(page, midi)
+    models = page.locator("label.field", has_text="Model").first.locator("select")
+    canvas(page).focus()
+    for key in ("Home", "Shift+ArrowRight"):
+        page.keyboard.press(key)
+    for number, name in ((1, "RoPE"), (0, "PoPE")):
+        models.select_option(index=number)
+        press(page, "Write marked anew")
+        done(page)
+        assert page.locator(".take h3").first.inner_text().startswith(name)
+
+
+def test_forty_keys_struck_hard_are_no_louder_than_can_be(page, tmp_path):
+    file = tmp_path / "loud.mid"
+    write_midi(
+        Performance(np.zeros(40), np.full(40, 2), np.arange(30, 70), np.full(40, 127), np.zeros((0, 2))), file
+    )
+    bring(page, file.read_bytes(), file.name)
+    page.get_by_label("Volume").fill("1")
+    press(page, "▶ Play")
+    heard(page)
+    loudest = 0.0
+    for _ in range(20):
+        loudest = max(loudest, page.evaluate("seqpopeStudio.level()"))
+        page.wait_for_timeout(50)
+    assert 0.1 < loudest < 0.5  # root mean square: peaks are twice as high
+
+
+def test_positions_are_read_out_and_wrong_numbers_told(page, midi):
+    bring(page, midi)
+    seek = page.get_by_label("Position")
+    seek.focus()
+    for told in ("0:00.1", "0:00.2"):
+        page.keyboard.press("ArrowRight")
+        until(page, f"document.querySelector('.transport input').getAttribute('aria-valuetext') === '{told}'", 5)
+    page.locator("summary", has_text="More").click()
+    page.get_by_label("Temperature").fill("9")
+    page.locator("summary", has_text="More").click()
+    press(page, "Generate")
+    assert page.get_by_label("Temperature").evaluate("input => input === document.activeElement")
+    page.get_by_label("Temperature").fill("1")
+    page.get_by_label("Seconds to write").fill("")
+    press(page, "Generate")
+    assert page.get_by_label("Seconds to write").evaluate("input => input === document.activeElement")
+    assert page.get_by_role("button", name="Generate").is_enabled()
+
+
+def test_a_file_is_made_once_and_the_volume_kept(page, midi):
+    bring(page, midi)
+    files: list[str] = []
+    page.on("download", lambda file: files.append(file.suggested_filename))
+    for _ in range(3):
+        press(page, "WAV")
+    page.get_by_label("Volume").fill("0.3")
+    until(page, "document.querySelector('.status').value === ''")
+    page.wait_for_timeout(500)
+    assert files == ["piano.wav"]
+    page.get_by_role("link", name="Chorales").click()
+    page.get_by_label("Bars to write").wait_for()
+    assert page.get_by_label("Volume").input_value() == "0.3"
 
 
 def test_without_a_model_the_page_says_how_to_get_one(browser, studio, midi):

@@ -148,7 +148,7 @@ function prepared(root: HTMLElement, state: State, model: HTMLSelectElement): ()
       notice((error as Error).message);
       return;
     }
-    region.value = about.example;
+    if (!region.value.trim()) region.value = about.example; // else somebody was quicker
     const names = about.contigs.map(({ name, length }) => `${name} (${whole.format(length)})`).join(", ");
     contigs.textContent = `Contigs and their bases: ${names}${about.more ? ` and ${about.more} more` : ""}. Other names of them (17, NC_000017.11) do too. ` +
       (about.genes ? `${whole.format(about.genes)} genes are found by name.` : "To find genes by name, start the studio with --genes genes.bed.");
@@ -343,7 +343,10 @@ function prepared(root: HTMLElement, state: State, model: HTMLSelectElement): ()
     suggested, h("details", {}, h("summary", {}, "What is in this genome"), contigs));
   const drawing = continuation(() => ({ model: model.value, genome: chosen.value, region: place?.region ?? "" }), true, DRAWN);
 
-  chosen.onchange = () => void learn();
+  chosen.onchange = () => {
+    region.value = "";
+    void learn();
+  };
   strand.onchange = phases.onchange = expect;
   model.onchange = () => {
     offerWindows();

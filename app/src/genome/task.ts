@@ -33,6 +33,7 @@ export class Task {
     this.say("sent");
     const job = new Job<T>(kind, args, {
       waiting: (before: number) => this.say(before ? `waiting: ${before} ${before === 1 ? "job" : "jobs"} before this one` : "waiting"),
+      lost: () => this.say("the studio does not answer: trying again"),
       begun: () => {
         began = performance.now();
         this.say("working");

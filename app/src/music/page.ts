@@ -3,14 +3,14 @@ import "../sound/page.css";
 import "./page.css";
 import { Cancelled, Job, type Model, post, upload } from "../api";
 import { Desk, type Heard } from "../desk";
-import { button, check, field, h, notice, numberInput, options, save, Segments, slider } from "../dom";
+import { button, check, field, h, notice, numberInput, options, save, Segments, slider, valid } from "../dom";
 import type { Page } from "../main";
 import { legend } from "../sound/heat";
-import { type Origin, positionName, Take } from "../sound/take";
+import { positionName, Take } from "../sound/take";
 import { type Instrument, INSTRUMENTS } from "../sound/tones";
 import { Transport } from "../sound/transport";
 import { toWav } from "../sound/wav";
-import { BAR, type Grid, type Nats, Piece, placeName, PLACES, silentBars, unknown, VOICES } from "./piece";
+import { BAR, type Grid, Piece, placeName, PLACES, silentBars, unknown, VOICES } from "./piece";
 import { type Mode, MOST_NATS, Roll, type Told, type View } from "./roll";
 import { Score } from "./score";
 
@@ -26,9 +26,11 @@ interface Wish {
   given?: (number | null)[][];
 }
 
+const USUAL_BARS = 8;
 const READABLE = ".mid,.midi,.musicxml,.xml,.mxl,.krn";
-/** What was there when the page was left. */
-let kept: { grid: Grid; nats: Nats; origin: Origin } | null = null;
+/** What is there again, with all that can be undone, when the page was left and is shown once more. */
+const pieces = [new Piece(), new Piece()];
+const left = { compare: false, second: false, tempo: 80, instrument: "organ" as Instrument };
 
 export const music: Page = (root, state) => {
   const models = state.models.filter(({ kind }) => kind === "chorales");
@@ -37,6 +39,7 @@ export const music: Page = (root, state) => {
   const desk = new Desk(gone.signal, () => working(), () => settle());
   let judging: Job<unknown> | null = null;
   let settling = 0;
+  let recording = false; // a file of what is heard
 
   // Controls ----------------------------------------------------------------------------------------------------
 
@@ -50,11 +53,11 @@ export const music: Page = (root, state) => {
   ]);
   const model = options(listed);
   const other = options(listed, models.find(({ position }) => position !== models[0]?.position)?.id);
-  const compare = check("Compare with a second model", false, () => arrange());
+  const compare = check("Compare with a second model", left.compare && models.length > 1, () => arrange());
   compare.input.disabled = models.length < 2;
   const seed = numberInput(1, 0, 2 ** 32 - 1);
   const fresh = check("new one each time", true);
-  const bars = numberInput(8, 1, 32);
+  const bars = numberInput(USUAL_BARS, 1, 32);
   const openingBars = numberInput(2, 1, 63);
   const voice = options(VOICES.map((name, index): [string, string] => [String(index), name]));
   const fits = check("move it into the soprano's range", true);
@@ -74,9 +77,9 @@ export const music: Page = (root, state) => {
   const voiceField = field("Voice kept", voice);
   const file = h("input", { type: "file", accept: READABLE, "aria-label": "MIDI or MusicXML file", onchange: () => void uploaded() });
 
-  const tempo = slider(80, 30, 200, 1, () => setTempo());
+  const tempo = slider(left.tempo, 30, 200, 1, () => setTempo());
   const tempoShown = h("span", {}, "80");
-  const instrument = options(Object.entries(INSTRUMENTS));
+  const instrument = options(Object.entries(INSTRUMENTS), left.instrument);
   instrument.onchange = () => (player.instrument = instrument.value as Instrument);
 
   const modes = new Segments<Mode>("What the pointer does", "mode", [["look", "Look"], ["mark", "Mark"], ["draw", "Draw"]], (mode) => setMode(mode));
@@ -108,18 +111,18 @@ export const music: Page = (root, state) => {
       ready: () => !active.piece.empty || !active.piece.whole,
       at: (step) => {
         shown().forEach((each) => each.roll.at(step, player.playing && each === active));
-        if (scoreBox.open) score.at(player.playing ? step : null);
+        if (scoreBox.open) score.at(player.playing ? step : null, active.piece.grid);
       },
       name: placeName,
       undo: () => !desk.busy && active.piece.undo(),
       redo: () => !desk.busy && active.piece.redo(),
     },
     1,
-    "organ",
+    left.instrument,
     gone.signal,
   );
   const { player } = transport;
-  const take = (name: string): Take<Piece, Roll> => {
+  const take = (name: string, piece: Piece): Take<Piece, Roll> => {
     const told: Told = {
       seek: (step) => player.seek(step),
       sample: (pitch, voice) => player.sample(pitch, PLACES[voice]),
@@ -127,15 +130,15 @@ export const music: Page = (root, state) => {
       marked: () => tell(),
       view: () => viewed(),
     };
-    const piece = new Piece(() => {
+    const made: Take<Piece, Roll> = new Take(name, piece, new Roll(piece, view, told, name), () => choose(made));
+    piece.changed = () => {
       made.roll.update();
       changed(made);
-    });
-    const made: Take<Piece, Roll> = new Take(name, piece, new Roll(piece, view, told, name), () => choose(made));
+    };
     return made;
   };
-  const takes = [take("first model"), take("second model")];
-  let active = takes[0];
+  const takes = [take("first model", pieces[0]), take("second model", pieces[1])];
+  let active = takes[compare.input.checked && left.second ? 1 : 0];
   const rolls = h("div", { className: "takes" }, ...takes.map(({ root }) => root));
 
   function shown(): Take<Piece, Roll>[] {
@@ -147,6 +150,7 @@ export const music: Page = (root, state) => {
     active = next;
     const at = player.position();
     player.source = active.piece;
+    transport.length = active.piece.length;
     if (player.playing) player.play(at);
     arrange();
     settle();
@@ -215,6 +219,7 @@ export const music: Page = (root, state) => {
 
   /** Has a model write into a take; what streams in is there at once. */
   async function write(into: Take<Piece, Roll>, by: Model, wish: Wish, what: string): Promise<void> {
+    desk.check();
     const { piece } = into;
     const opening = wish.opening ?? [];
     const free = wish.given?.findIndex((row) => row.includes(null)) ?? 0;
@@ -278,7 +283,7 @@ export const music: Page = (root, state) => {
     const source = active.piece.grid;
     const melodic = start.value === "melody";
     const kept = Number(voice.value);
-    if (![seed, bars, openingBars, temperature, topP].every((input) => input.closest("[hidden]") || input.reportValidity())) return;
+    if (!valid(seed, bars, openingBars, temperature, topP)) return;
     if (start.value !== "nothing" && !source.length) return notice("There is no piece yet: upload one, or draw one on empty bars.");
     if (melodic && !source.some((row) => row[kept] >= 0)) return notice(`The ${VOICES[kept]} has no notes: draw some, or choose another voice.`);
     if (fresh.input.checked) seed.value = String(Math.floor(Math.random() * 1e6));
@@ -306,10 +311,10 @@ export const music: Page = (root, state) => {
   async function regenerate(): Promise<void> {
     player.wake();
     if (!active.roll.markedSteps) return;
-    if (!seed.reportValidity()) return;
+    if (!valid(seed, temperature, topP)) return;
     if (fresh.input.checked) seed.value = String(Math.floor(Math.random() * 1e6));
     const given = active.roll.given;
-    await desk.working(() => write(active, active.piece.origin.model ?? chosen(model), { given }, "Writing anew"));
+    await desk.working(() => write(active, chosen(active === takes[1] ? other : model), { given }, "Writing anew"));
   }
 
   /** Asks what surprised, in the background: whoever draws goes on, and what comes too late is dropped. */
@@ -326,7 +331,7 @@ export const music: Page = (root, state) => {
       try {
         const { nats } = await job.result;
         if (piece.grid !== grid) return;
-        each.judge = by;
+        piece.origin = { ...piece.origin, judge: by };
         piece.replace(grid, nats);
       } catch (error) {
         desk.told(error);
@@ -378,7 +383,8 @@ export const music: Page = (root, state) => {
   }
 
   const empty = button("Empty bars to draw on", () => {
-    begin(silentBars(Number(bars.value)));
+    if (!valid(bars)) return;
+    begin(silentBars(bars.checkValidity() ? Number(bars.value) : USUAL_BARS));
     setMode("draw");
     start.value = "melody";
     arrange();
@@ -389,7 +395,11 @@ export const music: Page = (root, state) => {
     const { piece } = active;
     const { seed: drawn } = piece.origin;
     const name = `chorale${drawn === null ? "" : `-seed${drawn}`}.${format}`;
-    if (!desk.busy && format === "wav") desk.say("Playing it into a file");
+    if (format === "wav") {
+      if (recording) return;
+      recording = true;
+      if (!desk.busy) desk.say("Playing it into a file");
+    }
     try {
       const made =
         format === "wav"
@@ -399,6 +409,7 @@ export const music: Page = (root, state) => {
     } catch (error) {
       desk.told(error);
     }
+    if (format === "wav") recording = false;
     if (!desk.busy) desk.say("");
   }
 
@@ -423,6 +434,7 @@ export const music: Page = (root, state) => {
 
   function showHeat(): void {
     view.heat = heat.input.checked;
+    if (!view.heat) judging?.cancel();
     legendPlace.hidden = !view.heat;
     legendPlace.replaceChildren(legend(MOST_NATS));
     viewed();
@@ -470,22 +482,21 @@ export const music: Page = (root, state) => {
   );
   if (!models.length) notice("There is no chorale model: neither a shipped one nor one among the runs.");
   player.source = active.piece;
-  if (kept) {
-    active.piece.origin = kept.origin;
-    active.piece.replace(kept.grid, kept.nats);
-  }
+  transport.length = active.piece.length;
+  takes.forEach(({ roll }) => roll.update());
   setTempo();
   arrange();
   transport.changed();
+  requestAnimationFrame(() => active.piece.empty || active.roll.fit(active.piece.length));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => legendPlace.replaceChildren(legend(MOST_NATS)), { signal: gone.signal });
 
   return () => {
-    const { piece } = active;
-    kept = !piece.empty ? { grid: [...piece.grid], nats: [...piece.nats], origin: piece.origin } : null;
+    Object.assign(left, { compare: compare.input.checked, second: active === takes[1], tempo: Number(tempo.value), instrument: instrument.value });
     gone.abort();
-    desk.stop();
-    judging?.cancel();
+    desk.leave();
+    judging?.leave();
     clearTimeout(settling);
+    pieces.forEach((piece) => (piece.changed = () => {}));
     transport.close();
     score.clear();
     takes.forEach(({ roll }) => roll.close());

@@ -79,7 +79,8 @@ export class Piece implements Source {
   readonly cushion = CUSHION;
   private readonly history = new History<Version>();
 
-  constructor(private readonly changed: () => void) {}
+  /** `changed` is called when it has; a page that shows it says what that is. */
+  constructor(public changed: () => void = () => {}) {}
 
   get length(): number {
     return this.grid.length;

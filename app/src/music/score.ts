@@ -14,7 +14,8 @@ interface Place {
 
 export class Score {
   readonly root = h("div", { className: "score", tabIndex: 0, role: "region", "aria-label": "Engraved score" });
-  private shown: Grid | null = null;
+  private shown: Grid | null = null; // or asked for
+  private engraved: Grid | null = null;
   private urls: string[] = [];
   private bars: Place[] = [];
   private bar = -1;
@@ -40,12 +41,15 @@ export class Score {
     let text: string;
     try {
       text = await (await post("/api/music/convert", { grid, tempo, format: "svg", title: "" })).text();
+    } catch (error) {
+      if (this.shown === grid) this.clear(); // what was engraved before is not this piece, and it may be tried again
+      throw error;
     } finally {
       this.root.removeAttribute("aria-busy");
     }
     if (this.shown !== grid) return; // another came meanwhile
     this.clear();
-    this.shown = grid;
+    this.shown = this.engraved = grid;
     // Pages follow each other; only an outermost svg says its version.
     for (const page of text.split(/(?=<svg [^>]*version=)/)) {
       const url = URL.createObjectURL(new Blob([page], { type: "image/svg+xml" }));
@@ -57,9 +61,9 @@ export class Score {
     }
   }
 
-  /** Marks the bar of a step that is played, and keeps it in sight; null marks none. */
-  at(step: number | null): void {
-    const bar = step === null ? -1 : Math.floor(step / BAR);
+  /** Marks the bar of a step that is played, and keeps it in sight; null marks none. Another piece's is not marked. */
+  at(step: number | null, grid: Grid): void {
+    const bar = step === null || grid !== this.engraved ? -1 : Math.floor(step / BAR);
     if (bar === this.bar) return;
     this.bar = bar;
     const place = this.bars[bar];
@@ -72,7 +76,7 @@ export class Score {
   }
 
   clear(): void {
-    this.shown = null;
+    this.shown = this.engraved = null;
     this.bars = [];
     this.bar = -1;
     this.urls.forEach((url) => URL.revokeObjectURL(url));

@@ -3,7 +3,7 @@ import "../sound/page.css";
 import "./page.css";
 import { Cancelled, Job, type Model, post, upload } from "../api";
 import { Desk, type Heard } from "../desk";
-import { button, check, field, h, notice, numberInput, options, save, Segments, slider } from "../dom";
+import { button, check, field, h, notice, numberInput, options, save, Segments, slider, valid } from "../dom";
 import type { Page } from "../main";
 import { legend } from "../sound/heat";
 import { HIGHEST, LOWEST, pitchName } from "../sound/pitch";
@@ -34,9 +34,11 @@ type Playing = Take<Performance, Roll>;
 
 const LONGEST_REWRITE = 60; // seconds
 const SHORTEST_REWRITE = 0.25;
+const STATED = 5; // seconds
 const LEAD = 2; // seconds of what was there before that are heard first
-/** What was there when the page was left. */
-let left: Performance["kept"] = null;
+/** What is there again, with all that can be undone, when the page was left and is shown once more. */
+const pieces = [new Performance(), new Performance()];
+const left = { compare: false, second: false };
 
 export const piano: Page = (root, state) => {
   const models = state.models.filter(({ kind }) => kind === "piano");
@@ -45,6 +47,7 @@ export const piano: Page = (root, state) => {
   const desk = new Desk(gone.signal, () => working(), () => settle());
   let judging: Job<unknown> | null = null;
   let settling = 0;
+  let recording = false; // a file of what is heard
 
   // Controls ----------------------------------------------------------------------------------------------------
 
@@ -55,7 +58,7 @@ export const piano: Page = (root, state) => {
   const seconds = numberInput(30, 0.5, 180, "any");
   const model = options(listed);
   const other = options(listed, models.find(({ position }) => position !== models[0]?.position)?.id);
-  const compare = check("Compare with a second model", false, () => arrange());
+  const compare = check("Compare with a second model", left.compare && models.length > 1, () => arrange());
   compare.input.disabled = models.length < 2;
   const seed = numberInput(1, 0, 2 ** 32 - 1);
   const fresh = check("new one each time", true);
@@ -101,7 +104,7 @@ export const piano: Page = (root, state) => {
     {
       ready: () => !active.piece.empty || !active.piece.whole,
       at: (time) => shown().forEach((each) => each.roll.at(time, player.playing && each === active)),
-      name: (time) => timeName(time),
+      name: (time) => timeName(time, 1),
       undo: () => !desk.busy && active.piece.undo(),
       redo: () => !desk.busy && active.piece.redo(),
     },
@@ -110,7 +113,7 @@ export const piano: Page = (root, state) => {
     gone.signal,
   );
   const { player } = transport;
-  const take = (name: string): Playing => {
+  const take = (name: string, piece: Performance): Playing => {
     const told: Told = {
       seek: (time) => player.seek(time),
       sample: (pitch, velocity) => player.sample(pitch, 0, velocity),
@@ -119,15 +122,15 @@ export const piano: Page = (root, state) => {
       view: () => viewed(),
       full: () => notice("There is room for no more notes."),
     };
-    const piece = new Performance(() => {
+    const made: Playing = new Take(name, piece, new Roll(piece, view, told, name), () => choose(made));
+    piece.changed = () => {
       made.roll.update();
       changed(made);
-    });
-    const made: Playing = new Take(name, piece, new Roll(piece, view, told, name), () => choose(made));
+    };
     return made;
   };
-  const takes = [take("first model"), take("second model")];
-  let active = takes[0];
+  const takes = [take("first model", pieces[0]), take("second model", pieces[1])];
+  let active = takes[compare.input.checked && left.second ? 1 : 0];
   const rolls = h("div", { className: "takes" }, ...takes.map(({ root }) => root));
 
   function shown(): Playing[] {
@@ -213,7 +216,7 @@ export const piano: Page = (root, state) => {
   /** Whether what was set can be; a new seed if one is wanted. */
   function prepared(...inputs: HTMLInputElement[]): boolean {
     player.wake();
-    if (![seed, temperature, topP, ...inputs].every((input) => input.closest("[hidden]") || input.reportValidity())) return false;
+    if (!valid(seed, temperature, topP, ...inputs)) return false;
     if (Number(lowest.value) > Number(highest.value)) {
       notice("The lowest key is above the highest: choose them the other way round.");
       return false;
@@ -223,7 +226,8 @@ export const piano: Page = (root, state) => {
   }
 
   /** Has a model write into a take; what streams in behind `head` is there at once. */
-  async function write<T extends Written>(into: Playing, by: Model, kind: string, args: Record<string, unknown>, what: string, head: Played, from: number, until: number, streams = true): Promise<T | null> {
+  async function write<T extends Written>(into: Playing, by: Model, kind: string, args: Record<string, unknown>, what: string, head: Played, from: number, until: number, streams = true): Promise<T> {
+    desk.check();
     const { piece } = into;
     const origin = { model: by, seed: Number(seed.value), note: kind === "piano.rewrite" ? "around what was kept" : head.notes.length ? "behind what was kept" : "" };
     piece.remember();
@@ -237,7 +241,8 @@ export const piano: Page = (root, state) => {
     }
     const notes = ({ notes, nats, until: reached, shortened }: Streamed) => {
       piece.add(notes, nats, reached, shortened);
-      desk.say(`${what}: ${timeName(reached)} of ${timeName(until)}`, (reached - from) / (until - from));
+      // In steps: a status is read out, and seconds go by faster than they are said. The meter says it finer.
+      desk.say(`${what}: ${timeName(STATED * Math.floor(reached / STATED))} of ${timeName(until)}`, (reached - from) / (until - from));
     };
     try {
       const written = await desk.asked<T>(kind, { ...wish(by), ...args }, what, (streams ? { notes } : {}) as Heard);
@@ -245,7 +250,6 @@ export const piano: Page = (root, state) => {
       piece.whole = true;
       const all = written.nats ?? written.notes.map(() => null);
       piece.replace(written, all, { nats: written.nats_per_token, tokens: written.tokens }, all.every((nats) => nats !== null));
-      if (gone.signal.aborted) return null;
       if (!streams && autoplay.input.checked && into === active && !player.playing) player.play(Math.max(0, from - LEAD));
       return written;
     } catch (error) {
@@ -293,8 +297,8 @@ export const piano: Page = (root, state) => {
     const performance: Played = { notes: piece.notes, pedal: piece.pedal };
     const many = Number(candidates.value);
     await desk.working(async () => {
-      const written = await write<Rewritten>(active, piece.origin.model ?? chosen(model), "piano.rewrite", { performance, begin, end, candidates: many }, "Writing anew", opening(performance, begin), begin, end, many === 1);
-      const known = written?.candidates.filter((nats) => nats !== null) ?? [];
+      const written = await write<Rewritten>(active, chosen(active === takes[1] ? other : model), "piano.rewrite", { performance, begin, end, candidates: many }, "Writing anew", opening(performance, begin), begin, end, many === 1);
+      const known = written.candidates.filter((nats) => nats !== null);
       if (known.length > 1) notice(`Of ${many} versions the one is taken that fits best to what follows: ${Math.min(...known).toFixed(2)} nats a token there, up to ${Math.max(...known).toFixed(2)} with others.`, "info");
     });
   }
@@ -315,7 +319,7 @@ export const piano: Page = (root, state) => {
       try {
         const { nats, nats_per_token, tokens } = await job.result;
         if (piece.notes !== notes) return;
-        each.judge = by;
+        piece.origin = { ...piece.origin, judge: by };
         piece.replace(piece, nats ?? undefined, { nats: nats_per_token, tokens }, true);
       } catch (error) {
         desk.told(error);
@@ -366,7 +370,11 @@ export const piano: Page = (root, state) => {
   async function download(format: "mid" | "png" | "wav"): Promise<void> {
     const { piece } = active;
     const { seed: drawn } = piece.origin;
-    if (!desk.busy && format === "wav") desk.say("Playing it into a file");
+    if (format === "wav") {
+      if (recording) return;
+      recording = true;
+      if (!desk.busy) desk.say("Playing it into a file");
+    }
     try {
       const performance: Played = { notes: piece.notes, pedal: piece.pedal };
       const made = format === "wav" ? await toWav(piece, 1, "piano") : await (await post("/api/piano/convert", { performance, format, title: "Performance" })).blob();
@@ -374,6 +382,7 @@ export const piano: Page = (root, state) => {
     } catch (error) {
       desk.told(error);
     }
+    if (format === "wav") recording = false;
     if (!desk.busy) desk.say("");
   }
 
@@ -392,6 +401,7 @@ export const piano: Page = (root, state) => {
 
   function showHeat(): void {
     view.heat = heat.value === "" ? null : heat.value === "all" ? "all" : (Number(heat.value) as Heat);
+    if (view.heat === null) judging?.cancel();
     recolour();
     viewed();
     settle();
@@ -450,18 +460,20 @@ export const piano: Page = (root, state) => {
     ),
   );
   player.source = active.piece;
-  if (left) active.piece.restore(left);
+  transport.length = active.piece.length;
+  takes.forEach(({ roll }) => roll.update());
   arrange();
   transport.changed();
-  if (left) requestAnimationFrame(() => active.roll.fit(active.piece.seconds));
+  requestAnimationFrame(() => active.piece.empty || active.roll.fit(active.piece.seconds));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour, { signal: gone.signal });
 
   return () => {
-    left = active.piece.kept;
+    Object.assign(left, { compare: compare.input.checked, second: active === takes[1] });
     gone.abort();
-    desk.stop();
-    judging?.cancel();
+    desk.leave();
+    judging?.leave();
     clearTimeout(settling);
+    pieces.forEach((piece) => (piece.changed = () => {}));
     transport.close();
     takes.forEach(({ roll }) => roll.close());
   };

@@ -67,6 +67,8 @@ export class Performance implements Source, Version {
   scored = false;
   /** False while notes are still to come. */
   whole = true;
+  /** When the last note ends. */
+  seconds = 0;
   readonly grain = 0.05;
   readonly cushion = CUSHION;
   private until = 0; // all notes before it are there, while others are still to come
@@ -74,7 +76,8 @@ export class Performance implements Source, Version {
   private reach: number[] = []; // the latest end of a note's key and of those before it
   private readonly history = new History<Version>();
 
-  constructor(private readonly changed: () => void) {}
+  /** `changed` is called when it has; a page that shows it says what that is. */
+  constructor(public changed: () => void = () => {}) {}
 
   get empty(): boolean {
     return !this.notes.length;
@@ -84,10 +87,6 @@ export class Performance implements Source, Version {
     return this.whole ? this.seconds : this.until;
   }
 
-  /** When the last note ends. */
-  get seconds(): number {
-    return this.ends.reduce((most, end) => Math.max(most, end), 0);
-  }
 
   begin(place: number): number {
     return place;
@@ -144,6 +143,7 @@ export class Performance implements Source, Version {
     this.mean = mean;
     this.scored = scored;
     this.ends = soundingEnds(this);
+    this.seconds = this.ends.reduce((most, end) => Math.max(most, end), 0);
     let most = 0;
     this.reach = notes.map(([onset, duration]) => (most = Math.max(most, onset + duration)));
     this.changed();
@@ -209,17 +209,9 @@ export class Performance implements Source, Version {
   }
 
   private show(version: Version | undefined): void {
-    if (version) this.restore(version);
-  }
-
-  restore(version: Version): void {
+    if (!version) return;
     this.origin = version.origin;
     this.replace(version, version.nats, version.mean, version.scored);
-  }
-
-  /** What is kept while another page is shown. */
-  get kept(): Version | null {
-    return this.empty ? null : this.version;
   }
 }
 

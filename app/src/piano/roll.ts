@@ -86,7 +86,8 @@ export class Roll {
   /** To be called when the piece has changed. */
   update(): void {
     const { notes } = this.piece;
-    this.cursor.note = -1;
+    const chosen = notes[this.cursor.note];
+    if (chosen?.[0] !== this.cursor.time || chosen[2] !== this.cursor.pitch) this.cursor.note = -1;
     let [low, high] = [HIGHEST, LOWEST];
     for (const [, , pitch] of notes) {
       low = Math.min(low, pitch);

@@ -90,11 +90,22 @@ export class Player {
   }
 
   stop(at = this.position()): void {
-    clearInterval(this.timer);
     this.cut();
+    this.halt(at);
+  }
+
+  private halt(at: number): void {
+    clearInterval(this.timer);
     this.playing = this.starved = false;
     this.rest = at;
     this.changed();
+  }
+
+  /** To be called when the page is hidden or shown: timers run seldom from now on, or the browser has stopped sound. */
+  attend(): void {
+    if (!this.playing) return;
+    this.wake();
+    this.tick();
   }
 
   seek(place: number): void {
@@ -133,6 +144,14 @@ export class Player {
     return !this.source.whole && this.source.length - this.next < this.source.cushion;
   }
 
+  /** What is played again and again; shorter than what is handed over at once it would only rattle. */
+  private get lap(): [number, number] | null {
+    if (!this.loops) return null;
+    const [from, to] = this.region ?? [0, Infinity];
+    const end = Math.min(to, this.source.length);
+    return end - from >= this.source.grain ? [from, to] : null;
+  }
+
   private cut(): void {
     this.synth?.silence();
     this.sounding.clear();
@@ -148,21 +167,20 @@ export class Player {
     if (!context || !synth) return;
     const now = context.currentTime;
     if (now >= this.ending) {
-      this.stop(0);
+      this.halt(0); // the last tones die away by themselves
       return;
     }
     const horizon = now + (document.hidden ? AHEAD_HIDDEN : AHEAD_SECONDS);
     while (this.ending === Infinity) {
-      const { source } = this;
-      const end = this.loops && this.region ? Math.min(this.region[1], source.length) : source.length;
-      if (this.next >= end && (source.whole || (this.loops && this.region && end === this.region[1]))) {
-        if (!this.loops || !end) {
-          this.silence(this.when);
+      const { source, lap } = this;
+      const end = Math.min(lap?.[1] ?? Infinity, source.length);
+      if (this.next >= end && (source.whole || end === lap?.[1])) {
+        this.silence(this.when); // or a note across the border would not be struck anew
+        if (!lap) {
           this.ending = this.when;
           return;
         }
-        this.silence(this.when); // or a note across the border would not be struck anew
-        this.next = source.begin(this.region?.[0] ?? 0);
+        this.next = source.begin(lap[0]);
       }
       if (this.next >= source.length && !this.starved) {
         this.silence(this.when);

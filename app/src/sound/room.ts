@@ -30,12 +30,9 @@ export function echo(rate: number): Float32Array<ArrayBuffer>[] {
   return made.map((side) => side.map((value) => value * scale));
 }
 
-/** Never much too loud. */
+/** Forty keys struck as hard as can be stay below what a loudspeaker is given at most; single notes pass as they are. */
 export function limiter(context: BaseAudioContext): DynamicsCompressorNode {
-  const limit = context.createDynamicsCompressor();
-  limit.threshold.value = -10;
-  limit.ratio.value = 6;
-  return limit;
+  return new DynamicsCompressorNode(context, { threshold: -18, knee: 12, ratio: 12, attack: 0.002, release: 0.2 });
 }
 
 /** What sounds into the result is heard at `output` in the room. */

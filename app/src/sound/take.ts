@@ -8,6 +8,8 @@ export interface Origin {
   seed: number | null;
   /** What of it the model did not write. */
   note?: string;
+  /** Who said what surprised, where no model wrote it. */
+  judge?: Model;
 }
 
 interface Written {
@@ -20,8 +22,7 @@ interface Written {
 export class Take<P extends Written, R extends { root: HTMLElement }> {
   readonly root: HTMLElement;
   readonly listen: HTMLButtonElement;
-  /** Who said what surprised, where no model wrote it. */
-  judge: Model | null = null;
+  private several = false;
   private readonly title = h("h3");
   private readonly cost = h("span", { className: "soft take-cost" });
 
@@ -32,11 +33,11 @@ export class Take<P extends Written, R extends { root: HTMLElement }> {
   }
 
   caption(): void {
-    const { piece, judge } = this;
-    const { model, seed, note = "" } = piece.origin;
+    const { piece } = this;
+    const { model, seed, note = "", judge } = piece.origin;
     const mean = piece.mean;
     const origin = [model ? namedModel(model) : "", seed === null ? "" : `seed ${seed}`, note];
-    this.title.textContent = origin.filter(Boolean).join(" · ") || (piece.empty ? `The ${this.name}: nothing yet` : "Your piece");
+    this.title.textContent = origin.filter(Boolean).join(" · ") || (!piece.empty ? "Your piece" : this.several ? `The ${this.name}: nothing yet` : "Nothing yet");
     this.title.className = model?.position === "rope" ? "rope" : model?.position === "pope" ? "pope" : "";
     const by = !model && judge ? `, by ${namedModel(judge)}` : "";
     this.cost.textContent = mean ? `${mean.nats.toFixed(3)} nats a token (${mean.tokens} tokens${by})` : "";
@@ -44,6 +45,7 @@ export class Take<P extends Written, R extends { root: HTMLElement }> {
 
   /** How it stands beside others: `shown` are those in sight. */
   arrange(shown: boolean, several: boolean, active: boolean): void {
+    this.several = several;
     this.root.hidden = !shown;
     this.root.classList.toggle("active", several && active);
     this.listen.hidden = !several;

@@ -5,9 +5,7 @@ export const INSTRUMENTS = { organ: "Organ", piano: "Piano", strings: "Strings" 
 export type Instrument = keyof typeof INSTRUMENTS;
 
 export interface Tone {
-  samples: Float32Array<ArrayBuffer>;
-  /** Samples a second. */
-  rate: number;
+  sound: AudioBuffer;
   /** It goes on as long as it is held, and its last sample is the first again; else it fades by itself. */
   loops: boolean;
   /** How much faster than it was made it is to be played. */
@@ -39,10 +37,10 @@ const falling = (count: number, power: number) => Array.from({ length: count }, 
 
 const HELD: Record<Exclude<Instrument, "piano">, Held> = {
   // A principal with its octave, twelfth and superoctave.
-  organ: { harmonics: [1, 0.7, 0.42, 0.38, 0.1, 0.2, 0.05, 0.16, 0.02, 0.04, 0, 0.05], spread: 5, attack: 0.03, release: 0.14, loudness: 0.13, cutoff: (frequency) => frequency * 8 + 1500 },
-  strings: { harmonics: falling(24, 1.05), spread: 12, attack: 0.09, release: 0.22, loudness: 0.12, cutoff: (frequency) => frequency * 4 + 900 },
+  organ: { harmonics: [1, 0.7, 0.42, 0.38, 0.1, 0.2, 0.05, 0.16, 0.02, 0.04, 0, 0.05], spread: 5, attack: 0.03, release: 0.14, loudness: 0.065, cutoff: (frequency) => frequency * 8 + 1500 },
+  strings: { harmonics: falling(24, 1.05), spread: 12, attack: 0.09, release: 0.22, loudness: 0.06, cutoff: (frequency) => frequency * 4 + 900 },
 };
-const PIANO: Timbre = { attack: 0.002, release: 0.2, loudness: 0.36 };
+const PIANO: Timbre = { attack: 0.002, release: 0.2, loudness: 0.18 };
 const CYCLE = 4096;
 const CLASSES = 5; // of velocity: within one only the loudness differs
 const SEMITONES = 3; // from one struck tone to the next: those between are played faster or slower
@@ -97,7 +95,8 @@ function held({ harmonics, spread, cutoff }: Held, frequency: number): Tone {
   const cycles = Math.round(1 / (2 ** (spread / 1200) - 1));
   const low = frequency * 2 ** (-spread / 2400);
   const length = Math.round((cycles / low) * RATE);
-  const samples = new Float32Array(length + 1);
+  const sound = new AudioBuffer({ length: length + 1, sampleRate: RATE });
+  const samples = sound.getChannelData(0);
   const cycle = oneCycle(harmonics, frequency, Math.min(cutoff(frequency), 16000));
   for (const turns of [cycles, cycles + 1]) {
     for (let index = 0; index < samples.length; index++) {
@@ -106,7 +105,7 @@ function held({ harmonics, spread, cutoff }: Held, frequency: number): Tone {
       samples[index] += cycle[before] + (cycle[before + 1] - cycle[before]) * (place - before);
     }
   }
-  return { samples, rate: RATE, loops: true, speed: 1 };
+  return { sound, loops: true, speed: 1 };
 }
 
 /** A cycle and its first value again. As loud as it is before it is dulled: its highest value is then 1. */
@@ -127,7 +126,8 @@ function struck(pitch: number, strength: number): Tone {
   const frequency = frequencyOf(pitch);
   const rate = pitch < 78 ? RATE / 2 : RATE; // low strings have nothing to say up there
   const fading = 0.4 + Math.max(0, 96 - pitch) / 50; // seconds
-  const samples = new Float32Array(Math.round(Math.min(LONGEST, 10 * fading) * rate));
+  const sound = new AudioBuffer({ length: Math.round(Math.min(LONGEST, 10 * fading) * rate), sampleRate: rate });
+  const samples = sound.getChannelData(0);
   const stiffness = 0.0003 * 2 ** ((pitch - 60) / 12);
   const steepness = 2.5 - 1.35 * strength; // soft hammers excite few partials
   for (let partial = 1; partial <= 32; partial++) {
@@ -139,7 +139,7 @@ function struck(pitch: number, strength: number): Tone {
   }
   knock(samples, rate, strength);
   settle(samples, rate);
-  return { samples, rate, loops: false, speed: 1 };
+  return { sound, loops: false, speed: 1 };
 }
 
 /**

@@ -10,6 +10,9 @@ declare global {
   }
 }
 
+/** As loud as it was when a page was left. */
+let loudness = 0.8;
+
 interface Follower {
   /** Something is there to be played, or will be. */
   ready(): boolean;
@@ -24,22 +27,25 @@ interface Follower {
 export class Transport {
   readonly player = new Player(() => this.changed());
   readonly play = button("▶ Play", () => this.toggle(), { className: "primary play" });
-  readonly volume = slider(0.8, 0, 1.5, 0.01, (value) => this.player.setVolume(value));
+  readonly volume = slider(loudness, 0, 1, 0.01, (value) => this.player.setVolume((loudness = value)));
   private readonly seek: HTMLInputElement;
   private readonly loop = check("Loop (what is marked, or all)", false, () => (this.player.loops = this.loop.input.checked));
   private frame = 0;
+  private named = NaN; // the place that the slider reads out
   private readonly preparing: number;
   private unprepare = () => {};
 
   /** `step` is how far a key moves the position. */
   constructor(private readonly follower: Follower, private readonly step: number, instrument: Instrument, gone: AbortSignal) {
     this.player.instrument = instrument;
+    this.player.setVolume(loudness);
     this.seek = slider(0, 0, 0, step, (value) => this.player.seek(value));
     this.preparing = window.setTimeout(() => {
       this.player.prepare();
       this.unprepare = prepareTones(this.player.instrument);
     }, 200);
     document.addEventListener("keydown", (event) => this.key(event), { signal: gone });
+    document.addEventListener("visibilitychange", () => this.player.attend(), { signal: gone });
     window.seqpopeStudio = { level: () => this.player.level() };
   }
 
@@ -50,6 +56,7 @@ export class Transport {
   /** How far it can be sought. */
   set length(places: number) {
     this.seek.max = String(places);
+    this.named = NaN; // it may have been less far than it is
   }
 
   toggle(): void {
@@ -76,7 +83,8 @@ export class Transport {
     const at = this.player.position();
     this.follower.at(at);
     const shown = Math.floor(at / this.step) * this.step;
-    if (Number(this.seek.value) !== shown) {
+    if (this.named !== shown) {
+      this.named = shown;
       this.seek.value = String(shown);
       this.seek.setAttribute("aria-valuetext", this.follower.name(shown));
     }
@@ -88,7 +96,7 @@ export class Transport {
     const typing = target.matches("input:not([type=range]), textarea, select");
     if (event.key === " " && !typing && !target.matches("button, summary, a")) {
       event.preventDefault();
-      this.toggle();
+      if (!event.repeat) this.toggle();
     } else if ((event.ctrlKey || event.metaKey) && !typing && "zy".includes(event.key.toLowerCase())) {
       event.preventDefault();
       if (event.key.toLowerCase() === "y" || event.shiftKey) this.follower.redo();

@@ -1,7 +1,7 @@
 // Music as a WAV file, of the tones and in the room that the page plays it with, only faster than it sounds.
 import { Reverb } from "./reverb";
 import { echo, limiter } from "./room";
-import type { Source } from "./source";
+import type { Sound, Source } from "./source";
 import { envelope, type Instrument, loudness, RATE, type Tone, tone } from "./tones";
 
 const TAIL_SECONDS = 2; // for the room to die away
@@ -20,9 +20,10 @@ interface Mixed {
 
 /** `pace` is how many seconds a unit of the source takes. */
 export async function toWav(source: Source, pace: number, instrument: Instrument): Promise<Blob> {
-  const all = await mixedOf(source, pace, instrument);
+  const { length } = source; // it may be changed meanwhile
+  const all = await mixedOf(source.sounds(0, length, () => -1), length, pace, instrument);
   const { attack, release } = envelope(instrument);
-  const total = Math.ceil((source.length * pace + TAIL_SECONDS) * RATE);
+  const total = Math.ceil((length * pace + TAIL_SECONDS) * RATE);
   const sections: Section[] = [];
   const pause = breathing();
   const reverb = new Reverb(echo(RATE));
@@ -61,11 +62,11 @@ function limited(before: Float32Array[], sides: Float32Array[]): Promise<AudioBu
 }
 
 /** When and how each sound is to be mixed: an end that is not told is its key's next sound. */
-async function mixedOf(source: Source, pace: number, instrument: Instrument): Promise<Mixed[]> {
+async function mixedOf(sounds: Sound[], length: number, pace: number, instrument: Instrument): Promise<Mixed[]> {
   const all: Mixed[] = [];
   const sounding = new Map<number, Mixed>();
   const pause = breathing();
-  for (const { at, key, pitch, velocity, pan, end = source.length } of source.sounds(0, source.length, () => -1)) {
+  for (const { at, key, pitch, velocity, pan, end = length } of sounds) {
     const before = sounding.get(key);
     if (before) before.to = Math.min(before.to, at * pace);
     sounding.delete(key);
@@ -88,11 +89,12 @@ function breathing(): () => Promise<void> | void {
 }
 
 function mix(sides: Float32Array[], note: Mixed, first: number, attack: number, release: number): void {
-  const { samples, rate, loops, speed } = note.tone;
+  const { sound, loops, speed } = note.tone;
+  const samples = sound.getChannelData(0);
   const begin = Math.round(note.from * RATE);
   const rising = Math.round(attack * RATE);
   const letGo = Math.max(Math.round(note.to * RATE) - begin, rising);
-  const step = (rate * speed) / RATE;
+  const step = (sound.sampleRate * speed) / RATE;
   const lasts = loops ? Infinity : Math.floor((samples.length - 2) / step);
   const until = Math.min(letGo + Math.round(2.5 * release * RATE), lasts, first + sides[0].length - begin);
   const toLeft = note.loud * Math.cos(((note.pan + 1) * Math.PI) / 4);
@@ -146,8 +148,8 @@ function rounded(sound: AudioBuffer, from: number): Section {
   for (const channel of channels) for (const value of channel) peak = Math.max(peak, Math.abs(value));
   const samples = new Int16Array(channels[0].length * 2);
   for (let index = 0; index < channels[0].length; index++) {
-    samples[2 * index] = (channels[0][index] / peak) * 32767;
-    samples[2 * index + 1] = (channels[1][index] / peak) * 32767;
+    samples[2 * index] = Math.round((channels[0][index] / peak) * 32767);
+    samples[2 * index + 1] = Math.round((channels[1][index] / peak) * 32767);
   }
   return { samples, peak };
 }
@@ -157,7 +159,7 @@ function encoded(sections: Section[]): Blob {
   let size = 0;
   for (const section of sections) {
     const scale = (PEAK * section.peak) / peak;
-    for (let index = 0; index < section.samples.length; index++) section.samples[index] *= scale;
+    for (let index = 0; index < section.samples.length; index++) section.samples[index] = Math.round(section.samples[index] * scale);
     size += section.samples.byteLength;
   }
   const head = new DataView(new ArrayBuffer(44));
