@@ -388,7 +388,7 @@ def convert(asked: requests.PianoConverted, context: Context) -> bytes:
 def read(uploaded: dict[str, Any], context: Context) -> dict[str, Any]:
     """An uploaded MIDI file, {"suffix", "content"}, as a performance.
 
-    Of one that is longer than the studio takes it is the beginning; "left_out" is how many notes are not in it, and
+    Of one that is longer than the studio takes it is the beginning; "left_out" is how many notes are not in it,
     "seconds" how long what is there lasts.
 
     Raises:
