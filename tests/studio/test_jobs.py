@@ -119,8 +119,8 @@ def test_those_that_wait_and_are_deserted_make_room(jobs, monkeypatch):
     waiting = []
 
     async def listen() -> None:
-        async for _ in jobs.events(working):
-            if len(waiting) < MOST_WAITING:
+        async for _, name, _ in jobs.events(working):
+            if name == "begun":
                 monkeypatch.setattr("seqpope.studio.jobs.DESERTED_SECONDS", 0.1)  # of the others
                 waiting.extend(jobs.submit("wait", None) for _ in range(MOST_WAITING))
                 await asyncio.sleep(0.2)

@@ -191,8 +191,7 @@ class TestGenerate:
             words = ["--prompt", str(tmp_path / "prompt.mid"), "--prompt-seconds", "3.7"]
             uploaded = {"suffix": ".mid", "content": (tmp_path / "prompt.mid").read_bytes()}
             read = piano.read(uploaded, Context(print, lambda: False))
-            read.pop("seconds")
-            opening = {"opening": read, "cut": 3.7}
+            opening = {"opening": {name: read[name] for name in ("notes", "pedal")}, "cut": 3.7}
         words += ["--seconds", "2", "--seed", "5", "--keys", "40-80", "--polyphony", "3", "--top-k", "50"]
         assert main(["generate", "--checkpoint", str(file), "--out", str(tmp_path / "out.mid"), *words]) == 0
         sampling = {"top_k": 50}
