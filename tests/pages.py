@@ -1,9 +1,15 @@
-"""What tests of the studio's pages share: waiting, pressing, downloading."""
+"""What tests of the studio share: a studio in a process of its own; waiting, pressing, downloading on a page."""
 
 from __future__ import annotations
 
 import io
+import re
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import mido
 
@@ -13,6 +19,23 @@ SECONDS = 60.0
 NAMELESS = """() => [...document.querySelectorAll("main :is(button, input, select, canvas)")]
     .filter((each) => ![each, ...(each.labels ?? [])].some((it) => it.ariaLabel || it.textContent.trim()))
     .map((each) => each.outerHTML)"""
+
+
+@contextmanager
+def running_studio(folder: Path, *words: str) -> Iterator[str]:
+    """The address of a studio over folder/runs and folder/data."""
+    command = [sys.executable, "-m", "seqpope", "app", "--port", "0", "--runs", str(folder / "runs")]
+    command += ["--data_folder", str(folder / "data"), *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.search(r"http://\S+", line)
+            assert found, f"no address in {line!r}"
+            yield found[0].rstrip("/")
+        finally:
+            process.terminate()
+            process.wait(20)
 
 
 def until(page, expression: str, seconds: float = SECONDS) -> None:

@@ -593,6 +593,7 @@ class TestInterrupted:
             assert (run / "result.json").is_file()
             assert (tmp_path / "runs" / "x" / "report.md").is_file()
 
+    @pytest.mark.slow
     def test_twice_stops_at_once(self, tmp_path, start):
         """A second Ctrl-C does not wait for the step that is under way."""
         code = (

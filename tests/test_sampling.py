@@ -426,7 +426,7 @@ class TestDone:
             assert drawn.ids.shape[1] == max(last) + 1
 
     @pytest.mark.parametrize("particles", [1, 4])
-    @pytest.mark.parametrize("pick", ["likeliest", "any"])
+    @pytest.mark.parametrize("pick", [pytest.param("likeliest", marks=pytest.mark.slow), "any"])
     @pytest.mark.parametrize("config", [{}, {"temperature": 0.5, "top_k": 5}, {"repetition_penalty": 1.3}])
     def test_a_seed_draws_the_same_beside_longer_ones(self, particles, pick, config):
         options = {"pick": pick, "config": SamplingConfig(**config), "resample_every": 3}

@@ -119,7 +119,11 @@ class TestModel:
 
 @pytest.mark.parametrize(
     ("average", "delta"),
-    [(0.0, {}), (0.9, {"delta_rate": 4.0, "delta_decay": 0.5}), (0.0, {"delta_learned": False})],
+    [
+        (0.0, {}),
+        (0.9, {"delta_rate": 4.0, "delta_decay": 0.5}),
+        pytest.param(0.0, {"delta_learned": False}, marks=pytest.mark.slow),
+    ],
 )
 def test_runs_are_those_of_seeds_trained_alone(data, tmp_path, average, delta):
     config = make_config(data, tmp_path / "side")

@@ -314,7 +314,7 @@ def clicked(view, name, at):
     return [" ".join(text.split()) for text in found]
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [pytest.param(1280, "light", marks=pytest.mark.slow), (390, "dark")])
 def test_in_a_browser(browser, page, values, width, scheme):
     view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     said, asked = [], []

@@ -170,6 +170,7 @@ class TestArchive:
         assert "already prepared" not in "".join(said)
         assert forced == first
 
+    @pytest.mark.slow  # TestStretch has it too
     def test_processes_make_the_same_store(self, tmp_path, archive, monkeypatch):
         alone, _ = prepare(tmp_path / "a", archive)
         monkeypatch.setattr(data_prep.maestro, "FILES_AT_ONCE", 2)

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-
-
-@contextmanager
-def running_studio(folder: Path, *words: str) -> Iterator[str]:
-    """The address of a studio over folder/runs and folder/data."""
-    command = [sys.executable, "-m", "seqpope", "app", "--port", "0", "--runs", str(folder / "runs")]
-    command += ["--data_folder", str(folder / "data"), *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            found = re.search(r"http://\S+", line)
-            assert found, f"no address in {line!r}"
-            yield found[0].rstrip("/")
-        finally:
-            process.terminate()
-            process.wait(20)
+from pages import running_studio
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import running_studio
+from pages import running_studio
 
 pytestmark = pytest.mark.slow  # a browser; test_genome_page.py is the one that always runs
 

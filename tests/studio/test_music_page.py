@@ -8,8 +8,7 @@ import wave
 
 import numpy as np
 import pytest
-from conftest import running_studio
-from pages import NAMELESS, done, download, heard, midi_line, notices, press, until
+from pages import NAMELESS, done, download, heard, midi_line, notices, press, running_studio, until
 
 pytestmark = pytest.mark.slow  # a browser; test_genome_page.py is the one that always runs
 

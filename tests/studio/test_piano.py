@@ -13,7 +13,7 @@ import numpy as np
 import pretty_midi
 import pytest
 import torch
-from conftest import running_studio
+from pages import running_studio
 from piano_pieces import midi_bytes, note
 
 from seqpope.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint

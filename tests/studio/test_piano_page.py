@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from conftest import running_studio
-from pages import NAMELESS, done, download, heard, midi_line, notices, press, until
+from pages import NAMELESS, done, download, heard, midi_line, notices, press, running_studio, until
 
 from seqpope.domains.music.piano.codec import Performance, parse_midi, write_midi
 

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import running_studio
 from fastapi.testclient import TestClient
+from pages import running_studio
 
 from seqpope.errors import SeqpopeError
 from seqpope.studio.server import MOST_CLERICAL, POSTS_A_MINUTE, Settings, make_app
@@ -452,6 +452,16 @@ class TestJobs:
 
 
 class TestProcesses:
+    def test_answers_are_sent_at_once(self, client):
+        """On a connection that is kept an answer's end would else wait 40 ms for the client's word."""
+        client.get("/api/state")
+        times = []
+        for _ in range(12):
+            began = time.monotonic()
+            client.get("/api/state")
+            times.append(time.monotonic() - began)
+        assert min(times) < 0.035
+
     @pytest.mark.slow
     def test_one_killed_in_the_middle(self, tmp_path):
         with process_of(tmp_path) as (process, address), httpx.Client(base_url=address, timeout=120) as client:
