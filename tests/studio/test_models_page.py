@@ -92,6 +92,7 @@ def test_a_run_that_trains_grows(page, folder):
     page.keyboard.press("End")  # the chart has kept the focus
     assert told.inner_text() == "pope-seed0, training: 3.5000 nats/token at step 11"
     page.locator("summary", has_text="Values as a table").first.click()
+    page.locator(".values tbody tr").first.wait_for()  # it is filled when it has opened
     assert page.locator(".values tbody tr").count() == 11
 
 

@@ -293,6 +293,7 @@ def test_leaving_cancels_and_the_piece_is_there_again(page, pianos, midi):
 
 def test_what_is_written_over_is_there_again_when_the_page_was_left(page, midi):
     sparse(page)
+    page.get_by_label("Notes at once").select_option("8")  # so many that it is not done when the page is left
     page.get_by_label("Versions to write anew").select_option("1")
     bring(page, midi)
     canvas(page).focus()
