@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,16 +51,6 @@ class Entry:
 
 def read_header(file: Path) -> dict[str, Any] | None:
     """What a checkpoint says of itself (`CheckpointInfo`); None if it is no checkpoint that can be read."""
-    try:
-        known = file.stat()
-    except OSError:
-        return None
-    return _read_header(file, known.st_mtime_ns, known.st_size)
-
-
-@functools.lru_cache(maxsize=256)
-def _read_header(file: Path, changed: int, size: int) -> dict[str, Any] | None:
-    """Kept as long as the file is as it was: a page that is opened asks for the headers of all models."""
     try:
         found = vars(read_info(file))
     except CheckpointError:

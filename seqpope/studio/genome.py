@@ -20,15 +20,13 @@ from seqpope.domains.genome.store import open_genome
 from seqpope.domains.genome.tracks import Place, parse_place
 from seqpope.errors import SeqpopeError
 from seqpope.studio import requests
-from seqpope.studio.worker import Context
+from seqpope.studio.worker import Context, tokens_at_once
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from seqpope.generate.draw import Model
     from seqpope.score.likelihood import Likelihood, Pending, Row
-
-AT_ONCE = {"cpu": 2048}  # tokens read between two looks at whether to stop; elsewhere what `score` reads
 
 
 class Loaded(NamedTuple):
@@ -46,7 +44,7 @@ def load(context: Context, file: str) -> Loaded:
 
     def read(path: Path) -> Loaded:
         model, tokenizer = load_model(path, "auto")
-        many = AT_ONCE.get(model.device, 16384)
+        many = tokens_at_once(model.device)
         likelihood = Likelihood(model.transformer, model.info, device=model.device, batch_tokens=many)
         return Loaded(model, tokenizer, likelihood)
 

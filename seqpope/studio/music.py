@@ -13,7 +13,7 @@ import numpy as np
 from seqpope.domains.music.chorales.codec import SCORE_SUFFIXES, SILENCE, VOICES, Chorale, read_score
 from seqpope.errors import SeqpopeError
 from seqpope.studio import requests
-from seqpope.studio.worker import Context
+from seqpope.studio.worker import Context, tokens_at_once
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,32 +110,40 @@ def generate(job: dict[str, Any], context: Context) -> dict[str, Any]:
 
 def surprise(job: dict[str, Any], context: Context) -> dict[str, Any]:
     """Nats of each token of a grid given all before it, in windows of the training length; (steps, 4)."""
-    import torch
-
-    from seqpope.data.shards import SCORED, Split
     from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
-    from seqpope.nll import score_split
 
     asked: requests.Surprise = job["arguments"]
     model = load(context, job["file"])
-    tokens = ChoraleTokenizer().encode(as_chorale(asked.grid))
-    split = Split(tokens, np.array([0, len(tokens)]), np.full(len(tokens), SCORED, np.uint8), ["uploaded"])
-    length = model.info.length
-    with torch.inference_mode():
-        nats = score_split(
-            model.transformer,
-            split,
-            model.info.padding_id,
-            length=length,
-            stride=max(4, length // 2),
-            device=model.device,
-            progress=lambda done, total: context.emit("progress", {"done": done, "of": total}),
-        )
+    nats = nats_of(model, ChoraleTokenizer().encode(as_chorale(asked.grid)), context, least=len(VOICES))
     return {
         "nats": np.round(nats.reshape(-1, len(VOICES)), 4).tolist(),
         "nats_per_token": float(nats.mean()),
         "position": model.info.position,
     }
+
+
+def nats_of(model: Model, ids: np.ndarray, context: Context, least: int = 1) -> np.ndarray:
+    """Nats of each token of one document, (L,), in windows of the training length that move on by half of it.
+
+    Emits "progress"; windows move on by `least` tokens at least.
+    """
+    import torch
+
+    from seqpope.data.shards import SCORED, Split
+    from seqpope.nll import score_split
+
+    split = Split(ids, np.array([0, len(ids)]), np.full(len(ids), SCORED, np.uint8), ["uploaded"])
+    with torch.inference_mode():
+        return score_split(
+            model.transformer,
+            split,
+            model.info.padding_id,
+            length=model.info.length,
+            stride=max(least, model.info.length // 2),
+            device=model.device,
+            batch_tokens=tokens_at_once(model.device),
+            progress=lambda done, total: context.emit("progress", {"done": done, "of": total}),
+        )
 
 
 def as_chorale(grid: list[list[int | None]], title: str = "") -> Chorale:

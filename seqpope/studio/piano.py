@@ -18,7 +18,8 @@ from seqpope.domains.music.piano.codec import HIGHEST_KEY, LOWEST_KEY, Performan
 from seqpope.domains.music.piano.tokenizer import PARTS
 from seqpope.errors import SeqpopeError
 from seqpope.studio import requests
-from seqpope.studio.worker import Context
+from seqpope.studio.music import nats_of
+from seqpope.studio.worker import Context, tokens_at_once
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 SUFFIXES = (".mid", ".midi")
 INTERVAL = 0.25  # seconds between two tellings of what is drawn
 FOLLOWING = 4.0  # seconds behind what is written anew, by which candidates are judged
-AT_ONCE = {"cpu": 2048}  # tokens read between two looks at whether to stop; elsewhere what `score_split` reads
 DURATION = PARTS.index("duration")
 
 
@@ -317,7 +317,7 @@ def nats_of_following(
         start += len(ids)
     tokens, starts = np.concatenate(documents), np.cumsum([0, *map(len, documents)])
     split = Split(tokens, starts, np.full(len(tokens), SCORED, np.uint8), [""] * len(versions))
-    many = AT_ONCE.get(model.device, 16384)
+    many = tokens_at_once(model.device)
     for batch in window_batches(split, model.info.padding_id, windows, batch_tokens=many):
         context.check()
         logits = model.transformer(batch.ids.to(model.device))
@@ -337,27 +337,11 @@ def surprise(job: dict[str, Any], context: Context) -> dict[str, Any]:
 
     None of a note that performance tokens drop: of a key that is struck twice within 10 ms the last alone is kept.
     """
-    import torch
-
-    from seqpope.data.shards import SCORED, Split
-    from seqpope.nll import score_split
-
     asked: requests.PianoSurprise = job["arguments"]
     model, tokenizer, _ = load(context, job["file"])
-    played, length = as_performance(asked.performance), model.info.length
+    played = as_performance(asked.performance)
     ids = tokenizer.encode(played)
-    split = Split(ids, np.array([0, len(ids)]), np.full(len(ids), SCORED, np.uint8), ["uploaded"])
-    with torch.inference_mode():
-        nats = score_split(
-            model.transformer,
-            split,
-            model.info.padding_id,
-            length=length,
-            stride=max(1, length // 2),
-            device=model.device,
-            batch_tokens=AT_ONCE.get(model.device, 16384),
-            progress=lambda done, total: context.emit("progress", {"done": done, "of": total}),
-        )
+    nats = nats_of(model, ids, context)
     costs = costs_of(tokenizer, ids, nats)
     return {
         "nats": costs.told(tokenizer.numbers(played)),

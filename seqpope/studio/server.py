@@ -26,7 +26,7 @@ from starlette.exceptions import HTTPException
 
 import seqpope
 from seqpope.errors import SeqpopeError
-from seqpope.studio import genome_routes, models_routes, piano_routes, requests
+from seqpope.studio import genome_routes, models_routes, requests
 from seqpope.studio.catalogue import Catalogue
 from seqpope.studio.jobs import Jobs
 from seqpope.studio.worker import Worker
@@ -193,6 +193,18 @@ class Studio:
         return None
 
 
+def _add_files(app: FastAPI, studio: Studio, page: str) -> None:
+    """Add the routes by which a page's files are read and written."""
+
+    @app.post(f"/api/{page}/read")
+    async def read(name: str, request: Request) -> Any:
+        return await studio.read(f"{page}.read", name, request)
+
+    @app.post(f"/api/{page}/convert")
+    async def convert(body: Annotated[Any, Body()]) -> Response:
+        return await studio.convert(f"{page}.convert", body)
+
+
 def told(message: str, status: int = 400) -> JSONResponse:
     """An error in words."""
     return JSONResponse({"error": message}, status)
@@ -286,15 +298,8 @@ def make_app(settings: Settings) -> FastAPI:
 
         return StreamingResponse(lines(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
-    @app.post("/api/music/read")
-    async def read(name: str, request: Request) -> Any:
-        return await studio.read("music.read", name, request)
-
-    @app.post("/api/music/convert")
-    async def convert(body: Annotated[Any, Body()]) -> Response:
-        return await studio.convert("music.convert", body)
-
-    piano_routes.add(app, studio)
+    for name in ("music", "piano"):
+        _add_files(app, studio, name)
     genome_routes.add(app, studio)
     models_routes.add(app, studio)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -26,7 +26,14 @@ from seqpope.errors import SeqpopeError
 
 T = TypeVar("T")
 STOP_SECONDS = 5.0  # that a job has to stop before its process is killed
+AT_ONCE = {"cpu": 2048}  # tokens that a model reads between two looks at whether to stop, by device
+OTHERWISE = 16384
 STARTED_SECONDS = 120.0  # that a process has to start, with all its imports
+
+
+def tokens_at_once(device: str) -> int:
+    """How many tokens a model on that device reads between two looks at whether its job is to stop."""
+    return AT_ONCE.get(device, OTHERWISE)
 
 
 class Cancelled(Exception):

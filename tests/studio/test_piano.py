@@ -396,7 +396,7 @@ class TestCancel:
             done(file, kind, stopping=lambda: next(asked, None) is None, **arguments)
 
     def test_while_candidates_are_judged(self, file, monkeypatch):
-        monkeypatch.setattr(piano, "AT_ONCE", {"cpu": 1})
+        monkeypatch.setattr(piano, "tokens_at_once", lambda _: 1)
         stop = []
         judge = piano.nats_of_following
 

@@ -1,5 +1,5 @@
 // A piece as the page holds it: four pitches a sixteenth, what each cost the model, and what it was before.
-import { History } from "../sound/history";
+import { Undoable } from "../sound/history";
 import type { Sound, Source } from "../sound/source";
 import type { Origin } from "../sound/take";
 import { USUAL_VELOCITY } from "../sound/tones";
@@ -69,7 +69,7 @@ interface Version {
   origin: Origin;
 }
 
-export class Piece implements Source {
+export class Piece extends Undoable<Version> implements Source {
   grid: Grid = [];
   nats: Nats = [];
   origin: Origin = { model: null, seed: null };
@@ -77,10 +77,6 @@ export class Piece implements Source {
   whole = true;
   readonly grain = 1;
   readonly cushion = CUSHION;
-  private readonly history = new History<Version>();
-
-  /** `changed` is called when it has; a page that shows it says what that is. */
-  constructor(public changed: () => void = () => {}) {}
 
   get length(): number {
     return this.grid.length;
@@ -109,12 +105,8 @@ export class Piece implements Source {
   }
 
   /** Rows are never changed in place, so that a version is a copy of the list alone. */
-  private get version(): Version {
+  protected get version(): Version {
     return { grid: [...this.grid], nats: [...this.nats], origin: this.origin };
-  }
-
-  remember(): void {
-    this.history.remember(this.version);
   }
 
   replace(grid: Grid, nats: Nats = unknown(grid.length)): void {
@@ -139,31 +131,7 @@ export class Piece implements Source {
     this.replace(grid);
   }
 
-  get canUndo(): boolean {
-    return this.history.canUndo;
-  }
-
-  get canRedo(): boolean {
-    return this.history.canRedo;
-  }
-
-  undo(): void {
-    this.show(this.history.undo(this.version));
-  }
-
-  redo(): void {
-    this.show(this.history.redo(this.version));
-  }
-
-  /** What was remembered last is there again, and what came instead is not kept. */
-  takeBack(): void {
-    this.undo();
-    this.history.forget();
-    this.changed();
-  }
-
-  private show(version: Version | undefined): void {
-    if (!version) return;
+  protected show(version: Version): void {
     this.origin = version.origin;
     this.replace(version.grid, version.nats);
   }

@@ -1,5 +1,5 @@
 // A performance as the page holds it: notes and pedal in seconds, what each note cost a model, and what was before.
-import { History } from "../sound/history";
+import { Undoable } from "../sound/history";
 import type { Sound, Source } from "../sound/source";
 import type { Origin } from "../sound/take";
 
@@ -56,7 +56,7 @@ function firstWhere(count: number, holds: (index: number) => boolean): number {
   return low;
 }
 
-export class Performance implements Source, Version {
+export class Performance extends Undoable<Version> implements Source, Version {
   // Never changed in place, so that a version is what was there.
   notes: Note[] = [];
   pedal: [number, number][] = [];
@@ -74,10 +74,6 @@ export class Performance implements Source, Version {
   private until = 0; // all notes before it are there, while others are still to come
   private ends: number[] = [];
   private reach: number[] = []; // the latest end of a note's key and of those before it
-  private readonly history = new History<Version>();
-
-  /** `changed` is called when it has; a page that shows it says what that is. */
-  constructor(public changed: () => void = () => {}) {}
 
   get empty(): boolean {
     return !this.notes.length;
@@ -127,13 +123,9 @@ export class Performance implements Source, Version {
     return best;
   }
 
-  private get version(): Version {
+  protected get version(): Version {
     const { notes, pedal, nats, origin, mean, scored } = this;
     return { notes, pedal, nats, origin, mean, scored };
-  }
-
-  remember(): void {
-    this.history.remember(this.version);
   }
 
   replace({ notes, pedal }: Played, nats: (NoteNats | null)[] = notes.map(() => null), mean: Mean = null, scored = false): void {
@@ -185,31 +177,7 @@ export class Performance implements Source, Version {
     if (this.origin.model) this.origin = { ...this.origin, note: "changed by hand" };
   }
 
-  get canUndo(): boolean {
-    return this.history.canUndo;
-  }
-
-  get canRedo(): boolean {
-    return this.history.canRedo;
-  }
-
-  undo(): void {
-    this.show(this.history.undo(this.version));
-  }
-
-  redo(): void {
-    this.show(this.history.redo(this.version));
-  }
-
-  /** What was remembered last is there again, and what came instead is not kept. */
-  takeBack(): void {
-    this.undo();
-    this.history.forget();
-    this.changed();
-  }
-
-  private show(version: Version | undefined): void {
-    if (!version) return;
+  protected show(version: Version): void {
     this.origin = version.origin;
     this.replace(version, version.nats, version.mean, version.scored);
   }

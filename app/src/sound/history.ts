@@ -1,13 +1,22 @@
-// What was there before, and what was taken back.
+// What can be undone: what a piece was before, and what was taken back.
 
 const MOST_VERSIONS = 100;
 
-export class History<V> {
+/** A piece with its history; a version `V` is all that is to be there again. */
+export abstract class Undoable<V> {
   private readonly past: V[] = [];
   private future: V[] = [];
 
-  remember(version: V): void {
-    this.past.push(version);
+  /** `changed` is called when it has; a page that shows it says what that is. */
+  constructor(public changed: () => void = () => {}) {}
+
+  /** As it is now, never changed in place. */
+  protected abstract get version(): V;
+  protected abstract show(version: V): void;
+
+  /** To be called before a change that can be undone. */
+  remember(): void {
+    this.past.push(this.version);
     if (this.past.length > MOST_VERSIONS) this.past.shift();
     this.future = [];
   }
@@ -20,21 +29,25 @@ export class History<V> {
     return this.future.length > 0;
   }
 
-  /** The version before `now`, if there is one. */
-  undo(now: V): V | undefined {
-    const version = this.past.pop();
-    if (version) this.future.push(now);
-    return version;
+  undo(): void {
+    this.step(this.past, this.future);
   }
 
-  redo(now: V): V | undefined {
-    const version = this.future.pop();
-    if (version) this.past.push(now);
-    return version;
+  redo(): void {
+    this.step(this.future, this.past);
   }
 
-  /** What was taken back last cannot be had again. */
-  forget(): void {
+  /** What was remembered last is there again, and what came instead is not kept. */
+  takeBack(): void {
+    this.undo();
     this.future.pop();
+    this.changed();
+  }
+
+  private step(source: V[], target: V[]): void {
+    const version = source.pop();
+    if (version === undefined) return;
+    target.push(this.version);
+    this.show(version);
   }
 }
