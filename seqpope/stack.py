@@ -38,16 +38,19 @@ from seqpope.training import begin_run, compiles_on, make_optimizer, precision_o
 
 
 class StackedLinear(nn.Module):
-    """M linear maps: (M B, L, C) to (M B, L, C'), `weight` (M, C', C)."""
+    """M linear maps: (M B, L, C) to (M B, L, C'), `weight` (M, C, C').
+
+    That is nn.Linear's weight turned: as the product's own operand its gradient lies in memory as it does, where
+    that of a transposed view would be copied into the parameter's order at every step.
+    """
 
     def __init__(self, models: int, out: int, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(models, out, width))
+        self.weight = nn.Parameter(torch.empty(models, width, out))
 
     def forward(self, x: Tensor) -> Tensor:
-        models, out, width = self.weight.shape
-        y = torch.bmm(x.reshape(models, -1, width), self.weight.transpose(1, 2))
-        return y.view(*x.shape[:-1], out)
+        models, width, out = self.weight.shape
+        return torch.bmm(x.reshape(models, -1, width), self.weight).view(*x.shape[:-1], out)
 
 
 class StackedNorm(nn.Module):
@@ -108,10 +111,13 @@ class StackedTransformer(Transformer):
         for block in self.blocks:
             assert isinstance(block, Block)
             self._exchange(block)
+        linear = {name for name, child in self.named_modules() if isinstance(child, StackedLinear)}
+        self.turned = {f"{name}.weight" for name in linear}
         parts = [model.state_dict() for model in models]
         with torch.no_grad():
             for name, values in self.state_dict().items():
-                values.copy_(torch.stack([part[self._name(name)] for part in parts]).view_as(values))
+                stacked = torch.stack([part[self._name(name)] for part in parts])
+                values.copy_(stacked.transpose(1, 2) if name in self.turned else stacked.view_as(values))
 
     def _exchange(self, module: nn.Module) -> None:
         for name, child in module.named_children():
@@ -151,7 +157,10 @@ class StackedTransformer(Transformer):
         targets = into.state_dict()
         for name, values in self.state_dict().items():
             target = targets[self._name(name)]
-            target.copy_(values.view(self.models, *target.shape)[number])
+            if name in self.turned:
+                target.copy_(values[number].T)
+            else:
+                target.copy_(values.view(self.models, *target.shape)[number])
         return into
 
 

@@ -33,7 +33,7 @@ from seqpope.kernels.forward import pope_forward
 from seqpope.kernels.launch import Launcher, card
 from seqpope.kernels.polar import pope_rotate
 from seqpope.kernels.rotation import RotationTables
-from seqpope.kernels.tiles import LOG2_E, PAD
+from seqpope.kernels.tiles import LOG2_E, PAD, padded_length
 
 
 class Tiles(NamedTuple):
@@ -131,6 +131,13 @@ def choose_tiling(dim: int, length: int, dtype: torch.dtype, device: torch.devic
     return _SMALL_WIDEST if dim > 128 and dtype.itemsize == 2 else SMALL[_padded(dim)]
 
 
+def fit(tiles: Tiles, queries: int, keys: int) -> Tiles:
+    """Tiles of no more rows than short sequences are padded to; the program shrinks with them."""
+    rows, cols = min(tiles.rows, padded_length(queries)), min(tiles.cols, padded_length(keys))
+    whole = (rows, cols) == (tiles.rows, tiles.cols)
+    return tiles if whole else tiles._replace(rows=rows, cols=cols, warps=max(1, tiles.warps // 2))
+
+
 class Problem(NamedTuple):
     """What both passes need besides q, k and v."""
 
@@ -165,13 +172,13 @@ def like_tokens(x: Tensor) -> Tensor:
 def new_row_sums(q: Tensor) -> Tensor:
     """Empty (B, H, Lq rounded up to whole tiles) fp32, one number a query (`padded`)."""
     batch, heads, queries, _ = q.shape
-    return q.new_empty(batch, heads, (queries + PAD - 1) // PAD * PAD, dtype=torch.float32)
+    return q.new_empty(batch, heads, padded_length(queries), dtype=torch.float32)
 
 
 def new_polar(x: Tensor) -> Tensor:
     """Empty (B, H, L rounded up to whole tiles, 2D): rotated queries or keys."""
     batch, heads, length, dim = x.shape
-    return x.new_empty(batch, heads, (length + PAD - 1) // PAD * PAD, 2 * dim)
+    return x.new_empty(batch, heads, padded_length(length), 2 * dim)
 
 
 def launch_rotate(
@@ -180,7 +187,7 @@ def launch_rotate(
 ) -> None:  # fmt: skip
     """Fill polar_q and polar_k (`new_polar`); for the backward pass row_dots too (`new_row_sums`)."""
     (batch, heads, queries, dim), (key_heads, keys) = q.shape, k.shape[1:3]
-    rows = rows or rotated_rows(dim)
+    rows = min(rows or rotated_rows(dim), polar_q.shape[2], polar_k.shape[2])
     key_programs = polar_k.shape[2] // rows * batch * key_heads
     query_programs = polar_q.shape[2] // rows * batch * heads
     _rotate(
@@ -283,7 +290,7 @@ def attention_forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tupl
     """Output (B, H, Lq, D) and the log2 of each query's softmax sum (`new_row_sums`)."""
     out, logsum, polar_q, polar_k = like_tokens(q), new_row_sums(q), new_polar(q), new_polar(k)
     launch_rotate(q, k, polar_q, polar_k, problem)
-    tiles = choose_tiling(q.shape[-1], k.shape[2], q.dtype, q.device).forward
+    tiles = fit(choose_tiling(q.shape[-1], k.shape[2], q.dtype, q.device).forward, q.shape[2], k.shape[2])
     launch_forward(polar_q, polar_k, v, out, logsum, problem, tiles)
     return out, logsum
 
@@ -299,7 +306,8 @@ def attention_backward(
     gradients: tuple[Tensor, Tensor, Tensor],
 ) -> Tensor:  # fmt: skip
     """Fill the gradients of q, k and v, `like_tokens` or parts of a projection; return ddelta (H, D) fp32."""
-    tiling = choose_tiling(q.shape[-1], k.shape[2], q.dtype, q.device)
+    chosen = choose_tiling(q.shape[-1], k.shape[2], q.dtype, q.device)
+    tiling = Tiling(*(fit(tiles, q.shape[2], k.shape[2]) for tiles in chosen))
     # Programmatic dependent launch; the interpreter has none.
     overlap = q.is_cuda and not _forward.interpreted and card(q.device).major >= 9
     polar_q, polar_k, row_dots = new_polar(q), new_polar(k), new_row_sums(q)

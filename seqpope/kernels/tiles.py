@@ -14,9 +14,15 @@ _LOG2_E = tl.constexpr(LOG2_E)
 _SHIFT = tl.constexpr(STEP.bit_length() - 1)
 _LOW = tl.constexpr(STEP - 1)
 PAD = 128  # no tile has more rows
-_PAD = tl.constexpr(PAD)
+SHORT = 64  # nor any tile of sequences no longer than this, which are padded to no more
+_PAD, _SHORT = tl.constexpr(PAD), tl.constexpr(SHORT)
 # Triton compiles a kernel anew for numbers that are 1 or multiples of 16, unless told that it does not matter.
 SIZES = ["key_programs", "pairs", "span", "heads", "queries", "keys", "offset", "threshold"]
+
+
+def padded_length(length: int) -> int:
+    """Rows of a buffer for so many queries or keys: whole tiles, so that loops need no mask."""
+    return SHORT if length <= SHORT else (length + PAD - 1) // PAD * PAD
 
 
 @triton.jit
@@ -162,8 +168,8 @@ def polar_query(
 
 @triton.jit
 def padded(length):
-    """Length of the fp32 vectors that hold a number a query: a whole number of tiles."""
-    return (length + _PAD - 1) // _PAD * _PAD
+    """`padded_length`."""
+    return tl.where(length <= _SHORT, _SHORT, (length + _PAD - 1) // _PAD * _PAD)
 
 
 @triton.jit

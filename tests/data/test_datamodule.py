@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 
@@ -20,7 +21,7 @@ from stores import (
 )
 
 from seqpope.config import DataConfig
-from seqpope.data.datamodule import DrawnBatches, TokenDataModule, TrainingBatches
+from seqpope.data.datamodule import DrawnBatches, TokenDataModule, TrainingBatches, _mean_longest
 from seqpope.data.shards import SCORED, pack
 from seqpope.errors import SeqpopeError
 
@@ -288,9 +289,17 @@ def test_settings_that_make_no_batch(changes, message):
 
 
 class TestOneShape:
-    def test_most_documents_fill_a_window(self):
-        assert make_batches(length=16).whole  # of 21, 40, 8, 33 and 16 tokens
-        assert not make_batches(length=22).whole
+    @pytest.mark.parametrize("count", [1, 2, 3])
+    def test_longest_of_a_batch(self, count):
+        lengths = [21, 40, 8, 33, 16, 16]
+        expected = np.mean([max(drawn) for drawn in itertools.product(lengths, repeat=count)])
+        assert _mean_longest(np.array(lengths), count) == pytest.approx(expected)
+
+    def test_batches_fill_half_a_window(self):
+        """Of 8 and 30 tokens the longest has 19 on average, and 24.5 of two."""
+        for batch, length, whole in [(1, 38, True), (1, 39, False), (2, 49, True), (2, 50, False), (1, 8, True)]:
+            config = DataConfig(length=length, batch_size=batch)
+            assert TrainingBatches(make_split([8, 30]), make_manifest(), config, 0).whole == whole
 
     def test_batches_are_then_as_long_as_it_and_say_the_same(self):
         for step in range(20):
@@ -309,7 +318,7 @@ class TestOneShape:
 
     def test_batches_of_short_documents_stay_short(self):
         batches = TrainingBatches(
-            make_split([8, 8, 30]), make_manifest(), DataConfig(length=20, batch_size=1), 0, pad_whole=True
+            make_split([8, 8, 30]), make_manifest(), DataConfig(length=40, batch_size=1), 0, pad_whole=True
         )
         assert min(batches[step].ids.shape[1] for step in range(10)) == 8
 

@@ -152,6 +152,16 @@ def test_tiles_change_nothing(tiles, monkeypatch):
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("queries", "keys"), [(40, 64), (64, 65), (65, 51)])
+def test_tiles_shrink_with_short_sequences(queries, keys, monkeypatch):
+    """Sequences of at most 64 are padded to 64, and no tile may reach into the next one's."""
+    wide = flash.Tiles(128, 128, 8, 1)
+    monkeypatch.setattr(flash, "choose_tiling", lambda *_: flash.Tiling(wide, wide, wide))
+    inputs = make_inputs(queries, keys, 16, heads=2, batch=2)
+    scope = {"query_offset": keys - queries} if keys > queries else {"causal": False}
+    assert max(errors(inputs, "triton", torch.float32, **scope).values()) < 1e-5
+
+
 @pytest.mark.parametrize("span", [1, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.slow
 def test_order_of_programs_changes_nothing(span, monkeypatch):
