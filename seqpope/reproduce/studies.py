@@ -121,7 +121,7 @@ _BEYOND = {
 }
 
 
-def _extrapolation(name: str, what: str, trained: int) -> Study:
+def _extrapolation(name: str, what: str, trained: int, side_by_side: bool = False) -> Study:
     arms = _BEYOND[name]
     return Study(
         name=f"extrapolation-{name}",
@@ -131,11 +131,12 @@ def _extrapolation(name: str, what: str, trained: int) -> Study:
         arms=arms,
         pairs=((arms[0].label, arms[2].label), (arms[1].label, arms[2].label)),
         seeds=3,
+        side_by_side=side_by_side,
         published=f"{PAPER}, for text: RoPE collapses, PoPE holds",
     )
 
 
-def _ablation(name: str, what: str, preset: str) -> Study:
+def _ablation(name: str, what: str, preset: str, side_by_side: bool = False) -> Study:
     """The paper's ablations, each beside PoPE whole; all started at delta 0, so that one thing differs."""
     whole = Arm("PoPE", "pope", preset, {"model.delta_init": "zero"})
     parts: dict[str, dict[str, Any]] = {
@@ -156,6 +157,7 @@ def _ablation(name: str, what: str, preset: str) -> Study:
         arms=(whole, *arms, Arm("RoPE", "rope", preset, whole.settings)),
         pairs=tuple((label, whole.label) for label in (*parts, "RoPE")),
         seeds=3,
+        side_by_side=side_by_side,
         published=f"{PAPER}, perplexity on text: whole 21.33, no delta 21.42, ReLU 21.55, no softplus 21.57",
     )
 
@@ -248,6 +250,7 @@ STUDIES = {
             arms=(*_JSB, *_JSB_MORE),
             pairs=_pairs(_JSB, _JSB_MORE),
             seeds=3,
+            side_by_side=True,
             published=f"{PAPER}; its protocol is a little another (see a run's report)",
         ),
         Study(
@@ -282,14 +285,15 @@ STUDIES = {
             arms=_JSB_MORE,
             pairs=_pairs(_JSB_MORE),
             seeds=3,
+            side_by_side=True,
             published=f"{PAPER}, figures of magnitudes by frequency for text: RoPE uses few frequencies, PoPE all",
             inspect=True,
         ),
-        _ablation("jsb", "JSB Chorales", "jsb-paper"),
+        _ablation("jsb", "JSB Chorales", "jsb-paper", side_by_side=True),
         _ablation("piano", "piano", "maestro-short"),
         _delta(),
         _extrapolation("piano", "piano", 2048),
-        _extrapolation("jsb", "chorales", 512),
+        _extrapolation("jsb", "chorales", 512, side_by_side=True),
         _extrapolation("genome", "DNA", 1000),
     )
 }
