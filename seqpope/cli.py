@@ -706,7 +706,7 @@ def reproduce(
     take: list[str] | None = None,
     budget: float | None = None,
     seeds: int | None = None,
-    only: str = "",
+    arms: str = "",
     out: Path | None = None,
     documents: Path = Path("benchmarks/results/reproduce"),
     data_folder: Path = Path("data"),
@@ -719,7 +719,7 @@ def reproduce(
         take: Finished runs that stand for an arm.
         budget: Minutes of training, for which every run is shortened alike; all steps if not given.
         seeds: Runs of each arm; as many as the study has if not given.
-        only: Arms to train, by their labels or the beginnings of them, with semicolons between.
+        arms: Those to train, by their labels or the beginnings of them, with semicolons between.
         out: Folder in which one of the study's name is made, runs/reproduce if not given; the same command goes on
             there after Ctrl-C. For `results` the file, RESULTS.md if not given.
         documents: For `results`, the folder of the studies' JSON files.
@@ -759,7 +759,9 @@ def reproduce(
             out,
             budget=None if budget is None else budget / len(chosen),
             seeds=seeds,
-            only=[word.strip() for word in only.split(";") if word.strip()],
+            # Not named `only`: torch.compile writes what follows a word `--only` into the programs that it makes,
+            # as a benchmark's name, and a quotation mark in it breaks them.
+            only=[word.strip() for word in arms.split(";") if word.strip()],
             taken=taken,
             data_folder=data_folder,
             device=device,
