@@ -87,7 +87,13 @@ class TestShipped:
             a, b = (arm_config(arms[label]).as_dict() for label in (first, second))
             for config in (a, b):
                 config.pop("position")
-                for field in ("delta_init", "delta_bound", "delta_learned", "magnitude"):  # RoPE has none
+                for field in (
+                    "delta_init",
+                    "delta_window",
+                    "delta_bound",
+                    "delta_learned",
+                    "magnitude",
+                ):  # PoPE's own
                     config["model"].pop(field)
             assert a == b
 

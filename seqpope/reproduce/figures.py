@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from seqpope.figures import COLOURS, GREY, OTHER_COLOURS, as_png, load_pyplot
+from seqpope.reproduce.lengths import WITH_YARN, series_of
 
 
 def _colours(document: Mapping[str, Any]) -> list[str]:
@@ -69,23 +70,39 @@ def _draw_curves(document: Mapping[str, Any]) -> bytes:
 
 
 def _draw_lengths(document: Mapping[str, Any]) -> bytes:
-    figure, axes = load_pyplot().subplots(figsize=(8, 4.5), layout="constrained")
-    for row, colour in zip(document["rows"], _colours(document), strict=True):
-        for encoding, by_length in row.get("lengths", {}).items():
-            yarn = encoding.endswith("+yarn")
+    """NLL by what is read at once, and by position in the longest window that many documents fill."""
+    figure, (axes, places) = load_pyplot().subplots(1, 2, figsize=(12, 4.8), layout="constrained", sharey=True)
+    rows = document["rows"]
+    for row, colour in zip(rows, _colours(document), strict=True):
+        for label, by_length in series_of(row).items():
+            style: dict[str, Any] = {"color": colour, "linestyle": "--" if label != row["label"] else "-"}
             lengths = [int(length) for length in by_length]
-            values = np.array(list(by_length.values()))  # (lengths, seeds)
-            style: dict[str, Any] = {"color": colour, "linestyle": "--" if yarn else "-"}
-            label = row["label"] + (" with YaRN" if yarn else "")
+            values = np.array([value["second_half"] for value in by_length.values()], float)  # (lengths, seeds)
             axes.plot(lengths, values.mean(1), marker="o", markersize=4, label=label, **style)
             if values.shape[1] > 1:
                 axes.fill_between(lengths, values.min(1), values.max(1), color=colour, alpha=0.15, linewidth=0)
-    trained = document["rows"][0]["recipe"].get("data", {}).get("length")
-    if trained:
-        axes.axvline(trained, color=GREY, linestyle=":", linewidth=1)
-    axes.set_xscale("log", base=2)
+        for name, bins in row.get("positions", {}).get("nats_per_token", {}).items():
+            start, end, nats = np.array(bins).T
+            style = {"color": colour, "linestyle": "--" if name.endswith(WITH_YARN) else "-"}
+            places.plot(np.sqrt((start + 1) * end), nats, linewidth=1.2, **style)
+    trained = rows[0]["recipe"].get("data", {}).get("length")
+    for each in (axes, places):
+        if trained:
+            each.axvline(trained, color=GREY, linestyle=":", linewidth=1)
+        each.set_xscale("log", base=2)
+    first = next(row for row in rows if row.get("lengths"))
+    lengths = [int(length) for length in next(iter(first["lengths"].values()))]
     axes.set_xticks(lengths, [f"{n:,}" for n in lengths])
     axes.minorticks_off()
-    axes.set(xlabel="tokens read at once", ylabel="test NLL, nats/token", title=document["title"])
+    axes.set(xlabel="tokens read at once", ylabel="test NLL, nats/token", title="second halves of windows")
+    at = first["positions"]
+    ticks = [n for n in (1, 8, 64, *lengths) if n <= at["length"]]
+    places.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    places.minorticks_off()
+    places.set(
+        xlabel="tokens read before and with the target",
+        title=f"windows of {at['length']:,}, {at['documents']:,} documents",
+    )
     axes.legend(frameon=False, fontsize=8)
+    figure.suptitle(document["title"])
     return as_png(figure)

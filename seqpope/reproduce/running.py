@@ -98,17 +98,32 @@ def make_plan(
 
 def _inspect(runs: Mapping[str, Sequence[Path]], folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Write what the models use each frequency for to folder/inspect; return the gist of it."""
-    from seqpope.inspection import beyond, inspect_models, inspect_to
+    from seqpope.inspection import inspect_models, inspect_to
 
     folders = [path for paths in runs.values() for path in paths if path.is_dir()]
     found = inspect_models(folders, settings.get("data_folder"), device=settings.get("device", "auto"))
     inspect_to(folder / "inspect", found)
+    return _gist(found["groups"])
+
+
+def _gist(groups: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what `inspect_models` finds, what a study's document holds."""
+    from seqpope.inspection import band_title, beyond
+
     return {
         label: {
             "trained_length": group["trained_length"],
             "beyond": {name: beyond(group, name) for name in ("query", "key", "product")},
+            "bands": [
+                {
+                    "wavelengths": band_title(band),
+                    "frequencies": len(band["frequencies"]) / len(group["wavelengths"]),
+                    "product": [seed[number] for seed in group["shares_of_model"]["product"]],
+                }
+                for number, band in enumerate(group["bands"])
+            ],
         }
-        for label, group in found["groups"].items()
+        for label, group in groups.items()
     }
 
 
@@ -234,9 +249,11 @@ def run_study(
             say(f"== {arm.label}")
             runs[arm.label] = _train_arm(study, arm, folder, plan, say, **settings)
         document = summarise(study, runs, plan)
+        picture = None
         if study.inspect:
             document["frequencies"] = _inspect(runs, folder, settings)
-        write_study(document, folder)
+            picture = (folder / "inspect" / "magnitudes.png").read_bytes()
+        write_study(document, folder, picture)
     return document
 
 

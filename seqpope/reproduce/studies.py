@@ -100,12 +100,19 @@ _MAESTRO_MORE = _twins("maestro-20min", "held against overfitting")
 _GENOME = _twins("genome-small", "11 Mb", settings={"dataset": "grch38"})
 
 
-def _three(preset: str, settings: dict[str, Any], lengths: tuple[int, ...]) -> tuple[Arm, Arm, Arm]:
-    """PoPE with delta from 0 and uniform, and RoPE, to be read beyond their training."""
+_LOCAL = "uniform where waves fit the window"
+
+
+def _beyond(preset: str, settings: dict[str, Any], lengths: tuple[int, ...]) -> tuple[Arm, ...]:
+    """Encodings to be read beyond their training; the last two have nothing in them that could turn too far."""
+    pope = {"from 0": "zero", "uniform": "uniform", _LOCAL: "local"}
+    starts = {label: {**settings, "model.delta_init": start} for label, start in pope.items()}
+    starts[_LOCAL]["model.delta_window"] = lengths[0]
     return (
-        Arm("PoPE, delta from 0", "pope", preset, {**settings, "model.delta_init": "zero"}, lengths=lengths),
-        Arm("PoPE, delta uniform", "pope", preset, {**settings, "model.delta_init": "uniform"}, lengths=lengths),
+        *(Arm(f"PoPE, delta {label}", "pope", preset, each, lengths=lengths) for label, each in starts.items()),
         Arm("RoPE", "rope", preset, settings, lengths=lengths),
+        Arm("ALiBi", "alibi", preset, settings, lengths=lengths),
+        Arm("NoPE", "nope", preset, settings, lengths=lengths),
     )
 
 
@@ -115,9 +122,9 @@ def _pairs(*twins: tuple[Arm, Arm]) -> tuple[tuple[str, str], ...]:
 
 _512 = {"data.length": 512, "data.batch_size": 16, "eval_length": 512, "eval_stride": 256}
 _BEYOND = {
-    "piano": _three("maestro-short", {}, (2048, 4096, 8192, 16384, 20480)),
-    "jsb": _three("jsb-augmented", _512, (512, 1024, 1536, 2048)),
-    "genome": _three("genome-small", {"dataset": "grch38"}, (1000, 2000, 4000, 8000, 10000)),
+    "piano": _beyond("maestro-short", {}, (2048, 4096, 8192, 16384, 20480)),
+    "jsb": _beyond("jsb-augmented", _512, (512, 1024, 1536, 2048)),
+    "genome": _beyond("genome-small", {"dataset": "grch38"}, (1000, 2000, 4000, 8000, 10000)),
 }
 
 
@@ -129,7 +136,10 @@ def _extrapolation(name: str, what: str, trained: int, side_by_side: bool = Fals
         question=f"What is left of a model trained on windows of {trained:,} tokens that reads further?",
         measure="nats_per_token",
         arms=arms,
-        pairs=((arms[0].label, arms[2].label), (arms[1].label, arms[2].label)),
+        pairs=(
+            *((arm.label, "RoPE") for arm in arms if arm.position == "pope"),
+            *((arms[0].label, arm.label) for arm in arms if arm.label in ("ALiBi", f"PoPE, delta {_LOCAL}")),
+        ),
         seeds=3,
         side_by_side=side_by_side,
         published=f"{PAPER}, for text: RoPE collapses, PoPE holds",
@@ -146,7 +156,7 @@ def _ablation(name: str, what: str, preset: str, side_by_side: bool = False) -> 
         "delta clamped": {"model.delta_bound": "clamp"},
         "delta uniform": {"model.delta_init": "uniform"},
         "delta uniform and clamped (the paper's)": {"model.delta_init": "uniform", "model.delta_bound": "clamp"},
-        "delta uniform where waves fit the window": {"model.delta_init": "local"},
+        f"delta {_LOCAL}": {"model.delta_init": "local"},
     }
     arms = [Arm(label, "pope", preset, {**whole.settings, **settings}) for label, settings in parts.items()]
     return Study(
@@ -168,7 +178,7 @@ def _delta() -> Study:
     pope: dict[str, dict[str, Any]] = {
         "from 0": {},
         "uniform": {"model.delta_init": "uniform"},
-        "uniform where waves fit the window": {"model.delta_init": "local"},
+        _LOCAL: {"model.delta_init": "local"},
         "uniform where waves fit a quarter of it": {"model.delta_init": "local", "model.delta_window": 512},
         "uniform, decaying to 0": {"model.delta_init": "centred", "optimizer.delta_decay": 3.0},
         "from 0, a tenth of the rate": {"optimizer.delta_rate": 0.1},

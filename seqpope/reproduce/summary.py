@@ -19,8 +19,9 @@ from seqpope.figures import read_curve
 from seqpope.files import write_bytes, write_text
 from seqpope.provenance import commit
 from seqpope.reproduce.figures import draw_study
+from seqpope.reproduce.lengths import length_differences, lengths_of, lengths_tables
 from seqpope.reproduce.studies import STUDIES, UNRUN, Arm, Study, arm_config, is_read
-from seqpope.results import FIELDS, LATER, flat, load_lengths, load_results, precision_of, recipe, seed_of
+from seqpope.results import FIELDS, LATER, flat, load_results, precision_of, recipe, seed_of
 from seqpope.statistics import detectable_effect, equal_rates, estimate, rate_interval
 
 SOLVED = 50.0  # per cent of targets
@@ -57,6 +58,12 @@ def summarise(study: Study, runs: Mapping[str, Sequence[Path]], plan: Mapping[st
             _difference(by_label[a], by_label[b], _settings_apart(arm_config(arms[a]), arm_config(arms[b])))
             for a, b in study.pairs
             if a in by_label and b in by_label
+        ],
+        "length_differences": [
+            found
+            for a, b in study.pairs
+            if a in by_label and b in by_label
+            for found in length_differences(by_label[a], by_label[b])
         ],
     }
 
@@ -163,14 +170,7 @@ def row_of(study: Study, arm: Arm, paths: Sequence[Path]) -> dict[str, Any]:
         row["solved"] = sum(value > SOLVED for value in values)
         row["solved_at"] = [next((step for step, nats in curve if nats < SOLVED_NATS), None) for curve in curves]
     if arm.lengths and folders:
-        read = load_lengths(folders)
-        row["lengths"] = {
-            encoding: {
-                str(length): [r["scores"][encoding][n]["same_targets"]["whole"]["nats_per_token"] for r in read]
-                for n, length in enumerate(read[0]["protocol"]["lengths"])
-            }
-            for encoding in read[0]["scores"]
-        }
+        row |= lengths_of(folders)
     return row
 
 
@@ -280,10 +280,14 @@ def markdown(document: Mapping[str, Any]) -> str:
             cells += [", ".join(f"{step:,}" for step in row["best_step"] if step is not None)]
         lines.append("| " + " | ".join(cells) + " |")
     parts = [f"## {document['title']}", document["question"], "\n".join(lines)]
-    parts += _lengths_table(document)
+    parts += lengths_tables(document)
     parts += _frequencies_table(document)
     share = document["share"]
     first = document["rows"][0]
+    known = STUDIES[document["study"]].arms if document["study"] in STUDIES else ()
+    left = [arm.label for arm in known if arm.label not in {row["label"] for row in document["rows"]}]
+    if left:
+        parts.append(f"Not run: {'; '.join(left)}.")
     facts = [
         f"{first['tokens_scored']:,} targets of the test split, windows of {first['protocol']['window']} with "
         f"stride {first['protocol']['stride']}, weights of the best validation step, mean ± standard deviation "
@@ -333,36 +337,30 @@ def markdown(document: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _lengths_table(document: Mapping[str, Any]) -> list[str]:
-    rows = [row for row in document["rows"] if row.get("lengths")]
-    if not rows:
-        return []
-    lengths = list(next(iter(rows[0]["lengths"].values())))
-    lines = ["| tokens read at once | " + " | ".join(f"{int(n):,}" for n in lengths) + " |"]
-    lines.append("|---|" + "---|" * len(lengths))
-    for row in rows:
-        for encoding, by_length in row["lengths"].items():
-            label = row["label"] + (" with YaRN" if encoding.endswith("+yarn") else "")
-            cells = []
-            for values in by_length.values():
-                found = estimate(values)
-                cells.append(f"{found.mean:.3f}" + (f" ± {found.sd:.3f}" if found.sd is not None else ""))
-            lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return ["The same targets at every length, nats/token:", "\n".join(lines)]
-
-
 def _frequencies_table(document: Mapping[str, Any]) -> list[str]:
     found = document.get("frequencies")
     if not found:
         return []
+
+    def mean(shares: Sequence[float]) -> str:
+        return f"{100 * sum(shares) / len(shares):.1f}"
+
     lines = ["| | window | query, % | key, % | query x key, % |", "|---|---|---|---|---|"]
     for label, group in found.items():
-        shares = [100 * sum(group["beyond"][n]) / len(group["beyond"][n]) for n in ("query", "key", "product")]
-        lines.append(f"| {label} | {group['trained_length']:,} | " + " | ".join(f"{x:.1f}" for x in shares) + " |")
+        shares = [mean(group["beyond"][name]) for name in ("query", "key", "product")]
+        lines.append(f"| {label} | {group['trained_length']:,} | " + " | ".join(shares) + " |")
+    bands = [band["wavelengths"] for band in next(iter(found.values()))["bands"]]
+    by_band = ["| | " + " | ".join(bands) + " |", "|---|" + "---|" * len(bands)]
+    for label, group in found.items():
+        if [band["wavelengths"] for band in group["bands"]] == bands:
+            shares = [f"{mean(band['product'])} ({100 * band['frequencies']:.1f})" for band in group["bands"]]
+            by_band.append(f"| {label} | " + " | ".join(shares) + " |")
     return [
         "Share of the magnitude at wavelengths that never complete a turn in training (`seqpope inspect` on a run "
         "shows all):",
         "\n".join(lines),
+        "Share of query x key by wavelength in tokens, % (in brackets: even would be the share of frequencies):",
+        "\n".join(by_band),
     ]
 
 
@@ -398,12 +396,12 @@ def _difference_text(found: Mapping[str, Any], digits: int, unit: str) -> str:
     return text
 
 
-def write_study(document: Mapping[str, Any], folder: Path) -> None:
-    """Write STUDY.json, STUDY.md and STUDY.png to a folder."""
+def write_study(document: Mapping[str, Any], folder: Path, picture: bytes | None = None) -> None:
+    """Write STUDY.json, STUDY.md and STUDY.png to a folder; the picture is `draw_study`'s if none is given."""
     name = document["study"]
     write_text(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
     write_text(folder / f"{name}.md", markdown(document))
-    write_bytes(folder / f"{name}.png", draw_study(document))
+    write_bytes(folder / f"{name}.png", picture or draw_study(document))
 
 
 def write_results(folder: Path, file: Path) -> None:

@@ -1,0 +1,161 @@
+"""How a study's models read beyond their training: what rows and documents hold of it, and its tables.
+
+Two sets of targets (`evaluate.summarize_lengths`). The *second halves* of all whole windows of a length: each has
+half the length before it; at a longer length they lie in fewer documents. The *same* targets at every length:
+those of the longest, in the few documents that hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqpope.results import load_lengths
+from seqpope.statistics import estimate
+
+MANY = 10  # documents, of which a curve by position wants as many
+WITH_YARN = "+yarn"
+
+
+def lengths_of(folders: Sequence[Path]) -> dict[str, Any]:
+    """What an arm's row holds of `evaluate --lengths`, from the folders of its runs, seeds in order.
+
+    Returns:
+        "lengths": by encoding and length, "same" and "second_half", nats/token of each seed; "length_targets":
+        how many documents and targets those are; "positions": NLL by position in the longest window that many
+        documents fill, mean over seeds, by encoding as [from, to, nats/token].
+    """
+    read = load_lengths(folders)
+    lengths, names = read[0]["protocol"]["lengths"], list(read[0]["scores"])
+    records = {name: [[r["scores"][name][n] for r in read] for n in range(len(lengths))] for name in names}
+    first = [each[0] for each in records[names[0]]]
+    filled = [n for n, record in enumerate(first) if record["documents"] >= MANY]
+    shown = filled[-1] if filled else 0
+    return {
+        "lengths": {
+            name: {
+                str(length): {
+                    "same": [r["same_targets"]["whole"]["nats_per_token"] for r in each],
+                    "second_half": [r["second_half"]["nats_per_token"] for r in each],
+                }
+                for length, each in zip(lengths, records[name], strict=True)
+            }
+            for name in names
+        },
+        "length_targets": {
+            "precision": read[0]["protocol"]["precision"],
+            "same": {
+                "documents": len(read[0]["targets"]["same_documents"]),
+                "tokens": read[0]["targets"]["same_tokens"],
+            },
+            "second_half": {
+                str(length): {"documents": record["documents"], "tokens": record["second_half"]["tokens"]}
+                for length, record in zip(lengths, first, strict=True)
+            },
+        },
+        "positions": {
+            "length": lengths[shown],
+            "documents": first[shown]["documents"],
+            "nats_per_token": {name: _by_position(records[name][shown]) for name in names},
+        },
+    }
+
+
+def _by_position(records: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """[from, to, nats/token] of the bins that are not empty."""
+    seeds = [record["by_position"] for record in records]
+    return [
+        [bins[0]["from"], bins[0]["to"], float(np.mean([each["nats_per_token"] for each in bins]))]
+        for bins in zip(*seeds, strict=True)
+        if bins[0]["tokens"]
+    ]
+
+
+def series_of(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By what it is called in tables, what a row's runs reached in each length: as trained, and with YaRN."""
+    return {
+        row["label"] + (" with YaRN" if name.endswith(WITH_YARN) else ""): by_length
+        for name, by_length in row.get("lengths", {}).items()
+    }
+
+
+def length_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of two rows, a - b paired by seed on the second halves of each length; b as trained, and with YaRN."""
+    seeds = sorted(set(a["seeds"]) & set(b["seeds"]))
+    first, others = series_of(a).get(a["label"]), series_of(b)
+    if first is None or not seeds:
+        return []
+
+    def paired(other: Mapping[str, Any], length: str) -> dict[str, Any]:
+        one, two = (
+            dict(zip(row["seeds"], by_length[length]["second_half"], strict=True))
+            for row, by_length in ((a, first), (b, other))
+        )
+        return vars(estimate([one[seed] - two[seed] for seed in seeds]))
+
+    return [
+        {"a": a["label"], "b": label, "lengths": {length: paired(other, length) for length in first}}
+        for label, other in others.items()
+        if other.keys() == first.keys()
+    ]
+
+
+def lengths_tables(document: Mapping[str, Any]) -> list[str]:
+    """Paragraphs and tables of a document whose runs were read in several lengths."""
+    rows = [row for row in document["rows"] if row.get("lengths")]
+    if not rows:
+        return []
+    told = rows[0]["length_targets"]
+    own, same = told["second_half"], told["same"]
+
+    def table(head: Sequence[str], lines: Mapping[str, Sequence[str]]) -> str:
+        made = ["| " + " | ".join(["tokens read at once", *head]) + " |", "|---|" + "---|" * len(head)]
+        return "\n".join([*made, *("| " + " | ".join([label, *cells]) + " |" for label, cells in lines.items())])
+
+    def means(which: str) -> dict[str, list[str]]:
+        return {
+            label: [_spread(values[which]) for values in by_length.values()]
+            for row in rows
+            for label, by_length in series_of(row).items()
+        }
+
+    parts = [
+        f"The second halves of all whole windows of a length, nats/token ({told['precision']}); within a column "
+        "the targets are the same, from column to column they are not:",
+        table([f"{int(n):,} ({_documents(of['documents'])})" for n, of in own.items()], means("second_half")),
+        f"The same {same['tokens']:,} targets, of the {_documents(same['documents'])} that hold the longest "
+        "window, at every length"
+        + (": so few documents are an example, no measurement:" if same["documents"] < MANY else ":"),
+        table([f"{int(n):,}" for n in own], means("same")),
+    ]
+    differences = document.get("length_differences", [])
+    if differences:
+        lines = {
+            f"{found['a']} minus {found['b']}": [_interval(value) for value in found["lengths"].values()]
+            for found in differences
+        }
+        parts += [
+            "Differences on the second halves, paired by seed (95% t interval; of each alone):",
+            table([f"{int(n):,}" for n in own], lines),
+        ]
+    return parts
+
+
+def _documents(count: int) -> str:
+    return f"{count:,} document" + ("" if count == 1 else "s")
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    found = estimate(known)
+    return f"{found.mean:.3f}" + (f" ± {found.sd:.3f}" if found.sd is not None else "")
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    text = f"{found['mean']:+.3f}"
+    return text + (f" ({found['low']:+.3f} to {found['high']:+.3f})" if found["low"] is not None else "")
