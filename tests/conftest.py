@@ -99,6 +99,13 @@ def chorales(music21_parsed) -> list[Chorale]:
     return music21_parsed[0]
 
 
+@pytest.fixture
+def unrendered(monkeypatch) -> None:
+    """Figures are drawn, but their files are PNG in name alone: rendering takes longer than tiny models train."""
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    monkeypatch.setattr(figure, "savefig", lambda self, file, **options: file.write(b"\x89PNG, not rendered"))
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator:
     """A browser without a head, one for all tests: Playwright runs once in a process."""
