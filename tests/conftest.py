@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from quick_chorales import quick_chorale
 
+from seqpope.domains.music.chorales import corpus
 from seqpope.domains.music.chorales.codec import Chorale
-from seqpope.domains.music.chorales.corpus import music21_chorales
 
 try:
     import fcntl
@@ -48,9 +49,34 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
 
 
+def all_chorales() -> tuple[list[Chorale], dict[str, str]]:
+    """What corpus.music21_chorales finds, most of it read by quick_chorales.py.
+
+    The codec reads all that is not plain, and of what is every twelfth file, so that the two are held against
+    each other; `pytest -m slow` does so for all of them.
+    """
+    files = corpus.music21_files()
+    quick = {path: quick_chorale(path) for path in files}
+    by_codec = [path for number, path in enumerate(files) if quick[path] is None or number % 12 == 0]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(corpus, "music21_files", lambda: by_codec)
+        found, skipped = corpus.music21_chorales()
+    read: dict[str, Chorale | str] = {chorale.name: chorale for chorale in found} | skipped
+    for path in files:
+        if path.name not in read:
+            read[path.name] = quick[path]
+        elif quick[path] is not None:
+            assert read[path.name] == quick[path], f"{path.name}: quick_chorales.py and the codec disagree"
+    pieces = {path.name: read[path.name] for path in files}
+    return (
+        [piece for piece in pieces.values() if isinstance(piece, Chorale)],
+        {name: reason for name, reason in pieces.items() if isinstance(reason, str)},
+    )
+
+
 @pytest.fixture(scope="session")
 def music21_parsed(tmp_path_factory) -> tuple[list[Chorale], dict[str, str]]:
-    """All chorales of music21, and the files left out with reasons: 11 s on two processes, once for all."""
+    """All chorales of music21, and the files left out with reasons, read once for all."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -59,7 +85,7 @@ def music21_parsed(tmp_path_factory) -> tuple[list[Chorale], dict[str, str]]:
         if fcntl is not None:
             fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.is_file():
-            found, skipped = music21_chorales()
+            found, skipped = all_chorales()
             pieces = [(chorale.name, chorale.pitches.tolist()) for chorale in found]
             kept.with_suffix(".part").write_text(json.dumps([pieces, skipped]))
             kept.with_suffix(".part").replace(kept)
@@ -71,6 +97,13 @@ def music21_parsed(tmp_path_factory) -> tuple[list[Chorale], dict[str, str]]:
 def chorales(music21_parsed) -> list[Chorale]:
     """All chorales of music21."""
     return music21_parsed[0]
+
+
+@pytest.fixture
+def unrendered(monkeypatch) -> None:
+    """Figures are drawn, but their files are PNG in name alone: rendering takes longer than tiny models train."""
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    monkeypatch.setattr(figure, "savefig", lambda self, file, **options: file.write(b"\x89PNG, not rendered"))
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from genomes import make_store, random_dna
 
 from seqpope.domains.base import DATASETS
 
@@ -187,8 +189,6 @@ def test_modules_imported_by_name_are_those_of_the_table():
         # Light, for the help of the command line.
         ("seqpope.cli", {"torch", "lightning", "numpy", *OF_DOMAINS}),
         ("seqpope.config", {"torch", "lightning", "numpy"}),
-        ("seqpope.kernels", {"lightning", "seqpope.model", "seqpope.data", "seqpope.errors"}),
-        ("seqpope.experiment", {"seqpope.domains.music", *OF_DOMAINS}),
     ],
 )
 def test_what_an_import_loads(module, foreign):
@@ -199,6 +199,40 @@ def test_what_an_import_loads(module, foreign):
     loaded = done.stdout.split()
     assert module in loaded
     assert foreign.isdisjoint(loaded)
+
+
+def test_what_training_loads(tmp_path):
+    """From the kernels to windows of a genome, all in one process: torch and lightning take long to import."""
+    make_store(tmp_path / "g", {"a": random_dna(500)}, {"train": [("a", 0, 500)]})
+    steps = {
+        "kernels": "import torch, seqpope.kernels",
+        "attention": "x = torch.ones(1, 1, 2, 4); seqpope.kernels.pope_attention(x, x, x, torch.zeros(1, 4))",
+        "experiment": "import seqpope.experiment",
+        "everything": "import seqpope.evaluate, seqpope.report, seqpope.training",
+        "genome": f"""
+from pathlib import Path
+from seqpope.config import DataConfig
+from seqpope.data.datamodule import TokenDataModule
+from seqpope.domains.base import open_store
+store = open_store(Path({str(tmp_path / "g")!r}))
+module = TokenDataModule(store, DataConfig(length=8, batch_size=2), seed=0, steps=2)
+assert len(list(module.train_dataloader())) == 2
+""",
+    }
+    looks = [f"{code}\nloaded[{name!r}] = list(sys.modules)" for name, code in steps.items()]
+    code = "\n".join(["import json, sys", "loaded = {}", *looks, "print(json.dumps(loaded))"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    loaded = json.loads(done.stdout)
+    assert {"lightning", "seqpope.model", "seqpope.data", "seqpope.errors"}.isdisjoint(loaded["kernels"])
+    assert "triton" not in loaded["attention"]  # before it is used
+    assert "seqpope.experiment" in loaded["experiment"]
+    # Training reads tokens: it goes without the packages that read scores, MIDI or genomes.
+    assert {*OF_DOMAINS, "pyBigWig"}.isdisjoint(loaded["everything"])
+    # base.py says which module opens a store; nothing of a domain itself is imported for tokens.
+    domains = {name for name in loaded["everything"] if name.startswith("seqpope.domains")}
+    assert domains == {"seqpope.domains", "seqpope.domains.base"}
+    assert {"pyfaidx", "pysam", "Bio", "pyarrow"}.isdisjoint(loaded["genome"])
 
 
 def test_encodings_are_named_in_one_place():

@@ -573,7 +573,7 @@ class TestInterrupted:
         raise AssertionError(process.stderr.read())
 
     @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-    def test_saves_says_how_to_go_on_and_does(self, tmp_path, start, number):
+    def test_saves_says_how_to_go_on_and_does(self, tmp_path, start, number, monkeypatch, capsys):
         process = start("train", "--config", "tiny.yaml")
         self.wait_for_a_validation(process)
         process.send_signal(number)
@@ -586,9 +586,10 @@ class TestInterrupted:
         run = tmp_path / "runs" / "x" / "pope-seed0"
         assert not (run / "result.json").exists()
         if number == signal.SIGINT:
-            process = start(*found[2].split())
-            out, said = process.communicate(timeout=60)
-            assert process.returncode == 0, said
+            monkeypatch.chdir(tmp_path)
+            status = cli.main(found[2].split())
+            out, said = capsys.readouterr()
+            assert status == 0, said
             assert f"from step {found[1]}" in out
             assert (run / "result.json").is_file()
             assert (tmp_path / "runs" / "x" / "report.md").is_file()

@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -23,6 +21,8 @@ from seqpope.experiment import Interrupted, RunKeeper, choose_device, train, tra
 from seqpope.model.config import ModelConfig
 from seqpope.progress import clock
 from seqpope.training import SequenceModule
+
+pytestmark = pytest.mark.usefixtures("unrendered")
 
 STEPS = 12
 
@@ -539,21 +539,3 @@ class TestErrors:
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3661, "1:01:01")])
 def test_clock(seconds, text):
     assert clock(seconds) == text
-
-
-def test_training_needs_no_library_of_any_domain(tmp_path):
-    """Training reads tokens: it starts without the packages that read scores, MIDI or genomes."""
-    make_store(tmp_path)
-    foreign = ["music21", "miditok", "symusic", "pretty_midi", "pyfaidx", "pysam", "pyBigWig", "Bio"]
-    code = f"""
-import sys
-for name in {foreign!r}:
-    sys.modules[name] = None  # an import of it now raises
-import seqpope.experiment, seqpope.evaluate, seqpope.report, seqpope.training
-# base.py says which module opens a store; nothing of a domain itself is imported for tokens.
-table = ("seqpope.domains", "seqpope.domains.base")
-found = [name for name in sys.modules if name.startswith("seqpope.domains") and name not in table]
-assert not found, found
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr

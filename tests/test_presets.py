@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import shlex
 import shutil
 
@@ -16,11 +17,13 @@ from seqpope.presets import find_config
 SHIPPED = presets.presets()
 
 
-def parse(monkeypatch, *words):
+@functools.cache
+def parse(*words):
     """The configuration that `seqpope train WORDS` would train."""
     got = []
-    monkeypatch.setattr(cli, "train", lambda config, resume=None: got.append(config))
-    assert cli.main(["train", *words]) == 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cli, "train", lambda config, resume=None: got.append(config))
+        assert cli.main(["train", *words]) == 0
     return got[0]
 
 
@@ -42,8 +45,8 @@ def test_every_data_set_has_its_preset():
 
 @pytest.mark.parametrize("name", SHIPPED)
 class TestShipped:
-    def test_parses_and_builds(self, monkeypatch, name):
-        config = parse(monkeypatch, "--config", name)
+    def test_parses_and_builds(self, name):
+        config = parse("--config", name)
         vocabulary = DATASETS[config.dataset].load_tokenizer().vocabulary_size
         with torch.device("meta"):
             twins = [Transformer(vocabulary, p, config.model) for p in (config.position, config.baseline)]
@@ -52,7 +55,7 @@ class TestShipped:
             assert model(ids).shape == (1, config.data.length, vocabulary)
         assert {config.position, config.baseline} == {"pope", "rope"}
 
-    def test_says_what_it_means(self, monkeypatch, name):
+    def test_says_what_it_means(self, name):
         """Every value in the file arrives: none is misspelled, none is overridden by a default."""
 
         def check(written, parsed):
@@ -63,10 +66,10 @@ class TestShipped:
                     assert parsed[key] == value, key
 
         written = yaml.safe_load(SHIPPED[name].read_text())
-        check(written, parse(monkeypatch, "--config", name).as_dict())
+        check(written, parse("--config", name).as_dict())
 
-    def test_its_data_can_be_scored_by_it(self, monkeypatch, name):
-        config = parse(monkeypatch, "--config", name)
+    def test_its_data_can_be_scored_by_it(self, name):
+        config = parse("--config", name)
         assert config.dataset in DATASETS
         assert config.optimizer.steps % config.eval_every == 0  # the last step is a validated one as all others
         assert config.optimizer.warmup_steps < config.optimizer.steps
@@ -77,13 +80,13 @@ class TestShipped:
         different = [(a, b) for a, b in zip(pope, rope, strict=True) if a != b]
         assert different == [("position: pope", "position: rope")]
 
-    def test_commands_in_its_comments_are_valid(self, monkeypatch, name):
+    def test_commands_in_its_comments_are_valid(self, name):
         found = commands(SHIPPED[name].read_text())
         assert any(command[0] == "train" for command in found)
         for command in found:
             if command[0] == "train":
-                config = parse(monkeypatch, *command[1:])
-                assert config == parse(monkeypatch, "--config", name, "--seeds", str(config.seeds))
+                config = parse(*command[1:])
+                assert config == parse("--config", name, "--seeds", str(config.seeds))
             else:
                 assert cli.build_parser().parse_args(command).verb == command[0]
 

@@ -662,6 +662,7 @@ class TestCurves:
 
 
 class TestFiles:
+    @pytest.mark.usefixtures("unrendered")
     def test_report_is_what_compare_found(self, tmp_path):
         folder = write_experiment(tmp_path / "x")
         write_report(sorted(folder.iterdir()), folder)

@@ -20,6 +20,8 @@ from seqpope.reproduce.studies import STUDIES, Arm, Study, arm_config, find_stud
 from seqpope.reproduce.summary import SOLVED_NATS, _difference, markdown, row_of, summarise, write_results
 from seqpope.signals import Interrupted
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 TINY = {
     "model.width": 16,
     "model.layers": 1,

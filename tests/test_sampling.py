@@ -429,7 +429,7 @@ class TestDone:
     @pytest.mark.parametrize("pick", [pytest.param("likeliest", marks=pytest.mark.slow), "any"])
     @pytest.mark.parametrize("config", [{}, {"temperature": 0.5, "top_k": 5}, {"repetition_penalty": 1.3}])
     def test_a_seed_draws_the_same_beside_longer_ones(self, particles, pick, config):
-        options = {"pick": pick, "config": SamplingConfig(**config), "resample_every": 3}
+        options = {"pick": pick, "config": SamplingConfig(**config), "resample_every": 3, "count": 50}
         together = self.draw(list(range(6)), particles, **options)
         for seed in range(6):
             alone = self.draw([seed], particles, **options)
@@ -500,8 +500,14 @@ class Later:
         return state[rows]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize("cut", [{}, {"top_k": 3}])
+@pytest.mark.parametrize(
+    ("temperature", "cut"),
+    [
+        (1.0, {}),
+        (0.6, {"top_k": 3}),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in ((0.6, {}), (1.0, {"top_k": 3}))),
+    ],
+)
 def test_particles_stand_for_the_distribution_given_the_constraint(temperature, cut):
     """Pairs of first tokens, against the sum over all that may follow; straight on they would be far off."""
     generator = torch.Generator().manual_seed(4)

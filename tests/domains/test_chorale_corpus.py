@@ -51,6 +51,14 @@ def test_corpus_of_music21(music21_parsed):
     assert "5 parts: expected 4" in skipped["bwv1.6.mxl"]
 
 
+@pytest.mark.slow
+def test_every_file_is_what_the_codec_reads(music21_parsed):
+    """The fixture reads most files in a quicker way."""
+    chorales, skipped = corpus.music21_chorales()
+    assert chorales == music21_parsed[0]
+    assert skipped == music21_parsed[1]
+
+
 def test_pieces_are_what_the_scores_say(chorales):
     """Openings of two well-known chorales, copied from the scores: pickup, voices, order."""
     by_name = {chorale.name: chorale for chorale in chorales}

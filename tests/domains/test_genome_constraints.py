@@ -300,10 +300,11 @@ def walk(constraint, vocabulary, prompts, lengths, choose, seed=0):
     return texts
 
 
+@pytest.mark.parametrize("samples", [100, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("vocabulary", [SINGLE, SIX], ids=["single", "six"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_walks_keep_the_rules(kind, vocabulary):
-    """1,000 samples a kind, prompts and lengths of all sorts in a batch, and choosers that look for trouble."""
+def test_walks_keep_the_rules(kind, vocabulary, samples):
+    """So many samples a kind, prompts and lengths of all sorts in a batch, and choosers that look for trouble."""
     rules = DnaRules(**KINDS[kind])
     constraint = free(rules, vocabulary)
     generator = np.random.default_rng(1)
@@ -313,7 +314,7 @@ def test_walks_keep_the_rules(kind, vocabulary):
     if rules.gc:  # a cut may have left more G and C, or fewer, than what is to come can mend
         rows = [row for row in rows if accepted(constraint, *row)]
         assert len(rows) > 10
-    samples = 1000 if vocabulary is SINGLE else 200
+    samples = samples if vocabulary is SINGLE else max(60, samples // 5)
     for choice, count in (("uniform", samples), *((name, len(rows)) for name in CHOICES if name != "uniform")):
         several = [rows[i % len(rows)] for i in range(count)]
         drawn = walk(constraint, vocabulary, *zip(*several, strict=True), CHOICES[choice])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 
 import matplotlib.image
@@ -93,12 +94,18 @@ class TestMarks:
 
 
 class TestSize:
+    @staticmethod
+    @functools.cache
+    def height_of_a_row() -> float:
+        played = Performance([0, 1], [1, 1], [40, 80], [64, 64])
+        return pixels(played, seconds=5.0).shape[0] / DPI - HEADER - FOOT
+
     @pytest.mark.parametrize(
         ("seconds", "rows"), [(5, 1), (20.4, 1), (21, 2), (60, 3), (120, 6), (121, 5), (300, 10)]
     )
     def test_rows(self, seconds, rows):
         played = Performance([0, 1], [1, 1], [40, 80], [64, 64])
-        one = pixels(played, seconds=5.0).shape[0] / DPI - HEADER - FOOT
+        one = self.height_of_a_row()
         height = pixels(played, seconds=float(seconds)).shape[0] / DPI
         assert height == pytest.approx(HEADER + FOOT + rows * one + (rows - 1) * GAP, abs=0.05)
 

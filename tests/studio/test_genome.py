@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import multiprocessing
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -213,11 +211,6 @@ def test_a_running_job_is_cancelled(client, genome):
     events = client.get(f"/api/jobs/{asked['id']}/events").text
     assert "event: cancelled" in events
     assert "event: result" not in events
-
-
-def test_the_server_imports_no_torch():
-    code = "import sys, seqpope.studio.server; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_genomes_are_found_by_id_alone(folder):

@@ -332,6 +332,7 @@ class TestRewrite:
         assert all(self.BEGIN <= told[0] < self.END for told in result["notes"][:-1])
         assert len(result["notes"]) > 1
 
+    @pytest.mark.parametrize("name", ["performance", pytest.param("remi", marks=pytest.mark.slow)], indirect=True)
     def test_the_likeliest_candidate_is_taken(self, file, name):
         _, chosen = self.ask(file, seed=4, candidates=4)
         alone = [self.ask(file, seed=4 + i)[1] for i in range(4)]
