@@ -83,6 +83,8 @@ def main() -> None:
     words = sys.argv[1:]
     if words[:1] not in (["demo"], ["test"]):
         raise SystemExit("usage: python3 start.py demo | test [words for pytest]")
+    # Installed without bytecode: were none kept either, each process would compile torch and Lightning anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     start = time.time()
     install()
     if words[0] == "demo":
