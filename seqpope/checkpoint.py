@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FORMAT = "seqpope-1"
 BEST = "best.safetensors"
 WEIGHTS = Path(__file__).resolve().parent / "weights"  # models that come with the package
-SHIPPED = {"chorales": WEIGHTS / "chorales.safetensors", "genome": WEIGHTS / "genome.safetensors"}
+SHIPPED = {name: WEIGHTS / f"{name}.safetensors" for name in ("chorales", "chorales-rope", "genome")}
 
 
 class CheckpointError(SeqpopeError):
@@ -65,7 +65,7 @@ def save_checkpoint(
 
 
 def shipped(kind: str) -> Path:
-    """The weights that come with the package, of "chorales" or "genome"; says on stderr that it takes them.
+    """Weights that come with the package, by their name in SHIPPED; says on stderr that it takes them.
 
     Raises:
         CheckpointError: this copy of the package comes without.
@@ -89,19 +89,23 @@ def shipped(kind: str) -> Path:
 def find_checkpoint(path: Path) -> Path:
     """The weights that `path` means: a file, a run's folder, or an experiment's (its best PoPE run, if any).
 
+    What is no file or folder may be the name of weights that come with the package.
+
     Raises:
         CheckpointError: nothing of the kind is there.
     """
     path = Path(path)
     if path.is_file():
         return path
+    if not path.exists() and SHIPPED.get(str(path), path).is_file():
+        return SHIPPED[str(path)]
     if (path / BEST).is_file():
         return path / BEST
     found = sorted(path.glob(f"*/{BEST}")) if path.is_dir() else []
     if not found:
         raise CheckpointError(
-            f"no checkpoint at {path}: expected a .safetensors file or the folder of a finished run "
-            f"(one that holds {BEST})"
+            f"no checkpoint at {path}: expected a .safetensors file, the folder of a finished run "
+            f"(one that holds {BEST}) or one of {', '.join(SHIPPED)}, which come with seqpope"
         )
 
     def rank(file: Path) -> tuple[bool, float]:

@@ -306,8 +306,8 @@ def generate(
             drawn. DNA: a FASTA file (.fa) for all samples, or a folder with one for each.
         domain: What to sample, music or genome; if not given what the checkpoint was trained on, else music.
         checkpoint: A .safetensors file, a run's folder or an experiment's; the shipped model of chorales or, with
-            --domain genome, of DNA if not given. What it was trained on says whether chorales, piano or DNA is
-            drawn.
+            --domain genome, of DNA if not given (chorales-rope names that of chorales' RoPE twin). What it was
+            trained on says whether chorales, piano or DNA is drawn.
         num: How many samples.
         seconds: Piano: length of what is drawn, 60 if not given. Chorales: the same as bars at the tempo, rounded
             up to whole ones.
@@ -507,7 +507,8 @@ def harmonize(
     Args:
         melody: MIDI or MusicXML, in any key, on a grid of sixteenths; its highest voice is taken.
         out: A file (.mid, .musicxml, .wav or .png), or a folder if more than one is drawn.
-        checkpoint: A .safetensors file, a run's folder or an experiment's; the shipped chorale model if not given.
+        checkpoint: A .safetensors file, a run's folder or an experiment's; the shipped chorale model if not given,
+            chorales-rope for its RoPE twin.
         num: How many harmonizations.
         ranges: Keep the added voices in their usual ranges.
         no_parallels: No parallel fifths, octaves and unisons.

@@ -29,6 +29,7 @@ from seqpope.checkpoint import (
     CheckpointError,
     CheckpointInfo,
     check_fingerprint,
+    find_checkpoint,
     load_checkpoint,
     read_info,
 )
@@ -333,12 +334,7 @@ def _files_of(path: Path) -> list[Path]:
     if (path / BEST).is_file():
         return [path / BEST]
     found = sorted(path.glob(f"*/{BEST}")) if path.is_dir() else []
-    if not found:
-        raise CheckpointError(
-            f"no model at {path}: expected a .safetensors file, the folder of a run (one that holds {BEST}) "
-            "or of an experiment; train one with `seqpope train`"
-        )
-    return found
+    return found or [find_checkpoint(path)]  # a shipped model's name, or an error
 
 
 def find_data(models: Sequence[Inspected], data_folder: Path | None) -> Store:
@@ -420,7 +416,7 @@ def inspect_models(
         bands = bands_of(wavelengths, info.length)
         runs.append(
             {
-                "run": "shipped" if found.file.resolve() in SHIPPED.values() else found.name,
+                "run": f"shipped: {found.name}" if found.file.resolve() in SHIPPED.values() else found.name,
                 "label": found.label,
                 "position": info.position,
                 "seed": info.trained.get("seed"),

@@ -4,6 +4,7 @@ import json
 import os
 import struct
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from stores import VOCABULARY
 from seqpope import files
 from seqpope.checkpoint import (
     BEST,
+    SHIPPED,
     CheckpointError,
     CheckpointInfo,
     check_fingerprint,
@@ -132,6 +134,17 @@ class TestFind:
         saved(tmp_path / "a" / BEST, "rope", validation=0.7)
         better = saved(tmp_path / "b" / BEST, "rope", validation=0.6)
         assert find_checkpoint(tmp_path) == better
+
+    def test_what_comes_with_the_package(self, tmp_path, monkeypatch):
+        for name, file in SHIPPED.items():
+            assert find_checkpoint(Path(name)) == find_checkpoint(name) == file
+        assert read_info(SHIPPED["chorales-rope"]).position == "rope"
+        monkeypatch.chdir(tmp_path)
+        mine = saved(tmp_path / "chorales" / BEST)
+        assert find_checkpoint(Path("chorales")).resolve() == mine  # what lies there has the name first
+        (tmp_path / "genome").mkdir()
+        with pytest.raises(CheckpointError, match="no checkpoint at genome"):
+            find_checkpoint(Path("genome"))
 
     @pytest.mark.parametrize("make_folder", [True, False])
     def test_nothing(self, tmp_path, make_folder):

@@ -308,7 +308,7 @@ def test_the_shipped_model(tmp_path):
     """What `seqpope generate` does with no checkpoint given: it fits this version and writes music."""
     [(file, text)] = draw_chorales(tmp_path / "a.mid", bars=1, device="cpu")
     sidecar = json.loads((tmp_path / "a.json").read_text())
-    assert sidecar["model"]["checkpoint"] == "shipped"
+    assert sidecar["model"]["checkpoint"] == "shipped: chorales"
     assert sidecar["nats_per_token"] < 1.5  # knowing nothing of music costs log 89 = 4.5
     assert len(read_score(file)) == STEPS_PER_BAR
     assert f"{sidecar['nats_per_token']:.3f} nats/token" in text

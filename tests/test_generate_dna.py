@@ -214,7 +214,7 @@ class TestShippedModel:
     def test_draws_dna_and_says_which_model_did(self, tmp_path, capsys):
         draw_dna(tmp_path / "a.fa", None, bases=600)
         told = json.loads((tmp_path / "a.json").read_text())
-        assert told["model"]["checkpoint"] == "shipped"
+        assert told["model"]["checkpoint"] == "shipped: genome"
         assert told["model"]["dataset"] == "grch38"
         assert (
             "the genome model that comes with seqpope is taken (pope, trained on grch38" in capsys.readouterr().err

@@ -416,7 +416,7 @@ class TestRefused:
             find_models([make_run(longest_wavelength=50.0)])
 
     def test_nothing_there(self, tmp_path):
-        with pytest.raises(SeqpopeError, match=r"no model at .*expected a \.safetensors file.*seqpope train"):
+        with pytest.raises(SeqpopeError, match=r"no checkpoint at .*expected a \.safetensors file"):
             find_models([tmp_path])
 
     def test_no_magnitude_at_all(self):

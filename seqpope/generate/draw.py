@@ -91,7 +91,7 @@ class Model:
     def described(self) -> dict[str, Any]:
         """For a sidecar."""
         return {
-            "checkpoint": "shipped" if self.file.parent == WEIGHTS else str(self.file),
+            "checkpoint": f"shipped: {self.file.stem}" if self.file.parent == WEIGHTS else str(self.file),
             "position": self.info.position,
             "dataset": self.info.dataset,
             "fingerprint": self.info.fingerprint,

@@ -302,7 +302,7 @@ class TestRoutes:
 
     def test_cards_of_the_shipped_models(self, client):
         cards = client.get("/api/cards").json()
-        assert [one["id"] for one in cards] == ["chorales", "genome"]
+        assert [one["id"] for one in cards] == ["chorales", "chorales-rope", "genome"]
         for one in cards:
             assert {"test", "validation", "licence"} <= {name for name, _ in one["rows"]}
             assert one["title"]
