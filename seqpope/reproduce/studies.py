@@ -43,6 +43,7 @@ class Study:
         published: where the figures of the arms are from, and what is to be known of them.
         notes: sentences that belong below the table.
         inspect: also show what its models use each frequency for (`inspection`).
+        unrun: what is known as long as there is no document of it: what it takes, and where else to look.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Study:
     published: str = ""
     notes: tuple[str, ...] = ()
     inspect: bool = False
+    unrun: str = ""
 
 
 _OF_POPE = ("model.delta_", "model.magnitude", "optimizer.delta_")
@@ -100,6 +102,7 @@ _MAESTRO_MORE = _twins("maestro-20min", "held against overfitting")
 _GENOME = _twins("genome-small", "11 Mb", settings={"dataset": "grch38"})
 
 
+_A_PIANO_RUN = "1.5 minutes of training on an H100, and a minute of compiling and tests"
 _LOCAL = "uniform where waves fit the window"
 
 
@@ -128,7 +131,7 @@ _BEYOND = {
 }
 
 
-def _extrapolation(name: str, what: str, trained: int, side_by_side: bool = False) -> Study:
+def _extrapolation(name: str, what: str, trained: int, side_by_side: bool = False, unrun: str = "") -> Study:
     arms = _BEYOND[name]
     return Study(
         name=f"extrapolation-{name}",
@@ -142,11 +145,12 @@ def _extrapolation(name: str, what: str, trained: int, side_by_side: bool = Fals
         ),
         seeds=3,
         side_by_side=side_by_side,
+        unrun=unrun,
         published=f"{PAPER}, for text: RoPE collapses, PoPE holds",
     )
 
 
-def _ablation(name: str, what: str, preset: str, side_by_side: bool = False) -> Study:
+def _ablation(name: str, what: str, preset: str, side_by_side: bool = False, unrun: str = "") -> Study:
     """The paper's ablations, each beside PoPE whole; all started at delta 0, so that one thing differs."""
     whole = Arm("PoPE", "pope", preset, {"model.delta_init": "zero"})
     parts: dict[str, dict[str, Any]] = {
@@ -168,6 +172,7 @@ def _ablation(name: str, what: str, preset: str, side_by_side: bool = False) -> 
         pairs=tuple((label, whole.label) for label in (*parts, "RoPE")),
         seeds=3,
         side_by_side=side_by_side,
+        unrun=unrun,
         published=f"{PAPER}, perplexity on text: whole 21.33, no delta 21.42, ReLU 21.55, no softplus 21.57",
     )
 
@@ -210,6 +215,7 @@ def _delta() -> Study:
         arms=(*arms, *rope),
         pairs=tuple((arm.label, arms[0].label) for arm in (*arms[1:], *rope)),
         seeds=3,
+        unrun=f"33 runs of {_A_PIANO_RUN}.",
         published=f"{PAPER}: uniform is slightly better inside the window, 0 reads on further",
     )
 
@@ -245,6 +251,9 @@ STUDIES = {
             ),
             seeds=8,
             side_by_side=True,
+            unrun="8 seeds take 35 minutes an arm on an H200, 3 seeds of PoPE 14.5 (21.1, 20.3 and 8.7 ms a step "
+            "for PoPE, RoPE and 3 seeds). What decides how fast it is learned: "
+            "`benchmarks/results/indexing-search.md`, up to 35,000 steps, none of which solved it.",
             published=f"{PAPER}: 3 seeds, RoPE 11.16 ± 2.45, PoPE 94.82 ± 2.91",
             notes=(
                 "A seed is solved if it names more than half of the test targets. An independent replication "
@@ -300,11 +309,17 @@ STUDIES = {
             inspect=True,
         ),
         _ablation("jsb", "JSB Chorales", "jsb-paper", side_by_side=True),
-        _ablation("piano", "piano", "maestro-short"),
+        _ablation("piano", "piano", "maestro-short", unrun=f"27 runs of {_A_PIANO_RUN}."),
         _delta(),
-        _extrapolation("piano", "piano", 2048),
+        _extrapolation(
+            "piano",
+            "piano",
+            2048,
+            unrun=f"18 runs of {_A_PIANO_RUN}. Four of its arms were measured run by run: "
+            "`benchmarks/results/maestro-short/lengths.md`.",
+        ),
         _extrapolation("jsb", "chorales", 512, side_by_side=True),
-        _extrapolation("genome", "DNA", 1000),
+        _extrapolation("genome", "DNA", 1000, unrun="18 runs of 2.4 minutes on an H200."),
     )
 }
 

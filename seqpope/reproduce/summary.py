@@ -441,7 +441,7 @@ def write_results(folder: Path, file: Path) -> None:
     for name in names:
         parts.append(texts[name].replace(f"]({name}.png)", f"]({_relative(place, file)}/{name}.png)"))
     missing = [
-        f"{study.title}: `seqpope reproduce {study.name}`."
+        f"{study.title}: `seqpope reproduce {study.name}`." + (f" {study.unrun}" if study.unrun else "")
         for study in STUDIES.values()
         if study.name not in documents
     ]
