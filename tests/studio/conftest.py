@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,24 +15,6 @@ from pages import running_studio
 def studio(tmp_path_factory) -> Iterator[str]:
     """Address of a studio with the shipped models alone."""
     with running_studio(tmp_path_factory.mktemp("studio")) as address:
-        yield address
-
-
-@pytest.fixture(scope="session")
-def twins(tmp_path_factory) -> Iterator[str]:
-    """Address of a studio that has a small untrained RoPE model of chorales beside the shipped PoPE one."""
-    from seqpope.checkpoint import SHIPPED, load_checkpoint, save_checkpoint
-    from seqpope.model.config import ModelConfig
-    from seqpope.model.transformer import Transformer
-
-    folder = tmp_path_factory.mktemp("twins")
-    _, info = load_checkpoint(SHIPPED["chorales"])
-    config = {"width": 32, "layers": 1, "heads": 2}
-    file = folder / "runs" / "twins" / "rope-0" / "best.safetensors"
-    file.parent.mkdir(parents=True)
-    model = Transformer(info.vocabulary_size, "rope", ModelConfig(**config))
-    save_checkpoint(file, model, replace(info, position="rope", model=config))
-    with running_studio(folder) as address:
         yield address
 
 

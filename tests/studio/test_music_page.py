@@ -14,11 +14,11 @@ pytestmark = pytest.mark.slow  # a browser; test_genome_page.py is the one that 
 
 
 @pytest.fixture
-def page(browser, twins):
+def page(browser, studio):
     page = browser.new_page(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.goto(twins)
+    page.goto(studio)
     page.get_by_role("button", name="Generate").wait_for()
     yield page
     page.close()
@@ -166,18 +166,18 @@ def test_two_models_from_one_seed(page):
     assert ["PoPE" in titles[0], "RoPE" in titles[1]] == [True, True]
     assert all("seed 11" in title for title in titles)
     costs = [float(text.split()[0]) for text in page.locator(".take-cost").all_inner_texts()]
-    assert costs[0] < costs[1]  # one is trained
+    assert max(costs) < 1.5  # both come with the package; untrained ones would take 4.5
     press(page, "Listen to this")
     assert midi_line(download(page, "MIDI"))
 
 
 @pytest.mark.slow
-def test_cancelled_midway_keeps_what_is_there_and_others_wait_in_line(page, browser, twins):
+def test_cancelled_midway_keeps_what_is_there_and_others_wait_in_line(page, browser, studio):
     page.get_by_label("Bars to write").fill("32")
     press(page, "Generate")
     until(page, "document.querySelector('.status').value.includes('bar 1')")
     second = browser.new_page()
-    second.goto(twins)
+    second.goto(studio)
     second.get_by_label("Bars to write").fill("1")
     press(second, "Generate")
     until(second, "document.querySelector('.status').value.includes('one job is before yours')")
@@ -191,9 +191,9 @@ def test_cancelled_midway_keeps_what_is_there_and_others_wait_in_line(page, brow
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_small_screen_and_names_for_all_controls(browser, twins, scheme):
+def test_a_small_screen_and_names_for_all_controls(browser, studio, scheme):
     page = browser.new_page(viewport={"width": 375, "height": 700}, color_scheme=scheme)
-    page.goto(twins)
+    page.goto(studio)
     page.get_by_role("button", name="Generate").wait_for()
     page.get_by_label("Compare with a second model").check()
     for summary in page.locator("main summary").all():
