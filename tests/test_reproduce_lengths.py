@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from seqpope.reproduce import lengths
+from seqpope.errors import SeqpopeError
+from seqpope.reproduce import lengths, running
 from seqpope.reproduce.figures import draw_study
 from seqpope.reproduce.lengths import length_differences, lengths_of, lengths_tables, series_of
+from seqpope.reproduce.studies import STUDIES, Arm
+from seqpope.reproduce.summary import check_alike, measured_on
 
 
 def record(length, whole, second, same, documents):
@@ -34,13 +37,14 @@ def result(scores, documents=2):
 @pytest.fixture
 def row(monkeypatch):
     def made(label, *results, seeds=(0, 1)):
-        monkeypatch.setattr(lengths, "load_lengths", lambda folders: list(folders))
+        monkeypatch.setattr(lengths, "load_lengths", lambda folders, name: list(folders))
+        monkeypatch.setattr(lengths, "_protocol", lambda folders, wanted: "")
         return {
             "label": label,
             "encoding": label[:4].lower(),
             "seeds": list(seeds),
             "recipe": {"data": {"length": 8}},
-            **lengths_of(results),
+            **lengths_of(results, (8, 16)),
         }
 
     return made
@@ -107,3 +111,62 @@ def test_one_seed_has_no_spread(row):
 def test_the_figure_takes_bins_that_are_empty(row):
     rows = [row("PoPE", *map(result, POPE)), row("RoPE", *map(result, ROPE))]
     assert draw_study({"rows": rows, "title": "a title"})[:4] == b"\x89PNG"
+
+
+def test_halves_in_which_nothing_is_scored(row):
+    rows = [row("PoPE", *map(result, POPE)), row("RoPE", *map(result, ROPE))]
+    for each in rows:
+        for by_length in each["lengths"].values():
+            by_length["16"]["second_half"] = [None, None]
+        each["positions"]["nats_per_token"] = {name: [] for name in each["lengths"]}
+    differences = length_differences(*rows)
+    assert differences[0]["lengths"]["16"] is None
+    text = "\n".join(lengths_tables({"rows": rows, "length_differences": differences}))
+    assert "| PoPE minus RoPE | +0.050 (-1.856 to +1.956) |  |" in text
+    assert draw_study({"rows": rows, "title": "a title"})[:4] == b"\x89PNG"
+
+
+class TestFiles:
+    @pytest.fixture
+    def runs(self, tmp_path):
+        folders = [tmp_path / f"rope-seed{seed}" for seed in (0, 1)]
+        for folder in folders:
+            folder.mkdir()
+        return folders
+
+    def test_other_protocols_beside_the_arms_own_change_nothing(self, runs):
+        for folder in runs:
+            for name in ("8-16-bf16-yarn", "8-16", "8-16-32-bf16", "8-16-share0.5", "4-8"):
+                (folder / f"lengths-test-{name}.json").touch()
+        assert lengths._protocol(runs, (8, 16)) == "lengths-test-8-16-bf16.json"
+        assert lengths._protocol(runs, (4, 8)) == "lengths-test-4-8.json"
+
+    def test_other_lengths_do_not_stand_for_the_arms(self, runs):
+        for folder, name in zip(runs, ("8-16-bf16", "8-16-32-bf16"), strict=True):
+            (folder / f"lengths-test-{name}.json").touch()
+        with pytest.raises(
+            SeqpopeError, match=r"rope-seed1 holds no lengths-test-8-16-bf16\.json.*--lengths 8,16` and --prec"
+        ):
+            lengths_of(runs, (8, 16))
+
+    def test_with_yarn_or_without(self, row):
+        with pytest.raises(SeqpopeError, match=r"read as rope, rope\+yarn and as rope; read the one without YaRN"):
+            row("RoPE", *({**result(each), "folder": "x"} for each in (ROPE[0], {"rope": (1.0, 3.6)})))
+
+    def test_a_study_reads_what_was_read_otherwise_alone(self, tmp_path, monkeypatch):
+        study, arm = STUDIES["extrapolation-jsb"], Arm("RoPE", "rope", "jsb-augmented", lengths=(512, 1024))
+        read = []
+        monkeypatch.setattr("seqpope.experiment.train", lambda *_, **__: None)
+        monkeypatch.setattr("seqpope.evaluate.evaluate_lengths", lambda run, *_, **__: read.append(run.name))
+        for seed, name in enumerate(("512-1024-yarn", "512-1024", "512")):
+            (tmp_path / f"rope/rope-seed{seed}").mkdir(parents=True)
+            (tmp_path / f"rope/rope-seed{seed}/lengths-test-{name}.json").touch()
+        running._train_arm(study, arm, tmp_path, {"seeds": 3, "share": 1}, print, device="cpu")
+        assert read == ["rope-seed1", "rope-seed2"]
+
+    def test_other_precision_in_one_table(self, row):
+        made = [row("PoPE", *map(result, POPE)), row("RoPE", *map(result, ROPE))]
+        made[1]["length_targets"]["precision"] = "fp32"
+        common = {"dataset": "jsb", "data": "x", "protocol": {"window": 8, "stride": 4}, "tokens_scored": 9}
+        with pytest.raises(SeqpopeError, match="PoPE and RoPE cannot be compared: their precision at several"):
+            check_alike([(each["label"], measured_on({**each, **common})) for each in made])

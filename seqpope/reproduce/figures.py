@@ -82,7 +82,7 @@ def _draw_lengths(document: Mapping[str, Any]) -> bytes:
             if values.shape[1] > 1:
                 axes.fill_between(lengths, values.min(1), values.max(1), color=colour, alpha=0.15, linewidth=0)
         for name, bins in row.get("positions", {}).get("nats_per_token", {}).items():
-            start, end, nats = np.array(bins).T
+            start, end, nats = np.array(bins, float).reshape(-1, 3).T
             style = {"color": colour, "linestyle": "--" if name.endswith(WITH_YARN) else "-"}
             places.plot(np.sqrt((start + 1) * end), nats, linewidth=1.2, **style)
     trained = rows[0]["recipe"].get("data", {}).get("length")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from seqpope.errors import SeqpopeError
 from seqpope.results import load_lengths
 from seqpope.statistics import estimate
 
@@ -20,16 +21,29 @@ MANY = 10  # documents, of which a curve by position wants as many
 WITH_YARN = "+yarn"
 
 
-def lengths_of(folders: Sequence[Path]) -> dict[str, Any]:
+def lengths_of(folders: Sequence[Path], wanted: Sequence[int]) -> dict[str, Any]:
     """What an arm's row holds of `evaluate --lengths`, from the folders of its runs, seeds in order.
+
+    Args:
+        wanted: the arm's lengths; runs may have been read in others too.
 
     Returns:
         "lengths": by encoding and length, "same" and "second_half", nats/token of each seed; "length_targets":
         how many documents and targets those are; "positions": NLL by position in the longest window that many
         documents fill, mean over seeds, by encoding as [from, to, nats/token].
+
+    Raises:
+        SeqpopeError: a run was not read in these lengths, or some were read with YaRN and others without.
     """
-    read = load_lengths(folders)
+    read = load_lengths(folders, _protocol(folders, wanted))
     lengths, names = read[0]["protocol"]["lengths"], list(read[0]["scores"])
+    for other in read[1:]:
+        if list(other["scores"]) != names:
+            raise SeqpopeError(
+                f"{read[0]['folder']} and {other['folder']} cannot stand in one row: they were read as "
+                f"{', '.join(names)} and as {', '.join(other['scores'])}; read the one without YaRN again, with "
+                f"`seqpope evaluate RUN --lengths {_listed(wanted)} --yarn` and the same --precision"
+            )
     records = {name: [[r["scores"][name][n] for r in read] for n in range(len(lengths))] for name in names}
     first = [each[0] for each in records[names[0]]]
     filled = [n for n, record in enumerate(first) if record["documents"] >= MANY]
@@ -64,6 +78,29 @@ def lengths_of(folders: Sequence[Path]) -> dict[str, Any]:
     }
 
 
+def _protocol(folders: Sequence[Path], wanted: Sequence[int]) -> str:
+    """Which of the files that runs hold is of these lengths, side by side: in bf16, as a GPU reads, or in fp32."""
+    from seqpope.evaluate import lengths_file
+
+    found: dict[str, list[Path]] = {}  # by a file's name, runs that lack it
+    for precision in ("bf16", "fp32"):
+        name, with_yarn = (lengths_file("test", wanted, precision=precision, yarn=yarn) for yarn in (False, True))
+        found[name] = [
+            run for run in map(Path, folders) if not ((run / name).is_file() or (run / with_yarn).is_file())
+        ]
+    name = min(found, key=lambda name: len(found[name]))
+    if found[name]:
+        raise SeqpopeError(
+            f"{found[name][0]} holds no {name}: read it as the other runs with `seqpope evaluate {found[name][0]} "
+            f"--lengths {_listed(wanted)}`" + ("" if name == list(found)[-1] else " and --precision bf16")
+        )
+    return name
+
+
+def _listed(lengths: Sequence[int]) -> str:
+    return ",".join(map(str, lengths))
+
+
 def _by_position(records: Sequence[Mapping[str, Any]]) -> list[list[float]]:
     """[from, to, nats/token] of the bins that are not empty."""
     seeds = [record["by_position"] for record in records]
@@ -89,11 +126,13 @@ def length_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[
     if first is None or not seeds:
         return []
 
-    def paired(other: Mapping[str, Any], length: str) -> dict[str, Any]:
+    def paired(other: Mapping[str, Any], length: str) -> dict[str, Any] | None:
         one, two = (
             dict(zip(row["seeds"], by_length[length]["second_half"], strict=True))
             for row, by_length in ((a, first), (b, other))
         )
+        if any(each[seed] is None for each in (one, two) for seed in seeds):
+            return None  # nothing is scored there
         return vars(estimate([one[seed] - two[seed] for seed in seeds]))
 
     return [
@@ -156,6 +195,8 @@ def _spread(values: Sequence[float | None]) -> str:
     return f"{found.mean:.3f}" + (f" ± {found.sd:.3f}" if found.sd is not None else "")
 
 
-def _interval(found: Mapping[str, Any]) -> str:
+def _interval(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
     text = f"{found['mean']:+.3f}"
     return text + (f" ({found['low']:+.3f} to {found['high']:+.3f})" if found["low"] is not None else "")

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -226,6 +226,8 @@ def run_study(
         content = open_store(find_store(config.data_folder, config.dataset)).manifest.content
         data[config.dataset] = content[:12]
         told = {"data set": config.dataset, "data (content hash)": content}
+        if arm.lengths:
+            told["precision at several lengths"] = _precision(config)
         measured.append((arm.label, {**told, "window": config.eval_length, "stride": config.eval_stride}))
     check_alike(measured)
     folder = Path(out) / study.name
@@ -261,9 +263,9 @@ def _train_arm(
     study: Study, arm: Arm, folder: Path, plan: Mapping[str, Any], say: Callable[[str], None], **settings: Any
 ) -> list[Path]:
     """Train what an arm lacks in folder/ARM, test it, read it in its lengths; its runs' folders, seed by seed."""
-    from seqpope.evaluate import evaluate_lengths
+    from seqpope.evaluate import evaluate_lengths, lengths_file
     from seqpope.experiment import train
-    from seqpope.provenance import choose_device
+    from seqpope.model.positions import find_position
 
     config = arm_config(arm, seeds=plan["seeds"], side_by_side=study.side_by_side, **settings)
     config = replace(config, out=folder, name=slug(arm.label))
@@ -276,13 +278,17 @@ def _train_arm(
         # Its advice is for the arm alone.
         raise Interrupted(f"{arm.label}: {str(error).partition(';')[0]}; the same command goes on") from error
     runs = [place / f"{arm.position}-seed{seed}" for seed in range(config.seed, config.seed + config.seeds)]
+    precision = _precision(config)
+    yarn = find_position(arm.position).longer is not None
     for run in runs if arm.lengths else ():
-        if not any(run.glob("lengths-test-*.json")):
-            evaluate_lengths(
-                run,
-                list(arm.lengths),
-                device=config.device,
-                yarn=True,
-                precision="bf16" if choose_device(config.device) == "cuda" else "fp32",
-            )
+        # Of another protocol there may be others.
+        if not (run / lengths_file("test", arm.lengths, precision=precision, yarn=yarn)).is_file():
+            evaluate_lengths(run, list(arm.lengths), device=config.device, yarn=True, precision=precision)
     return runs
+
+
+def _precision(config: TrainConfig) -> Literal["fp32", "bf16"]:
+    """What runs are read in at several lengths."""
+    from seqpope.provenance import choose_device
+
+    return "bf16" if choose_device(config.device) == "cuda" else "fp32"

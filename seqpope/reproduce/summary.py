@@ -76,6 +76,9 @@ def measured_on(row: Mapping[str, Any]) -> dict[str, Any]:
         "window": row["protocol"]["window"],
         "stride": row["protocol"]["stride"],
         "number of targets": row["tokens_scored"],
+        **(
+            {"precision at several lengths": row["length_targets"]["precision"]} if "length_targets" in row else {}
+        ),
     }
 
 
@@ -170,7 +173,7 @@ def row_of(study: Study, arm: Arm, paths: Sequence[Path]) -> dict[str, Any]:
         row["solved"] = sum(value > SOLVED for value in values)
         row["solved_at"] = [next((step for step, nats in curve if nats < SOLVED_NATS), None) for curve in curves]
     if arm.lengths and folders:
-        row |= lengths_of(folders)
+        row |= lengths_of(folders, arm.lengths)
     return row
 
 
