@@ -143,6 +143,7 @@ class TestRun:
         assert "0 of 2 (0% to 84%)" in text
         assert "Solved by 0 of 2 and 0 of 2 seeds (Fisher's exact test: p = 1)." in text
         assert "A note." in text
+        assert "seeds trained side by side share theirs" in text
         assert str(tmp_path) not in text + json.dumps(document)
 
     def test_frequencies_are_shown(self, whole):

@@ -296,6 +296,8 @@ def markdown(document: Mapping[str, Any]) -> str:
         f"stride {first['protocol']['stride']}, weights of the best validation step, mean ± standard deviation "
         "over seeds."
     ]
+    if any(minutes is not None for row in document["rows"] for minutes in row["minutes"]):
+        facts.append("Minutes are of training, compiling included; seeds trained side by side share theirs.")
     if share < 1:
         facts.append(f"**{share:.1%} of the recipes' steps**, to fit a budget.")
     if document["published"]:
