@@ -69,8 +69,9 @@ class TrainingBatches(Dataset[Batch]):
     every batch.
 
     `whole` says that the longest document of a batch fills half a window or more, on average: with `pad_whole`
-    every batch is then as long as a window, so that one CUDA graph serves for all. What it saves in launches is
-    more than what the padding costs.
+    every batch is then as long as the longest there can be, a window or the split's longest document, so that one
+    CUDA graph serves for all and none takes more memory than the largest would anyway. What it saves a small model
+    in launches is more than what the padding costs.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class TrainingBatches(Dataset[Batch]):
         lengths = np.diff(split.starts)
         self.documents = np.flatnonzero(lengths > 0)
         kept = np.minimum(lengths[self.documents], config.length)
+        self.longest = int(kept.max())
         self.whole = bool(2 * _mean_longest(kept, config.batch_size) >= config.length)
 
     def __getitem__(self, step: int) -> Batch:
@@ -100,7 +102,7 @@ class TrainingBatches(Dataset[Batch]):
         rows = [self._window(int(document), random) for document in self._documents_of(step)]
         longest = max(len(targets) for _, targets, _ in rows)
         if self.pad_whole and self.whole:
-            longest = self.config.length
+            longest = self.longest
         shape = (len(rows), _rounded(longest, self.length_multiple))
         ids = np.full(shape, self.manifest.padding_id, np.int64)
         targets = np.full(shape, self.manifest.padding_id, np.int64)

@@ -316,6 +316,16 @@ class TestOneShape:
             assert not padded.scored[:, size:].any()
             assert (padded.ids[:, size:] == PADDING).all()
 
+    def test_no_batch_is_longer_than_the_longest_document(self):
+        """Or training would take memory for a window that nothing fills."""
+        config = DataConfig(length=40, batch_size=1)
+        for multiple, length in [(1, 24), (16, 32)]:
+            batches = TrainingBatches(
+                make_split([21, 24]), make_manifest(), config, 0, pad_whole=True, length_multiple=multiple
+            )
+            assert batches.whole
+            assert {batches[step].ids.shape for step in range(10)} == {(1, length)}
+
     def test_batches_of_short_documents_stay_short(self):
         batches = TrainingBatches(
             make_split([8, 8, 30]), make_manifest(), DataConfig(length=40, batch_size=1), 0, pad_whole=True
