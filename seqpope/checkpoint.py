@@ -103,9 +103,11 @@ def find_checkpoint(path: Path) -> Path:
         return path / BEST
     found = sorted(path.glob(f"*/{BEST}")) if path.is_dir() else []
     if not found:
+        hidden = path.exists() and SHIPPED.get(str(path))  # such as by a folder that samples were written to
         raise CheckpointError(
             f"no checkpoint at {path}: expected a .safetensors file, the folder of a finished run "
             f"(one that holds {BEST}) or one of {', '.join(SHIPPED)}, which come with seqpope"
+            + (f"; what lies here has the name first, so give {hidden}" if hidden else "")
         )
 
     def rank(file: Path) -> tuple[bool, float]:

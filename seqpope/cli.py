@@ -782,8 +782,9 @@ def inspect(
     """Show what a model uses each frequency for: magnitudes by frequency, layer and head, and PoPE's delta.
 
     Args:
-        runs: Folders of runs or of experiments, or .safetensors files; the shipped chorale model if none is
-            given. Twins come side by side, seeds of one recipe as their mean.
+        runs: Folders of runs or of experiments, .safetensors files, or names of shipped models (chorales,
+            chorales-rope, genome); the shipped chorale model if none is given. Twins come side by side, seeds of
+            one recipe as their mean.
         split: Whose tokens are read. The test split is not offered: nothing here needs it.
         data_folder: Folder of prepared data, or of one data set; the run's own if not given.
         out: Folder to write inspect.json, inspect.md and the figures to; if not given `inspect` in the one
@@ -938,7 +939,10 @@ def build_parser() -> Any:
             if listed:  # one word each, where jsonargparse would want a list in brackets
                 verb.add_argument("runs", nargs="+", type=Path, help="Folders of runs or of experiments.")
             if name == "inspect":
-                text = "Folders of runs or of experiments, .safetensors files; the shipped model if none."
+                text = (
+                    "Folders of runs or of experiments, .safetensors files, or names of shipped models; "
+                    "chorales if none is given."
+                )
                 verb.add_argument("runs", nargs="*", type=Path, default=[], help=text)
             verb.add_function_arguments(function, as_positional=name == "prepare", skip=skipped)
         verbs.add_subcommand(name, verb, help=(function.__doc__ or "").split("\n")[0])
