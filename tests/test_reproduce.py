@@ -153,7 +153,14 @@ class TestRun:
             assert group["trained_length"] == 51
             assert [0 < share < 1 for share in group["beyond"]["product"]] == [True, True]
         assert (tmp_path / "tiny" / "inspect" / "magnitudes.png").is_file()
-        assert "| pope | 51 |" in (tmp_path / "tiny" / "tiny.md").read_text()
+        text = (tmp_path / "tiny" / "tiny.md").read_text()
+        assert "| pope | 51 |" in text
+        assert "by wavelength in tokens" in text
+        before = json.loads(json.dumps(document))  # of a version that had no bands
+        for group in before["frequencies"].values():
+            del group["bands"]
+        assert "| pope | 51 |" in markdown(before)
+        assert "by wavelength in tokens" not in markdown(before)
 
     def test_again_trains_nothing(self, data, whole, monkeypatch):
         first, tmp_path = whole

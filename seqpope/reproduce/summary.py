@@ -354,6 +354,13 @@ def _frequencies_table(document: Mapping[str, Any]) -> list[str]:
     for label, group in found.items():
         shares = [mean(group["beyond"][name]) for name in ("query", "key", "product")]
         lines.append(f"| {label} | {group['trained_length']:,} | " + " | ".join(shares) + " |")
+    parts = [
+        "Share of the magnitude at wavelengths that never complete a turn in training (`seqpope inspect` on a run "
+        "shows all):",
+        "\n".join(lines),
+    ]
+    if any("bands" not in group for group in found.values()):
+        return parts  # a document of before there were any
     bands = [band["wavelengths"] for band in next(iter(found.values()))["bands"]]
     by_band = ["| | " + " | ".join(bands) + " |", "|---|" + "---|" * len(bands)]
     for label, group in found.items():
@@ -361,9 +368,7 @@ def _frequencies_table(document: Mapping[str, Any]) -> list[str]:
             shares = [f"{mean(band['product'])} ({100 * band['frequencies']:.1f})" for band in group["bands"]]
             by_band.append(f"| {label} | " + " | ".join(shares) + " |")
     return [
-        "Share of the magnitude at wavelengths that never complete a turn in training (`seqpope inspect` on a run "
-        "shows all):",
-        "\n".join(lines),
+        *parts,
         "Share of query x key by wavelength in tokens, % (in brackets: even would be the share of frequencies):",
         "\n".join(by_band),
     ]
