@@ -739,6 +739,9 @@ def reproduce(
     from seqpope.reproduce.running import run_study
 
     chosen, out = find_studies(study), out or Path("runs") / "reproduce"
+    only = [word.strip() for word in arms.split(";") if word.strip()]
+    if arms and not only:
+        raise SeqpopeError(f"--arms {arms!r} names none: expected labels with semicolons between")
     taken: dict[str, list[Path]] = {}
     for words in take or []:
         label, equals, paths = words.partition("=")
@@ -762,7 +765,7 @@ def reproduce(
             seeds=seeds,
             # Not named `only`: torch.compile writes what follows a word `--only` into the programs that it makes,
             # as a benchmark's name, and a quotation mark in it breaks them.
-            only=[word.strip() for word in arms.split(";") if word.strip()],
+            only=only,
             taken=taken,
             data_folder=data_folder,
             device=device,

@@ -219,7 +219,7 @@ def draw_extrapolation(results: list[dict[str, Any]]) -> bytes:
 
 def _range(arrays: Iterable[np.ndarray]) -> tuple[float, float]:
     values = np.concatenate([array.ravel() for array in arrays])
-    return float(values.min()), float(values.max())
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
 
 
 def load_pyplot() -> Any:

@@ -203,6 +203,15 @@ class TestFiles:
         ]
         assert found == chosen
 
+    def test_a_figure_of_nothing(self, experiment):
+        """Where only the last token of a document is a target no whole window may hold one."""
+        results = load_lengths([experiment])
+        for result in results:
+            for records in result["scores"].values():
+                for each in records[-1]["by_position"]:
+                    each |= {"tokens": 0, "nats_per_token": None}
+        assert draw_extrapolation(results)[:4] == b"\x89PNG"
+
     def test_the_figure_shows_what_it_is_given(self, experiment, monkeypatch):
         """A line of each encoding's mean, one of each seed, and where training ended."""
         drawn = []

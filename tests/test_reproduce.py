@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.indexing import prepare
+from seqpope import cli
 from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
 from seqpope.files import held
@@ -456,3 +457,8 @@ def test_a_whole_label_means_that_arm_alone():
     assert running._meant(study, "RoPE, a") == ["RoPE, a quarter of the rate"]
     assert len(running._meant(study, "PoPE")) == 4
     assert running._meant(study, "rope") == []
+
+
+def test_arms_that_name_none(capsys):
+    assert cli.main(["reproduce", "jsb", "--arms", " ; "]) == 1
+    assert "--arms ' ; ' names none" in capsys.readouterr().err
