@@ -174,6 +174,7 @@ class Case:
         """Make what the kernels read, by tiles that suit every GPU."""
         flash.launch_rotate(self.q, self.k, *self.polar, self.problem)
         tiles = flash.Tiles(*present_entry("forward", self.q.shape[-1], self.q.device, torch.float32))
+        tiles = flash.fit(tiles, self.q.shape[2], self.k.shape[2])
         flash.launch_forward(*self.polar, self.v, self.out, self.logsum, self.problem, tiles)
         flash.launch_rotate(self.q, self.k, *self.polar, self.problem, self.out, self.grad, self.row_dots)
 
@@ -186,7 +187,8 @@ class Case:
                 self.q, self.k, *written[:2], problem, self.out, self.grad, written[2], rows=entry[0]
             )
             return written
-        tiles, read = flash.Tiles(*entry), (self.v, self.grad, self.logsum, self.row_dots)
+        tiles = flash.fit(flash.Tiles(*entry), self.q.shape[2], self.k.shape[2])  # or it would write past buffers
+        read = (self.v, self.grad, self.logsum, self.row_dots)
         if kernel == "forward":
             flash.launch_forward(polar_q, polar_k, self.v, *written, problem, tiles)
             return written

@@ -251,7 +251,8 @@ class StackTraining:
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise SeqpopeError(
                 f"{self.state_file} is not of this model and optimiser ({str(error).splitlines()[0]}): give the "
-                "settings that it was begun with, or delete it to train these runs from the start"
+                "settings that it was begun with, or, if an earlier version wrote it, delete it to train these "
+                "runs from the start"
             ) from error
 
     def check_best(self) -> None:
