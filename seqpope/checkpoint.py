@@ -97,17 +97,18 @@ def find_checkpoint(path: Path) -> Path:
     path = Path(path)
     if path.is_file():
         return path
-    if not path.exists() and SHIPPED.get(str(path), path).is_file():
-        return SHIPPED[str(path)]
+    named = SHIPPED.get(str(path))
+    if named and named.is_file() and not path.exists():
+        return named
     if (path / BEST).is_file():
         return path / BEST
     found = sorted(path.glob(f"*/{BEST}")) if path.is_dir() else []
     if not found:
-        hidden = path.exists() and SHIPPED.get(str(path))  # such as by a folder that samples were written to
         raise CheckpointError(
             f"no checkpoint at {path}: expected a .safetensors file, the folder of a finished run "
             f"(one that holds {BEST}) or one of {', '.join(SHIPPED)}, which come with seqpope"
-            + (f"; what lies here has the name first, so give {hidden}" if hidden else "")
+            # Such as a folder that samples were written to.
+            + (f"; what lies here has the name first, so give {named}" if named and path.exists() else "")
         )
 
     def rank(file: Path) -> tuple[bool, float]:

@@ -739,6 +739,8 @@ def reproduce(
     from seqpope.reproduce.running import run_study
 
     chosen, out = find_studies(study), out or Path("runs") / "reproduce"
+    # The option is not named `only`: torch.compile writes what follows a word `--only` into the programs that it
+    # makes, as a benchmark's name, and a quotation mark in it breaks them.
     only = [word.strip() for word in arms.split(";") if word.strip()]
     if arms and not only:
         raise SeqpopeError(f"--arms {arms!r} names none: expected labels with semicolons between")
@@ -763,8 +765,6 @@ def reproduce(
             out,
             budget=None if budget is None else budget / len(chosen),
             seeds=seeds,
-            # Not named `only`: torch.compile writes what follows a word `--only` into the programs that it makes,
-            # as a benchmark's name, and a quotation mark in it breaks them.
             only=only,
             taken=taken,
             data_folder=data_folder,

@@ -39,6 +39,7 @@ from seqpope.domains.base import open_store
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_bytes, write_text
 from seqpope.frequency_figures import STARTED, draw_delta, draw_heads, draw_magnitudes
+from seqpope.markdown import table
 from seqpope.model.config import ModelConfig
 from seqpope.model.positions import POSITIONS, PositionEncoding, find_position
 from seqpope.model.transformer import Attention, Transformer
@@ -329,12 +330,9 @@ def find_models(paths: Sequence[Path]) -> list[Inspected]:
 
 
 def _files_of(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if (path / BEST).is_file():
-        return [path / BEST]
-    found = sorted(path.glob(f"*/{BEST}")) if path.is_dir() else []
-    return found or [find_checkpoint(path)]  # a shipped model's name, or an error
+    """All runs of an experiment, where `find_checkpoint` takes the best."""
+    found = [] if (path / BEST).is_file() else sorted(path.glob(f"*/{BEST}"))
+    return found or [find_checkpoint(path)]
 
 
 def find_data(models: Sequence[Inspected], data_folder: Path | None) -> Store:
@@ -544,10 +542,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
-
-
 def beyond(group: dict[str, Any], name: str) -> list[float]:
     """Of each seed, the share of magnitude whose wavelength exceeds the training window, mean over layers."""
     last = len(group["bands"]) - 1
@@ -574,7 +568,7 @@ def inspection_markdown(result: dict[str, Any], pictures: Sequence[str] = ()) ->
             else ""
         )
         + "; even would be the share of frequencies.",
-        _table(
+        table(
             ["", "runs", "window", "frequencies", "query", "key", "query x key"],
             [
                 [
@@ -619,7 +613,7 @@ def _bands_table(group: dict[str, Any]) -> str:
     rows.append(["mean", *map(_percent, values.mean(0))])
     rows.append(["share of frequencies", *(_percent(len(band["frequencies"]) / count) for band in bands)])
     text = "Share of query x key by wavelength in tokens:\n\n"
-    return text + _table(["layer", *(band_title(band) for band in bands)], rows)
+    return text + table(["layer", *(band_title(band) for band in bands)], rows)
 
 
 def _strongest_table(runs: Sequence[dict[str, Any]]) -> str:
@@ -644,7 +638,7 @@ def _strongest_table(runs: Sequence[dict[str, Any]]) -> str:
     if runs[0]["delta"] is not None:
         head_row += ["delta", "tokens back"]
     text = "Frequencies that hold most of their head's query x key:\n\n"
-    return text + _table(head_row, [told for _, told in rows[:STRONGEST]])
+    return text + table(head_row, [told for _, told in rows[:STRONGEST]])
 
 
 def look_back(delta: float, wavelength: float) -> float:
@@ -677,5 +671,5 @@ def _delta_text(layers: Sequence[dict[str, Any]], told: dict[str, Any]) -> list[
         "Over pi/2 a frequency counts against what stands at the query's own place. It weighs "
         "keys most (delta mod 2 pi) x wavelength / (2 pi) tokens back; where a small negative delta puts "
         "that beyond the window, the nearest.",
-        _table(head, rows),
+        table(head, rows),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ import yaml
 from seqpope.errors import SeqpopeError
 from seqpope.figures import draw_extrapolation, draw_loss, draw_position, in_words
 from seqpope.files import write_bytes, write_text
+from seqpope.markdown import table
 from seqpope.results import (
     ALL,
     IN_BITS,
@@ -37,18 +39,11 @@ PUBLISHED = {"jsb": {"pope": 0.4889, "rope": 0.5081}}
 PAPER_WINDOW = 2048
 
 
+_aligned = functools.partial(table, aligned=True)
+
+
 def _spread(e: dict[str, Any], digits: int = 4) -> str:
     return f"{e['mean']:.{digits}f}" + (f" ± {e['sd']:.{digits}f}" if e["sd"] is not None else "")
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table that also reads well as plain text."""
-    lines = [[cell.replace("|", "\\|") for cell in line] for line in [head, *rows]]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    lines.insert(1, ["-" * w for w in widths])
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines
-    )
 
 
 def markdown(
@@ -191,7 +186,7 @@ def _means_table(first: dict[str, Any], analysis: dict[str, Any]) -> str:
         if value is not None:
             per_unit = [f"{value / per:.3f}" for per in units_per_token]
             rows.append([name, "", f"{value:.4f}", *["" for _ in accuracy], *per_unit, *[""] * len(strata), ""])
-    return _table(head, rows)
+    return _aligned(head, rows)
 
 
 def _unit_head(unit: str) -> str:
@@ -247,7 +242,7 @@ def _references_text(first: dict[str, Any], analysis: dict[str, Any]) -> list[st
         f"In {name}, mean over seeds. Last the difference from the best of the measured baselines in that "
         "stratum, with a 95% bootstrap over pieces; below 0 the model is better. "
         + " ".join(first["references"]["text"]),
-        _table(["stratum", *head, *(f"{p} - best" for p in encodings)], rows),
+        _aligned(["stratum", *head, *(f"{p} - best" for p in encodings)], rows),
         "\n".join(claims),
     ]
 
@@ -309,7 +304,7 @@ def _runs_table(results: list[dict[str, Any]]) -> str:
                 f"{trained['seconds'] / 60:.1f}" if "seconds" in trained else "",
             ]
         )
-    return _table([*head, "minutes to best"], rows)
+    return _aligned([*head, "minutes to best"], rows)
 
 
 def _provenance_text(results: list[dict[str, Any]]) -> str:
@@ -479,7 +474,7 @@ def _length_differences(analysis: dict[str, Any]) -> list[str]:
     return [
         "Differences on these targets, paired by seed, with 95% t intervals over seeds where there are two or "
         "more, not corrected for the number of comparisons:",
-        _table(head, rows),
+        _aligned(head, rows),
     ]
 
 
@@ -494,7 +489,7 @@ def _lengths_table(analysis: dict[str, Any], targets: str) -> str:
     for half, part in (("whole", "whole window"), ("second_half", "second half")):
         counts = next(iter(analysis["encodings"].values()))["lengths"]
         rows.append(["tokens scored", "", part, *(f"{each[targets][half]['tokens']:,}" for each in counts)])
-    return _table(head, rows)
+    return _aligned(head, rows)
 
 
 def write_report(runs: Sequence[Path], folder: Path) -> None:

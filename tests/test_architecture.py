@@ -38,7 +38,7 @@ FLOORS = [
     ["seqpope.domains.base", "seqpope.data.windows", "seqpope.data.baselines"],
     ["seqpope.data.shards"],
     ["seqpope.provenance", "seqpope.results"],
-    ["seqpope.statistics", "seqpope.progress", "seqpope.processes", "seqpope.files"],
+    ["seqpope.statistics", "seqpope.progress", "seqpope.processes", "seqpope.files", "seqpope.markdown"],
     ["seqpope.signals"],
     ["seqpope.errors"],
     # Packages without code of their own; `import seqpope` is for the version.

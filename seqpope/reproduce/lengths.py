@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from seqpope.errors import SeqpopeError
+from seqpope.markdown import table
 from seqpope.results import load_lengths
 from seqpope.statistics import estimate
 
@@ -150,25 +151,24 @@ def lengths_tables(document: Mapping[str, Any]) -> list[str]:
     told = rows[0]["length_targets"]
     own, same = told["second_half"], told["same"]
 
-    def table(head: Sequence[str], lines: Mapping[str, Sequence[str]]) -> str:
-        made = ["| " + " | ".join(["tokens read at once", *head]) + " |", "|---|" + "---|" * len(head)]
-        return "\n".join([*made, *("| " + " | ".join([label, *cells]) + " |" for label, cells in lines.items())])
+    def by_length(head: Sequence[str], lines: Mapping[str, Sequence[str]]) -> str:
+        return table(["tokens read at once", *head], [[label, *cells] for label, cells in lines.items()])
 
     def means(which: str) -> dict[str, list[str]]:
         return {
-            label: [_spread(values[which]) for values in by_length.values()]
+            label: [_spread(values[which]) for values in series.values()]
             for row in rows
-            for label, by_length in series_of(row).items()
+            for label, series in series_of(row).items()
         }
 
     parts = [
         f"The second halves of all whole windows of a length, nats/token ({told['precision']}); within a column "
         "the targets are the same, from column to column they are not:",
-        table([f"{int(n):,} ({_documents(of['documents'])})" for n, of in own.items()], means("second_half")),
+        by_length([f"{int(n):,} ({_documents(of['documents'])})" for n, of in own.items()], means("second_half")),
         f"The same {same['tokens']:,} targets, of the {_documents(same['documents'])} that hold the longest "
         "window, at every length"
         + (": so few documents are an example, no measurement:" if same["documents"] < MANY else ":"),
-        table([f"{int(n):,}" for n in own], means("same")),
+        by_length([f"{int(n):,}" for n in own], means("same")),
     ]
     differences = document.get("length_differences", [])
     if differences:
@@ -178,7 +178,7 @@ def lengths_tables(document: Mapping[str, Any]) -> list[str]:
         }
         parts += [
             "Differences on the second halves, paired by seed (95% t interval; of each alone):",
-            table([f"{int(n):,}" for n in own], lines),
+            by_length([f"{int(n):,}" for n in own], lines),
         ]
     return parts
 

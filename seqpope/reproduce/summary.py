@@ -17,6 +17,7 @@ from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
 from seqpope.figures import read_curve
 from seqpope.files import write_bytes, write_text
+from seqpope.markdown import table
 from seqpope.provenance import commit
 from seqpope.reproduce.figures import draw_study
 from seqpope.reproduce.lengths import length_differences, lengths_of, lengths_tables
@@ -262,7 +263,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         "minutes to the best step",
     ]
     head += ["seeds solved (95% interval)", "surely solved at step"] if accuracy else ["best at step"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = []
     for row in document["rows"]:
         found = estimate(row["values"])
         spread = f" ± {found.sd:.{digits}f}" if found.sd is not None else ""
@@ -281,8 +282,8 @@ def markdown(document: Mapping[str, Any]) -> str:
             cells += [f"{row['solved']} of {len(row['seeds'])} ({low:.0%} to {high:.0%})", ", ".join(steps)]
         else:
             cells += [", ".join(f"{step:,}" for step in row["best_step"] if step is not None)]
-        lines.append("| " + " | ".join(cells) + " |")
-    parts = [f"## {document['title']}", document["question"], "\n".join(lines)]
+        lines.append(cells)
+    parts = [f"## {document['title']}", document["question"], table(head, lines)]
     parts += lengths_tables(document)
     parts += _frequencies_table(document)
     share = document["share"]
@@ -350,27 +351,27 @@ def _frequencies_table(document: Mapping[str, Any]) -> list[str]:
     def mean(shares: Sequence[float]) -> str:
         return f"{100 * sum(shares) / len(shares):.1f}"
 
-    lines = ["| | window | query, % | key, % | query x key, % |", "|---|---|---|---|---|"]
+    lines = []
     for label, group in found.items():
         shares = [mean(group["beyond"][name]) for name in ("query", "key", "product")]
-        lines.append(f"| {label} | {group['trained_length']:,} | " + " | ".join(shares) + " |")
+        lines.append([label, f"{group['trained_length']:,}", *shares])
     parts = [
         "Share of the magnitude at wavelengths that never complete a turn in training (`seqpope inspect` on a run "
         "shows all):",
-        "\n".join(lines),
+        table(["", "window", "query, %", "key, %", "query x key, %"], lines),
     ]
     if any("bands" not in group for group in found.values()):
         return parts  # a document of before there were any
     bands = [band["wavelengths"] for band in next(iter(found.values()))["bands"]]
-    by_band = ["| | " + " | ".join(bands) + " |", "|---|" + "---|" * len(bands)]
+    by_band = []
     for label, group in found.items():
         if [band["wavelengths"] for band in group["bands"]] == bands:
             shares = [f"{mean(band['product'])} ({100 * band['frequencies']:.1f})" for band in group["bands"]]
-            by_band.append(f"| {label} | " + " | ".join(shares) + " |")
+            by_band.append([label, *shares])
     return [
         *parts,
         "Share of query x key by wavelength in tokens, % (in brackets: even would be the share of frequencies):",
-        "\n".join(by_band),
+        table(["", *bands], by_band),
     ]
 
 
