@@ -205,6 +205,7 @@ def train_run(config: TrainConfig, folder: Path, title: str) -> Path:
         eval_stride=config.eval_stride,
         compile_model=compiled,
         one_shape=device == "cuda" and data.batches.whole,
+        one_target=data.batches.one_target,
     )
     keeper = RunKeeper(folder, info, config, title)
     if start_step >= config.optimizer.steps:

@@ -40,6 +40,23 @@ def mean_nats(logits: Tensor, targets: Tensor, scored: Tensor, parts: int = 1) -
     return means[0] if parts == 1 else means
 
 
+def batch_nats(
+    forward: Callable[..., Tensor], batch: Sequence[Tensor], parts: int = 1, *, one_target: bool = False
+) -> Tensor:
+    """As `mean_nats`, of a batch that a model reads.
+
+    Args:
+        forward: `Transformer.forward`, or what is compiled of it.
+        batch: ids, targets and scored, (B, L) each.
+        one_target: every row has one scored target: logits are asked for there alone.
+    """
+    ids, targets, scored = batch
+    if not one_target:
+        return mean_nats(forward(ids), targets, scored, parts)
+    at = (scored > 0).int().argmax(1, keepdim=True)
+    return mean_nats(forward(ids, at=at), targets.gather(1, at), scored.gather(1, at), parts)
+
+
 @dataclass(frozen=True)
 class ScoringBatch:
     """Windows read together: `ids` and `targets` (B, L) int64, padded at the right to the longest."""

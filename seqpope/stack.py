@@ -30,7 +30,7 @@ from seqpope.errors import SeqpopeError
 from seqpope.model.config import ModelConfig
 from seqpope.model.positions import PositionEncoding, find_position
 from seqpope.model.transformer import Block, Transformer
-from seqpope.nll import mean_nats, score_split
+from seqpope.nll import batch_nats, score_split
 from seqpope.processes import kill_workers_at_exit
 from seqpope.progress import clock
 from seqpope.signals import SAVE_SECONDS, Interrupted, stop_on_signal, tell
@@ -209,7 +209,7 @@ class StackTraining:
         self.best, self.best_step = [math.inf] * len(self.seeds), [-1] * len(self.seeds)
         self.validation = store.split("validation")
         self.precision, self.compiled = precision_on(device, config), compiles_on(device, config)
-        self.one_shape = False  # of all batches: known with them
+        self.one_shape = self.one_target = False  # of all batches: known with them
         self.clip_gradients = self.model.clip_gradients
 
     @property
@@ -304,6 +304,7 @@ class StackTraining:
         if workers:
             kill_workers_at_exit()
         self.one_shape = all(part.whole for part in parts)
+        self.one_target = all(part.one_target for part in parts)
         return DataLoader(
             StackedBatches(parts, self.store.manifest.padding_id),
             batch_size=None,
@@ -316,7 +317,8 @@ class StackTraining:
 
     def losses(self, ids: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
         """Mean nats over the scored targets of each model's batch, (M,)."""
-        return mean_nats(self.model(ids), targets, scored, self.model.models).view(-1)
+        batch = (ids, targets, scored)
+        return batch_nats(self.model, batch, self.model.models, one_target=self.one_target).view(-1)
 
     def compile(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """`losses`, compiled; as CUDA graphs where all batches have one shape."""

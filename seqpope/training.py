@@ -18,7 +18,7 @@ from seqpope.data.datamodule import Batch
 from seqpope.data.shards import SCORED, Manifest, Split
 from seqpope.files import write_text
 from seqpope.model.transformer import Transformer
-from seqpope.nll import mean_nats, score_split
+from seqpope.nll import batch_nats, score_split
 from seqpope.provenance import provenance
 
 
@@ -171,13 +171,14 @@ class SequenceModule(lightning.LightningModule):
         eval_stride: int,
         compile_model: bool = False,
         one_shape: bool = False,
+        one_target: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.average = copy.deepcopy(model).requires_grad_(False) if optimizer.average_decay else None
         self.optimizer_config, self.seed, self.padding_id = optimizer, seed, padding_id
         self.validation, self.eval_length, self.eval_stride = validation, eval_length, eval_stride
-        self.compiled, self.one_shape = compile_model, one_shape
+        self.compiled, self.one_shape, self.one_target = compile_model, one_shape, one_target
         forward: Any = model
         if compile_model and one_shape:
             # Batches all alike: their forward and backward passes are CUDA graphs, which a small model needs: its
@@ -201,8 +202,7 @@ class SequenceModule(lightning.LightningModule):
             torch.compiler.cudagraph_mark_step_begin()
         elif self.compiled:
             torch._dynamo.mark_dynamic(batch.ids, 1)  # one compiled model for all lengths
-        logits = self._train_forward[0](batch.ids)
-        return mean_nats(logits, batch.targets, batch.scored)
+        return batch_nats(self._train_forward[0], batch, one_target=self.one_target)
 
     def configure_gradient_clipping(
         self,

@@ -11,7 +11,7 @@ from seqpope.data.shards import pack
 from seqpope.model.config import ModelConfig
 from seqpope.model.positions import POSITIONS
 from seqpope.model.transformer import Transformer
-from seqpope.nll import mean_nats, score_split, scoring_batches, token_nats
+from seqpope.nll import batch_nats, mean_nats, score_split, scoring_batches, token_nats
 
 LENGTHS = [30, 9, 0, 17, 1]
 
@@ -29,6 +29,31 @@ def make_model(position="pope", seed=0):
 
 def score(model, split, **options):
     return score_split(model, split, PADDING, **{"length": 8, "stride": 3, **options})
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("weight", [None, 0.5])
+def test_a_target_a_row_costs_what_it_costs_among_all(position, weight):
+    """The loss and every gradient, in two parts, and with weights; the last block works on one position a row."""
+    random = torch.Generator().manual_seed(3)
+    ids, targets = torch.randint(0, VOCABULARY, (2, 6, 9), generator=random)
+    scored = torch.arange(9) == torch.tensor([8, 0, 3, 3, 7, 1])[:, None]
+    if weight:
+        scored = scored * torch.linspace(weight, 1, 6)[:, None]
+    found = []
+    for one_target in (False, True):
+        model = make_model(position)
+        shapes = []
+        model.blocks[-1].mlp_in.register_forward_hook(lambda _, x, y, shapes=shapes: shapes.append(tuple(y.shape)))
+        losses = batch_nats(model, (ids, targets, scored), 2, one_target=one_target)
+        (losses * torch.tensor([1.0, 3.0])).sum().backward()
+        assert shapes == [(6, 1 if one_target else 9, 64)]
+        found.append((losses, [p.grad for p in model.parameters()]))
+    (expected, gradients), (got, cheap) = found
+    assert got.shape == (2,)
+    torch.testing.assert_close(got, expected)
+    for a, b in zip(cheap, gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
 class TestTokenNats:

@@ -15,7 +15,7 @@ from seqpope.errors import SeqpopeError
 from seqpope.experiment import train_run
 from seqpope.model.config import ModelConfig
 from seqpope.model.transformer import Transformer
-from seqpope.nll import mean_nats, score_split
+from seqpope.nll import batch_nats, score_split
 from seqpope.training import SequenceModule, make_optimizer, parameter_groups
 
 MODEL = {"width": 16, "layers": 2, "heads": 2, "delta_init": "uniform"}
@@ -346,11 +346,11 @@ def test_every_step_of_every_seed_has_dropout_of_its_own(tmp_path, monkeypatch):
     make_store(tmp_path)
     draws = []
 
-    def record(*arguments):
+    def record(*arguments, **keywords):
         draws.append(float(torch.rand(1, dtype=torch.float64)))
-        return mean_nats(*arguments)
+        return batch_nats(*arguments, **keywords)
 
-    monkeypatch.setattr(seqpope.training, "mean_nats", record)
+    monkeypatch.setattr(seqpope.training, "batch_nats", record)
     for seed in (0, 1):
         config = make_config(tmp_path)
         config.seed = seed

@@ -36,10 +36,15 @@ class Windows(Protocol):
     """Training windows of step `step`, drawn as a pure function of it.
 
     Called with a step it returns ids and targets (B, L) int64 and what each target counts (B, L), bool or float32,
-    L being the longest row; `whole` says that most rows fill a window.
+    L being the longest row.
+
+    Attributes:
+        whole: most rows fill a window.
+        one_target: every row has exactly one scored target.
     """
 
     whole: bool
+    one_target: bool
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
 
@@ -74,6 +79,8 @@ class TrainingBatches(Dataset[Batch]):
     in launches is more than what the padding costs.
     """
 
+    one_target = False
+
     def __init__(
         self,
         split: Split,
@@ -100,10 +107,11 @@ class TrainingBatches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         random = np.random.default_rng([self.seed, 1, step])
         rows = [self._window(int(document), random) for document in self._documents_of(step)]
-        longest = max(len(targets) for _, targets, _ in rows)
         if self.pad_whole and self.whole:
-            longest = self.longest
-        shape = (len(rows), _rounded(longest, self.length_multiple))
+            length = self.longest
+        else:
+            length = _rounded(max(len(targets) for _, targets, _ in rows), self.length_multiple)
+        shape = (len(rows), length)
         ids = np.full(shape, self.manifest.padding_id, np.int64)
         targets = np.full(shape, self.manifest.padding_id, np.int64)
         scored = np.zeros(shape, bool)
@@ -173,12 +181,12 @@ class DrawnBatches(Dataset[Batch]):
         )
         self.padding_id, self.length = store.manifest.padding_id, config.length
         self.length_multiple, self.pad_whole = length_multiple, pad_whole
-        self.whole = self.windows.whole
+        self.whole, self.one_target = self.windows.whole, self.windows.one_target
 
     def __getitem__(self, step: int) -> Batch:
         ids, targets, counts = self.windows(step)
-        longest = self.length if self.pad_whole and self.whole else ids.shape[1]
-        more = _rounded(longest, self.length_multiple) - ids.shape[1]
+        whole = self.pad_whole and self.whole
+        more = (self.length if whole else _rounded(ids.shape[1], self.length_multiple)) - ids.shape[1]
         if more:
             ids, targets = (
                 np.pad(each, ((0, 0), (0, more)), constant_values=self.padding_id) for each in (ids, targets)

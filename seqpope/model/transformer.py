@@ -6,7 +6,6 @@ import copy
 import math
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +13,11 @@ from seqpope.errors import SeqpopeError
 from seqpope.model.cache import KeyValueCache
 from seqpope.model.config import ModelConfig
 from seqpope.model.positions import POSITIONS, PositionEncoding, find_position
+
+
+def _picked(x: Tensor, at: Tensor | None) -> Tensor:
+    """Of x (B, L, C) the positions `at` (B, K), (B, K, C); all if None."""
+    return x if at is None else x.gather(1, at[:, :, None].expand(-1, -1, x.shape[-1]))
 
 
 class Attention(nn.Module):
@@ -26,7 +30,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.width, config.width, bias=False)
         self.position = find_position(position)(config)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None) -> Tensor:
+    def forward(self, x: Tensor, cache: KeyValueCache | None, at: Tensor | None = None) -> Tensor:
         batch, length, width = x.shape
         dropout_p = self.dropout if self.training else 0.0
         qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
@@ -37,11 +41,11 @@ class Attention(nn.Module):
             k, v = cache.extend(self.layer, k, v)  # (B, H, cache.length + L, D), or the whole cache if settled
             y = self.position.attend(q.to(k.dtype), k, v, query_offset=cache.position, dropout_p=dropout_p)
             y = y.to(x.dtype)
-        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+        return self.out(_picked(y.transpose(1, 2).reshape(batch, length, width), at))
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); of some positions alone, if `at` (B, K) says which."""
 
     def __init__(self, config: ModelConfig, position: str, layer: int) -> None:
         super().__init__()
@@ -53,8 +57,8 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(hidden, config.width, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None) -> Tensor:
-        x = x + self.dropout(self.attention(self.norm_attention(x), cache))
+    def forward(self, x: Tensor, cache: KeyValueCache | None, at: Tensor | None = None) -> Tensor:
+        x = _picked(x, at) + self.dropout(self.attention(self.norm_attention(x), cache, at))
         return x + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x)))))
 
 
@@ -94,6 +98,7 @@ class Transformer(nn.Module):
         ids: Tensor,
         cache: KeyValueCache | None = None,
         *,
+        at: Tensor | None = None,
         last_only: bool = False,
         ends: Tensor | None = None,
         head: bool = True,
@@ -103,7 +108,9 @@ class Transformer(nn.Module):
         Args:
             ids: (B, L) token ids; they stand behind what the cache holds.
             cache: keys and values of earlier calls; L positions are added to it.
-            last_only: return the logits after the last token alone, (B, 1, V).
+            at: (B, K) positions within `ids`: return the logits after those alone, (B, K, V), and save the last
+                block the work for the others, whose keys and values are all that is read of them there.
+            last_only: the same for the last token, (B, 1, V).
             ends: (B,) how many of the ids are each sequence's own, the rest being padding; then the last token is
                 the last of those, and the cache forgets the padding.
             head: False returns the states that `logits` takes, so that it need not be asked for all of them.
@@ -111,16 +118,18 @@ class Transformer(nn.Module):
         Returns:
             (B, L, V), or states (B, L, C).
         """
+        if last_only and ids.shape[1] > 1:
+            at = ids.new_full((len(ids), 1), ids.shape[1] - 1) if ends is None else ends[:, None] - 1
         x = self.dropout(self.embedding(ids))  # (B, L, C)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x, cache)
+        x = last(x, cache, at)
         if cache is not None:
             before = cache.position
             cache.advance(ids.shape[1])
             if ends is not None:
                 cache.cut(before + ends)
-        if last_only:
-            x = x[:, -1:] if ends is None else x[torch.arange(len(x)), ends - 1][:, None]
         return self.logits(x) if head else x
 
     def logits(self, states: Tensor) -> Tensor:

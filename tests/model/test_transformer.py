@@ -106,6 +106,22 @@ def test_last_only_is_the_last(position):
     torch.testing.assert_close(model(ids, last_only=True), model(ids)[:, -1:])
 
 
+@pytest.mark.parametrize("position", POSITIONS)
+def test_positions_asked_for_are_those_of_all_and_so_are_gradients(position):
+    ids, at = make_ids(3, 9), torch.tensor([[0, 8], [5, 5], [3, 1]])
+    found = []
+    for some in (False, True):
+        model = make_model(position)
+        logits = model(ids, at=at) if some else model(ids).gather(1, at[:, :, None].expand(-1, -1, VOCABULARY))
+        assert logits.shape == (3, 2, VOCABULARY)
+        (logits**2).sum().backward()
+        found.append((logits, {name: p.grad for name, p in model.named_parameters()}))
+    (all_of_them, expected), (those, gradients) = found
+    torch.testing.assert_close(those, all_of_them, atol=2e-5, rtol=2e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-4, rtol=1e-4, msg=name)
+
+
 @torch.no_grad()
 def test_a_full_cache_says_so_and_keeps_what_it_has():
     model, ids = make_model("pope"), make_ids(1, 6)

@@ -28,6 +28,8 @@ class GenomeWindows:
         whole: most rows are full windows.
     """
 
+    one_target = False
+
     def __init__(
         self,
         store: GenomeStore,

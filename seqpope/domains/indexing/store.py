@@ -105,7 +105,7 @@ class IndexingStore:
 class IndexingWindows:
     """Batch number `step`, a function of (seed, step): each pass over the examples is a permutation of them."""
 
-    whole = True
+    whole = one_target = True
 
     def __init__(self, examples: np.ndarray, batch_size: int, seed: int) -> None:
         self.examples, self.batch_size, self.seed = examples, batch_size, seed
