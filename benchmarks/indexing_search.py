@@ -2,6 +2,7 @@
 
     python benchmarks/indexing_search.py --position pope --steps 30000 uniform:5e-5 uniform:2e-4 zero:5e-5
     python benchmarks/indexing_search.py --position rope --batch-size 256 none:2e-4
+    python benchmarks/indexing_search.py --optimizer muon --steps 12000 uniform:1e-4 uniform:3e-4 uniform:1e-3
     python benchmarks/indexing_search.py --table
 
 A model is START:RATE. The rate is constant after 1,000 steps of warm-up; all else is configs/indexing-paper.yaml.
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--position", default="pope", choices=("pope", "rope"))
     parser.add_argument("--steps", type=int, default=14000)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--optimizer", default="adamw", choices=("adamw", "muon"))
     parser.add_argument("--beta2", type=float, default=0.99)
     parser.add_argument("--data-folder", type=Path, default=Path("data"))
     parser.add_argument("--table", action="store_true", help="only write the table of what is recorded")
@@ -61,6 +63,7 @@ def search(asked: argparse.Namespace) -> dict[str, object]:
     raw |= {"position": asked.position, "baseline": "none", "seeds": len(rates), "data_folder": asked.data_folder}
     raw["data"]["batch_size"] = asked.batch_size
     raw["optimizer"] |= {
+        "name": asked.optimizer,
         "learning_rate": max(rates),
         "min_learning_rate": max(rates),
         "warmup_steps": 1000,
@@ -96,7 +99,7 @@ def search(asked: argparse.Namespace) -> dict[str, object]:
         total += found.detach()
         before = [p.detach().clone() for p in parameters]
         training.update(found)
-        with torch.no_grad():  # AdamW's step is proportional to the rate, its decay too
+        with torch.no_grad():  # both optimisers' steps are proportional to the rate, their decay too
             for parameter, old, part in zip(parameters, before, shares, strict=True):
                 parameter.copy_(torch.lerp(old, parameter, part))
         if training.step % EVERY == 0:
@@ -108,6 +111,7 @@ def search(asked: argparse.Namespace) -> dict[str, object]:
         "position": asked.position,
         "models": asked.models,
         "batch_size": asked.batch_size,
+        "optimizer": asked.optimizer,
         "beta2": asked.beta2,
         "every": EVERY,
         "curve": curve,
@@ -124,8 +128,8 @@ def table(recorded: list[dict]) -> str:
         "of warm-up, all else the paper's recipe (`benchmarks/indexing_search.py`). ln 52 = 3.95 knows letters "
         "alone; ln 30 = 3.40 which letters the string has; a solved task costs nearly 0.",
         "",
-        "| encoding | delta from | rate | batch | beta2 | " + " | ".join(f"{s:,}" for s in SHOWN) + " | last |",
-        "|" + "---|" * (6 + len(SHOWN)),
+        "| optimizer | encoding | delta from | rate | batch | beta2 | " + " | ".join(f"{s:,}" for s in SHOWN) + " | last |",
+        "|" + "---|" * (7 + len(SHOWN)),
     ]
     rows = []
     for one in recorded:
@@ -139,9 +143,12 @@ def table(recorded: list[dict]) -> str:
             last = f"{values[-1]:.3f} at {len(values) * one['every']:,}"
             name = "PoPE" if one["position"] == "pope" else "RoPE"
             start = start if one["position"] == "pope" else ""
-            rows.append((name, one["batch_size"], one["beta2"], float(rate), start, cells, last))
-    for name, batch, beta2, rate, start, cells, last in sorted(rows, key=lambda row: row[:5]):
-        lines.append(f"| {name} | {start} | {rate:g} | {batch} | {beta2} | " + " | ".join(cells) + f" | {last} |")
+            optimizer = {"adamw": "AdamW", "muon": "Muon"}[one.get("optimizer", "adamw")]
+            rows.append((optimizer, name, one["batch_size"], one["beta2"], float(rate), start, cells, last))
+    for optimizer, name, batch, beta2, rate, start, cells, last in sorted(rows, key=lambda row: row[:6]):
+        lines.append(
+            f"| {optimizer} | {name} | {start} | {rate:g} | {batch} | {beta2} | " + " | ".join(cells) + f" | {last} |"
+        )
     devices = sorted({f"{one['device']}, torch {one['versions']['torch']}" for one in recorded})
     commits = sorted({one["commit"][:12] for one in recorded})
     dates = sorted({one["date"][:10] for one in recorded})

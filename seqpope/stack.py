@@ -385,8 +385,6 @@ def train_stack(
             saved state cannot be taken up.
         Interrupted: Ctrl-C or TERM; the state is saved.
     """
-    if config.optimizer.name != "adamw":
-        raise SeqpopeError(f"seeds are trained side by side by adamw, not by {config.optimizer.name}")
     training = StackTraining(config, store, folder, device)
     training.load()
     steps = config.optimizer.steps

@@ -18,6 +18,7 @@ from seqpope.data.datamodule import Batch
 from seqpope.data.shards import SCORED, Manifest, Split
 from seqpope.files import write_text
 from seqpope.model.transformer import Transformer
+from seqpope.muon import StackedMuon
 from seqpope.nll import batch_nats, score_split
 from seqpope.provenance import provenance
 
@@ -85,7 +86,7 @@ def make_optimizer(
     """AdamW for everything, or Muon for the matrices of the blocks and AdamW for the rest.
 
     Args:
-        models: as for `parameter_groups`; for AdamW alone.
+        models: as for `parameter_groups`.
     """
     adamw: dict[str, Any] = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2)}
     if next(model.parameters()).is_cuda:
@@ -95,18 +96,18 @@ def make_optimizer(
     matrices = [
         p
         for name, p in model.named_parameters()
-        if p.dim() == 2 and not name.endswith(("delta", "embedding.weight"))
+        if p.dim() == 2 + models and not name.endswith(("delta", "embedding.weight"))
     ]
     chosen = {id(p) for p in matrices}
-    groups = parameter_groups(model, config)
+    groups = parameter_groups(model, config, models=models)
     for group in groups:
         group["params"] = [p for p in group["params"] if id(p) not in chosen]
     # match_rms_adamw: the same learning rate and decay serve both.
-    muon = torch.optim.Muon(
-        matrices,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        adjust_lr_fn="match_rms_adamw",
+    both: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    muon = (
+        StackedMuon(matrices, **both)
+        if models
+        else torch.optim.Muon(matrices, **both, adjust_lr_fn="match_rms_adamw")
     )
     return Together([muon, torch.optim.AdamW(groups, **adamw)])
 

@@ -28,7 +28,7 @@ FLOORS = [
     ["seqpope.evaluate", "seqpope.figures"],
     ["seqpope.stack"],
     ["seqpope.training", "seqpope.sampling"],
-    ["seqpope.checkpoint"],
+    ["seqpope.checkpoint", "seqpope.muon"],
     ["seqpope.nll", "seqpope.data.datamodule", "seqpope.decoding"],
     ["seqpope.model.transformer"],
     ["seqpope.model.positions", "seqpope.model.cache"],

@@ -124,6 +124,7 @@ class TestModel:
     ("average", "delta", "baseline"),
     [
         (0.0, {}, "none"),
+        (0.0, {"name": "muon"}, "none"),
         (0.9, {"delta_rate": 4.0, "delta_decay": 0.5}, "rope"),
         *(
             pytest.param(0.0, delta, "rope", marks=pytest.mark.slow, id=f"both {delta}")
@@ -139,6 +140,7 @@ def test_runs_are_those_of_seeds_trained_alone(data, tmp_path, average, delta, b
     side = train(config, say=lambda _: None)
     alone = train(replace(config, side_by_side=False, out=tmp_path / "alone"), say=lambda _: None)
     told = []
+    close = 2e-3 if config.optimizer.name == "muon" else 2e-4  # which orthogonalises in bf16
     positions = ["pope"] if baseline == "none" else ["pope", "rope"]
     for position in positions:
         for seed in (5, 6, 7):
@@ -146,9 +148,9 @@ def test_runs_are_those_of_seeds_trained_alone(data, tmp_path, average, delta, b
             for column in ("train_nats_per_token", "validation_nats_per_token", "learning_rate"):
                 values = [curve(run, column) for run in pair]
                 assert len(values[0]) == len(values[1]) > 0
-                np.testing.assert_allclose(*values, rtol=2e-4)
+                np.testing.assert_allclose(*values, rtol=close)
             results = [json.loads((run / "result.json").read_text()) for run in pair]
-            assert results[0]["nats_per_token"] == pytest.approx(results[1]["nats_per_token"], rel=2e-4)
+            assert results[0]["nats_per_token"] == pytest.approx(results[1]["nats_per_token"], rel=close)
             assert results[0]["trained"]["step"] == results[1]["trained"]["step"]
             assert results[0]["trained"]["side_by_side"] == 3
             told.append(results[0]["nats_per_token"])
@@ -158,7 +160,7 @@ def test_runs_are_those_of_seeds_trained_alone(data, tmp_path, average, delta, b
     torch.testing.assert_close(
         *[load_checkpoint(folder / f"{positions[-1]}-seed6")[0].embedding.weight for folder in (side, alone)],
         rtol=1e-2,
-        atol=1e-4,
+        atol=close / 2,
     )
 
 
@@ -213,13 +215,6 @@ def test_a_seed_that_diverges_leaves_the_others_alone(data, tmp_path, monkeypatc
         a, b = (load_checkpoint(tmp_path / f / "x" / f"pope-seed{seed}")[0] for f in ("well", "ill"))
         torch.testing.assert_close(a.embedding.weight, b.embedding.weight, rtol=0, atol=0)
     assert well.is_dir()
-
-
-def test_muon_is_refused(data, tmp_path):
-    config = make_config(data, tmp_path)
-    config.optimizer.name = "muon"
-    with pytest.raises(SeqpopeError, match="by adamw, not by muon"):
-        train(config, say=lambda _: None)
 
 
 def test_a_damaged_state_is_told(data, tmp_path):

@@ -1,0 +1,72 @@
+"""Muon of several models' matrices at once is torch's Muon of each."""
+
+import pytest
+import torch
+
+from seqpope.muon import StackedMuon, orthogonal
+
+SHAPES = [(8, 20), (20, 8), (8, 8), (8, 20)]
+
+
+def gradients(step, models):
+    random = torch.Generator().manual_seed(step)
+    # Of sizes far apart: each matrix is orthogonalised by its own norm.
+    return [torch.randn(models, *shape, generator=random) * 10.0 ** (n - 2) for n, shape in enumerate(SHAPES)]
+
+
+@pytest.mark.parametrize("models", [1, 3])
+def test_steps_are_those_of_torch(models):
+    torch.manual_seed(0)
+    stacked = [torch.nn.Parameter(torch.randn(models, *shape)) for shape in SHAPES]
+    before = [p.detach().clone() for p in stacked]
+    alone = [[torch.nn.Parameter(p[m].detach().clone()) for p in stacked] for m in range(models)]
+    ours = StackedMuon(stacked, lr=0.05, weight_decay=0.3)
+    theirs = [torch.optim.Muon(each, lr=0.05, weight_decay=0.3, adjust_lr_fn="match_rms_adamw") for each in alone]
+    for step in range(5):
+        for parameter, gradient in zip(stacked, gradients(step, models), strict=True):
+            parameter.grad = gradient.clone()
+            for m, each in enumerate(alone):
+                each[next(n for n, p in enumerate(stacked) if p is parameter)].grad = gradient[m].clone()
+        for group in (ours, *theirs):
+            group.param_groups[0]["lr"] = 0.05 / (step + 1)
+            group.step()
+    for n, parameter in enumerate(stacked):
+        for m, each in enumerate(alone):
+            # Orthogonalised in bf16, whose sums come in another order in a batch.
+            torch.testing.assert_close(parameter[m], each[n], rtol=0, atol=2e-3)
+        assert (parameter - before[n]).abs().mean() > 0.02  # ten times what the two may differ by
+
+
+def test_singular_values_become_one_or_so():
+    x = (
+        torch.randn(4, 6, 15, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([1e-3, 1, 50, 7])[:, None, None]
+    )
+    u, _, v = torch.linalg.svd(x, full_matrices=False)
+    found = orthogonal(x)
+    values = torch.linalg.svdvals(found)
+    assert 0.6 < values.min() < values.max() < 1.3
+    # The singular vectors stay: in their own basis the result is diagonal.
+    inner = u.mT @ found @ v.mT
+    assert (inner - torch.diag_embed(inner.diagonal(dim1=1, dim2=2))).abs().max() < 1e-4
+
+
+def test_a_matrix_of_zeros_stays_and_nan_stays_in_its_model():
+    assert (orthogonal(torch.zeros(2, 3, 4)) == 0).all()
+    parameter = torch.nn.Parameter(torch.ones(2, 3, 4))
+    optimizer = StackedMuon([parameter], lr=0.1, weight_decay=0.0)
+    parameter.grad = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1))
+    parameter.grad[1, 0, 0] = float("nan")
+    optimizer.step()
+    assert parameter[0].isfinite().all()
+    assert not (parameter[0] == 1).any()
+    assert parameter[1].isnan().all()
+
+
+def test_parameters_without_gradients_are_left():
+    parameters = [torch.nn.Parameter(torch.ones(2, 3, 4)) for _ in range(2)]
+    optimizer = StackedMuon(parameters, lr=0.1, weight_decay=0.5)
+    parameters[1].grad = torch.ones(2, 3, 4)
+    optimizer.step()
+    assert (parameters[0] == 1).all()
+    assert (parameters[1] != 1).all()
