@@ -128,7 +128,9 @@ def table(recorded: list[dict]) -> str:
         "of warm-up, all else the paper's recipe (`benchmarks/indexing_search.py`). ln 52 = 3.95 knows letters "
         "alone; ln 30 = 3.40 which letters the string has; a solved task costs nearly 0.",
         "",
-        "| optimizer | encoding | delta from | rate | batch | beta2 | " + " | ".join(f"{s:,}" for s in SHOWN) + " | last |",
+        "| optimizer | encoding | delta from | rate | batch | beta2 | "
+        + " | ".join(f"{s:,}" for s in SHOWN)
+        + " | last |",
         "|" + "---|" * (7 + len(SHOWN)),
     ]
     rows = []
@@ -146,9 +148,8 @@ def table(recorded: list[dict]) -> str:
             optimizer = {"adamw": "AdamW", "muon": "Muon"}[one.get("optimizer", "adamw")]
             rows.append((optimizer, name, one["batch_size"], one["beta2"], float(rate), start, cells, last))
     for optimizer, name, batch, beta2, rate, start, cells, last in sorted(rows, key=lambda row: row[:6]):
-        lines.append(
-            f"| {optimizer} | {name} | {start} | {rate:g} | {batch} | {beta2} | " + " | ".join(cells) + f" | {last} |"
-        )
+        settings = f"| {optimizer} | {name} | {start} | {rate:g} | {batch} | {beta2} | "
+        lines.append(settings + " | ".join(cells) + f" | {last} |")
     devices = sorted({f"{one['device']}, torch {one['versions']['torch']}" for one in recorded})
     commits = sorted({one["commit"][:12] for one in recorded})
     dates = sorted({one["date"][:10] for one in recorded})
