@@ -34,7 +34,7 @@ from seqpope.provenance import choose_device, provenance
 
 RESULTS = Path(__file__).parent / "results" / "indexing-search.json"
 EVERY = 250  # steps that a point of a curve is the mean of
-SHOWN = (2000, 6000, 10000, 20000)
+SHOWN = (2000, 6000, 10000, 20000, 30000, 40000)
 
 
 def main() -> None:
@@ -146,6 +146,8 @@ def table(recorded: list[dict]) -> str:
             name = "PoPE" if one["position"] == "pope" else "RoPE"
             start = start if one["position"] == "pope" else ""
             optimizer = {"adamw": "AdamW", "muon": "Muon"}[one.get("optimizer", "adamw")]
+            falls = one.get("falls")  # of runs by `seqpope train`, whose losses are of some of the batches
+            last += f"; cosine to a tenth at {falls:,}, {one['batches']} batches a point" if falls else ""
             rows.append((optimizer, name, one["batch_size"], one["beta2"], float(rate), start, cells, last))
     for optimizer, name, batch, beta2, rate, start, cells, last in sorted(rows, key=lambda row: row[:6]):
         settings = f"| {optimizer} | {name} | {start} | {rate:g} | {batch} | {beta2} | "

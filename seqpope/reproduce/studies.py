@@ -221,7 +221,14 @@ def _delta() -> Study:
 
 
 # What learns fastest from batches of 64 (benchmarks/results/indexing-search.md).
-_QUARTER = {"optimizer.learning_rate": 5e-5, "optimizer.min_learning_rate": 5e-6}
+_MUON = {
+    "optimizer.name": "muon",
+    "optimizer.learning_rate": 1e-4,
+    "optimizer.min_learning_rate": 1e-5,
+    "optimizer.warmup_steps": 1000,
+    "optimizer.steps": 60000,
+    "eval_every": 5000,
+}
 STUDIES = {
     study.name: study
     for study in (
@@ -241,13 +248,16 @@ STUDIES = {
                 Arm("PoPE, delta uniform", "pope", "indexing-paper"),
                 Arm("PoPE, delta from 0", "pope", "indexing-paper", {"model.delta_init": "zero"}),
                 Arm("RoPE", "rope", "indexing-paper", published=11.16),
-                Arm("PoPE, delta uniform, a quarter of the rate", "pope", "indexing-paper", _QUARTER),
-                Arm("RoPE, a quarter of the rate", "rope", "indexing-paper", _QUARTER),
+                Arm("PoPE, delta uniform, by Muon", "pope", "indexing-paper", _MUON),
+                Arm("PoPE, delta from 0, by Muon", "pope", "indexing-paper", {**_MUON, "model.delta_init": "zero"}),
+                Arm("RoPE, by Muon", "rope", "indexing-paper", _MUON),
             ),
             pairs=(
+                ("PoPE, delta uniform and clamped (the paper's)", "RoPE"),
                 ("PoPE, delta uniform", "RoPE"),
                 ("PoPE, delta from 0", "RoPE"),
-                ("PoPE, delta uniform, a quarter of the rate", "RoPE, a quarter of the rate"),
+                ("PoPE, delta uniform, by Muon", "RoPE, by Muon"),
+                ("PoPE, delta from 0, by Muon", "RoPE, by Muon"),
             ),
             seeds=8,
             side_by_side=True,
