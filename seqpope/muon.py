@@ -19,8 +19,14 @@ class StackedMuon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float,
+        momentum: float = 0.95,
+        precision: torch.dtype = torch.bfloat16,
     ) -> None:
+        self.precision = precision  # that matrices are orthogonalised in
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
@@ -46,7 +52,7 @@ class StackedMuon(torch.optim.Optimizer):
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, buffers, momentum)  # Nesterov's
         turned = [p.shape[1] > p.shape[2] for p in parameters]
-        wide = torch.cat([(x.mT if turn else x).bfloat16() for x, turn in zip(ahead, turned, strict=True)])
+        wide = torch.cat([(x.mT if turn else x).to(self.precision) for x, turn in zip(ahead, turned, strict=True)])
         found = orthogonal(wide).split([len(p) for p in parameters])
         weights: list[Tensor] = [*parameters]
         torch._foreach_mul_(weights, 1 - rate * decay)

@@ -249,7 +249,9 @@ STUDIES = {
                 Arm("PoPE, delta from 0", "pope", "indexing-paper", {"model.delta_init": "zero"}),
                 Arm("RoPE", "rope", "indexing-paper", published=11.16),
                 Arm("PoPE, delta uniform, by Muon", "pope", "indexing-paper", _MUON),
-                Arm("PoPE, delta from 0, by Muon", "pope", "indexing-paper", {**_MUON, "model.delta_init": "zero"}),
+                Arm(
+                    "PoPE, delta from 0, by Muon", "pope", "indexing-paper", {**_MUON, "model.delta_init": "zero"}
+                ),
                 Arm("RoPE, by Muon", "rope", "indexing-paper", _MUON),
             ),
             pairs=(
