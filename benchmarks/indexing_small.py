@@ -6,9 +6,9 @@
 
 The task is `seqpope.domains.indexing.task`'s with 6 to 8 of 12 letters, shifts from -3 to 3 and no spaces.
 Examples are drawn without end: none comes twice but by chance, and nothing can be overfitted. The model is 64
-wide, with 3 layers of 4 heads; batches of 64, a constant rate after 200 steps of warm-up. A run ends once 97% of the
-targets of 250 steps are the likeliest token. Curves go to benchmarks/results/indexing-small.json; the table beside
-it is written anew each time.
+wide, with 3 layers of 4 heads; batches of 64, a constant rate after 200 steps of warm-up. A run ends once 97% of
+the targets of 250 steps are the likeliest token. Curves go to benchmarks/results/indexing-small.json; the
+table beside it is written anew each time.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ def report(runs: list[dict[str, Any]]) -> str:
             "",
             f"{SHORTEST} to {LONGEST} of {LETTERS} letters, shifts to {LARGEST_SHIFT} either way, {WIDTH} wide, "
             f"{LAYERS} layers, batches of {BATCH}, fp32 (`benchmarks/indexing_small.py`). Accuracy and loss are "
-            f"means over {EVERY} steps of examples not seen before; a run ends at {DONE:.0%}. Delta starts uniform "
-            "and is not clamped unless said. Rates: Muon 2e-3, AdamW 1e-3.",
+            f"means over {EVERY} steps of examples not seen before; a run ends at {DONE:.0%}. Delta starts "
+            "uniform and is not clamped unless said. Rates: Muon 2e-3, AdamW 1e-3.",
             "",
             table(head, rows),
             "",

@@ -1,0 +1,51 @@
+"""The small task that benchmarks/indexing_small.py trains on, and its table."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "indexing_small.py"
+
+
+@pytest.fixture(scope="module")
+def small():
+    spec = importlib.util.spec_from_file_location("indexing_small", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["indexing_small"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_examples_are_what_they_say(small):
+    ids, at, targets = small.draw(np.random.default_rng(0), 400)
+    shifts = set()
+    for row, place, target in zip(ids.tolist(), at[:, 0].tolist(), targets.tolist(), strict=True):
+        text = row[1 : place + 1]  # after padding, up to the comma that the target follows
+        assert row[0] == 0
+        assert not any(row[place + 1 :])
+        string = text[: text.index(small.COMMA)]
+        letter, comma, *number, last = text[len(string) + 1 :]
+        assert comma == last == small.COMMA
+        assert small.SHORTEST <= len(string) <= small.LONGEST
+        assert len(set(string)) == len(string)
+        assert all(1 <= token <= small.LETTERS for token in string)
+        shift = (number[-1] - 1 - small.LETTERS) * (-1 if number[0] == small.MINUS else 1)
+        assert string[string.index(letter) + shift] == target
+        shifts.add(shift)
+    assert shifts == set(range(-3, 4))
+
+
+@pytest.mark.parametrize("name", ["PoPE, Muon, delta learned at ten times the rate", "RoPE, AdamW"])
+def test_a_run_and_its_row(small, monkeypatch, name):
+    monkeypatch.setattr(small, "EVERY", 2)
+    one, again = small.run(name, 3, 4), small.run(name, 3, 4)
+    assert one["curve"] == again["curve"]
+    assert [step for step, *_ in one["curve"]] == [2, 4]
+    assert all(2.5 < loss < 4 for _, loss, _ in one["curve"])
+    told = small.report([one, {**one, "seed": 1, "curve": [[2, 2.0, 0.6], [4, 0.1, 0.98]]}])
+    assert f"| {name} | 2 | 1 of 2 | 2, not by 4 | 4, not by 4 | 0.10, " in told
