@@ -3,8 +3,10 @@
     python benchmarks/indexing_search.py --position pope --steps 30000 uniform:5e-5 uniform:2e-4 zero:5e-5
     python benchmarks/indexing_search.py --position rope --batch-size 256 none:2e-4
     python benchmarks/indexing_search.py --optimizer muon --steps 12000 uniform:1e-4 uniform:3e-4 uniform:1e-3
+    python benchmarks/indexing_search.py --take runs/muon runs/muon-rope
     python benchmarks/indexing_search.py --table
 
+--take records the losses that runs of `seqpope train --config indexing-paper` logged, finished or not.
 A model is START:RATE. The rate is constant after 1,000 steps of warm-up; all else is configs/indexing-paper.yaml.
 Curves of the training loss (examples are seen once an epoch, of which 100,000 steps are 6.4) go to
 benchmarks/results/indexing-search.json, beside those of earlier calls; --table writes the .md.
@@ -13,6 +15,7 @@ benchmarks/results/indexing-search.json, beside those of earlier calls; --table 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import tempfile
@@ -47,12 +50,13 @@ def main() -> None:
     parser.add_argument("--optimizer", default="adamw", choices=("adamw", "muon"))
     parser.add_argument("--beta2", type=float, default=0.99)
     parser.add_argument("--data-folder", type=Path, default=Path("data"))
+    parser.add_argument("--take", nargs="*", type=Path, default=[], help="folders of experiments")
     parser.add_argument("--table", action="store_true", help="only write the table of what is recorded")
     asked = parser.parse_args()
     if not asked.table:
-        found = search(asked)
+        found = [taken(folder) for folder in asked.take] or [search(asked)]
         recorded = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
-        write_text(RESULTS, json.dumps([*recorded, found]) + "\n")
+        write_text(RESULTS, json.dumps([*recorded, *found]) + "\n")
     write_text(RESULTS.with_suffix(".md"), table(json.loads(RESULTS.read_text())))
 
 
@@ -119,14 +123,45 @@ def search(asked: argparse.Namespace) -> dict[str, object]:
     }
 
 
+def taken(folder: Path) -> dict[str, object]:
+    """What an experiment's runs of one encoding logged, as `search` has it; a point is of the logged batches."""
+    curves = []
+    runs = sorted(path.parent for path in folder.glob("*-seed*/config.yaml"))
+    config = yaml.safe_load((runs[0] / "config.yaml").read_text())
+    for run in runs:
+        spans: dict[int, list[float]] = {}
+        with open(run / "logs" / "version_0" / "metrics.csv", newline="") as file:
+            for row in csv.DictReader(file):
+                if row["train_nats_per_token"]:
+                    spans.setdefault((int(row["step"]) - 1) // EVERY, []).append(
+                        float(row["train_nats_per_token"])
+                    )
+        logged = len(spans[0])
+        curves.append([round(sum(span) / logged, 4) for _, span in sorted(spans.items()) if len(span) == logged])
+    settings = config["optimizer"]
+    start = config["model"]["delta_init"] if config["position"] == "pope" else "none"
+    return {
+        "position": config["position"],
+        "models": [f"{start}:{settings['learning_rate']:g}"] * len(runs),
+        "batch_size": config["data"]["batch_size"],
+        "optimizer": settings["name"],
+        "beta2": settings["beta2"],
+        "every": EVERY,
+        "cosine_until": settings["steps"],
+        "batches_a_point": logged,
+        "curve": [list(point) for point in zip(*curves, strict=False)],  # as far as all were logged
+        **json.loads((runs[0] / "versions.json").read_text()),
+    }
+
+
 def table(recorded: list[dict]) -> str:
     """Markdown: a row a model, the loss at steps that several reached."""
     lines = [
         "# What decides how fast Indirect Indexing is learned",
         "",
         f"Training loss on the target in nats, mean over {EVERY} steps, at steps; constant rate after 1,000 steps "
-        "of warm-up, all else the paper's recipe (`benchmarks/indexing_search.py`). ln 52 = 3.95 knows letters "
-        "alone; ln 30 = 3.40 which letters the string has; a solved task costs nearly 0.",
+        "of warm-up unless said, all else the paper's recipe (`benchmarks/indexing_search.py`). ln 52 = 3.95 "
+        "knows letters alone; ln 30 = 3.40 which letters the string has; a solved task costs nearly 0.",
         "",
         "| optimizer | encoding | delta from | rate | batch | beta2 | "
         + " | ".join(f"{s:,}" for s in SHOWN)
@@ -146,8 +181,8 @@ def table(recorded: list[dict]) -> str:
             name = "PoPE" if one["position"] == "pope" else "RoPE"
             start = start if one["position"] == "pope" else ""
             optimizer = {"adamw": "AdamW", "muon": "Muon"}[one.get("optimizer", "adamw")]
-            falls = one.get("falls")  # of runs by `seqpope train`, whose losses are of some of the batches
-            last += f"; cosine to a tenth at {falls:,}, {one['batches']} batches a point" if falls else ""
+            if "cosine_until" in one:
+                last += f"; cosine to a tenth at {one['cosine_until']:,}, {one['batches_a_point']} batches a point"
             rows.append((optimizer, name, one["batch_size"], one["beta2"], float(rate), start, cells, last))
     for optimizer, name, batch, beta2, rate, start, cells, last in sorted(rows, key=lambda row: row[:6]):
         settings = f"| {optimizer} | {name} | {start} | {rate:g} | {batch} | {beta2} | "

@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,10 +33,9 @@ from seqpope.files import write_text
 from seqpope.markdown import table
 from seqpope.model.config import ModelConfig
 from seqpope.model.transformer import Transformer
-from seqpope.muon import StackedMuon
 from seqpope.provenance import provenance
 from seqpope.stack import StackedTransformer
-from seqpope.training import Together, parameter_groups
+from seqpope.training import make_optimizer
 
 RESULTS = Path(__file__).parent / "results" / "indexing-small.json"
 LETTERS, SHORTEST, LONGEST, LARGEST_SHIFT = 12, 6, 8, 3
@@ -51,7 +50,7 @@ class Arm:
     """An encoding, what of its model is set, and how it is trained."""
 
     position: str
-    optimizer: str
+    optimizer: Literal["adamw", "muon"]
     rate: float
     model: dict[str, Any] = field(default_factory=dict)
     delta_rate: float = 1.0
@@ -103,9 +102,10 @@ def run(name: str, seed: int, steps: int) -> dict[str, Any]:
     settings = {"delta_init": "uniform", **arm.model} if arm.position == "pope" else arm.model
     config = ModelConfig(width=WIDTH, layers=LAYERS, heads=HEADS, dropout=0.0, attention_dropout=0.0, **settings)
     torch.manual_seed(seed)
-    # A stack of one: torch's own Muon multiplies in bf16, which CPUs take seconds for.
+    # A stack of one: torch's own Muon multiplies in bf16, which takes a CPU fifteen times as long.
     model = StackedTransformer([Transformer(VOCABULARY, arm.position, config)])
-    optimizer = _optimizer(model, arm)
+    settings_of = OptimizerConfig(name=arm.optimizer, learning_rate=arm.rate, delta_rate=arm.delta_rate)
+    optimizer = make_optimizer(model, settings_of, models=True, precision=torch.float32)
     rates = [group["lr"] for group in optimizer.param_groups]
     random = np.random.default_rng([seed, 7])
     curve, loss_sum, right, began = [], 0.0, 0, time.perf_counter()
@@ -128,18 +128,6 @@ def run(name: str, seed: int, steps: int) -> dict[str, Any]:
                 break
     seconds = round(time.perf_counter() - began, 1)
     return {"arm": name, "seed": seed, "steps": steps, "curve": curve, "seconds": seconds, **provenance("cpu")}
-
-
-def _optimizer(model: StackedTransformer, arm: Arm) -> torch.optim.Optimizer:
-    settings = OptimizerConfig(learning_rate=arm.rate, delta_rate=arm.delta_rate)
-    groups = parameter_groups(model, settings, models=True)
-    betas = (settings.beta1, settings.beta2)
-    if arm.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=arm.rate, betas=betas)
-    matrices = [p for p in groups[0]["params"] if p is not model.embedding.weight]
-    groups[0]["params"] = [model.embedding.weight]
-    muon = StackedMuon(matrices, lr=arm.rate, weight_decay=settings.weight_decay, precision=torch.float32)
-    return Together([muon, torch.optim.AdamW(groups, lr=arm.rate, betas=betas)])
 
 
 def report(runs: list[dict[str, Any]]) -> str:
@@ -199,15 +187,20 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only write the table of what is recorded")
     asked = parser.parse_args()
     runs = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
-    known = {(r["arm"], r["seed"]) for r in runs}
+    if asked.steps < EVERY:
+        parser.error(f"--steps is {asked.steps}, and a point of a curve takes {EVERY}")
+    # A run that ended unsolved before so many steps is made again.
+    known = {(r["arm"], r["seed"]) for r in runs if r["steps"] >= asked.steps or _first(r, DONE)}
     wanted = [(name, seed) for seed in range(asked.seeds) for name in asked.arms if (name, seed) not in known]
     if wanted and not asked.table:
         with ProcessPoolExecutor(asked.jobs, get_context("spawn")) as pool:
             for future in as_completed([pool.submit(run, name, seed, asked.steps) for name, seed in wanted]):
-                runs.append(future.result())
+                new = future.result()
+                runs = [r for r in runs if (r["arm"], r["seed"]) != (new["arm"], new["seed"])] + [new]
                 write_text(RESULTS, json.dumps(runs) + "\n")
-                last = runs[-1]
-                print(last["arm"], last["seed"], last["curve"][-1], f"{last['seconds']:.0f} s", flush=True)
+                print(new["arm"], new["seed"], new["curve"][-1], f"{new['seconds']:.0f} s", flush=True)
+    if not runs:
+        parser.error(f"{RESULTS} does not exist: run the script without --table first")
     write_text(RESULTS.with_suffix(".md"), report(runs))
 
 

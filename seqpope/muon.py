@@ -26,22 +26,33 @@ class StackedMuon(torch.optim.Optimizer):
         momentum: float = 0.95,
         precision: torch.dtype = torch.bfloat16,
     ) -> None:
-        self.precision = precision  # that matrices are orthogonalised in
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        """`precision`: that matrices are orthogonalised in.
+
+        Raises:
+            ValueError: a parameter has other than three dimensions.
+        """
+        super().__init__(
+            params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "precision": precision}
+        )
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            if parameter.dim() != 3:
+                raise ValueError(f"expected parameters (M, A, B), one of shape {tuple(parameter.shape)} came")
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        loss = None if closure is None else closure()
+        if closure is not None:
+            raise ValueError("StackedMuon takes no closure: call backward before step()")
         for group in self.param_groups:
             alike: dict[tuple[int, ...], list[nn.Parameter]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     alike.setdefault(tuple(sorted(parameter.shape[1:])), []).append(parameter)
             for parameters in alike.values():
-                self._step(parameters, group["lr"], group["weight_decay"], group["momentum"])
-        return loss
+                self._step(parameters, group)
+        return None
 
-    def _step(self, parameters: list[nn.Parameter], rate: float, decay: float, momentum: float) -> None:
+    def _step(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        rate, momentum, precision = group["lr"], group["momentum"], group["precision"]
         gradients = [p.grad for p in parameters if p.grad is not None]
         buffers = []
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -52,13 +63,13 @@ class StackedMuon(torch.optim.Optimizer):
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, buffers, momentum)  # Nesterov's
         turned = [p.shape[1] > p.shape[2] for p in parameters]
-        wide = torch.cat([(x.mT if turn else x).to(self.precision) for x, turn in zip(ahead, turned, strict=True)])
+        wide = torch.cat([(x.mT if turn else x).to(precision) for x, turn in zip(ahead, turned, strict=True)])
         found = orthogonal(wide).split([len(p) for p in parameters])
         weights: list[Tensor] = [*parameters]
-        torch._foreach_mul_(weights, 1 - rate * decay)
-        of_adamw = 0.2 * wide.shape[2] ** 0.5  # as large a root mean square as AdamW's steps have
+        torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
+        size = rate * 0.2 * wide.shape[2] ** 0.5  # that of AdamW's steps: match_rms_adamw
         for parameter, step, turn in zip(parameters, found, turned, strict=True):
-            parameter.add_(step.mT if turn else step, alpha=-rate * of_adamw)
+            parameter.add_(step.mT if turn else step, alpha=-size)
 
 
 def orthogonal(x: Tensor) -> Tensor:

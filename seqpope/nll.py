@@ -48,7 +48,8 @@ def batch_nats(
     Args:
         forward: `Transformer.forward`, or what is compiled of it.
         batch: ids, targets and scored, (B, L) each.
-        one_target: every row has one scored target: logits are asked for there alone.
+        one_target: every row has one scored target, or none: logits are asked for there alone. Of more than one
+            only the first would count.
     """
     ids, targets, scored = batch
     if not one_target:

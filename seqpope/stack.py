@@ -381,8 +381,7 @@ def train_stack(
         The runs' folders, with their best weights.
 
     Raises:
-        SeqpopeError: a model never had a finite validation, what is asked for cannot be done side by side, or a
-            saved state cannot be taken up.
+        SeqpopeError: a model never had a finite validation, or a saved state cannot be taken up.
         Interrupted: Ctrl-C or TERM; the state is saved.
     """
     training = StackTraining(config, store, folder, device)

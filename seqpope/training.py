@@ -81,12 +81,17 @@ class Together(torch.optim.Optimizer):
 
 
 def make_optimizer(
-    model: torch.nn.Module, config: OptimizerConfig, *, models: bool = False
+    model: torch.nn.Module,
+    config: OptimizerConfig,
+    *,
+    models: bool = False,
+    precision: torch.dtype = torch.bfloat16,
 ) -> torch.optim.Optimizer:
     """AdamW for everything, or Muon for the matrices of the blocks and AdamW for the rest.
 
     Args:
         models: as for `parameter_groups`.
+        precision: that several models' Muon works in; a single model's knows bf16 alone.
     """
     adamw: dict[str, Any] = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2)}
     if next(model.parameters()).is_cuda:
@@ -105,7 +110,7 @@ def make_optimizer(
     # match_rms_adamw: the same learning rate and decay serve both.
     both: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     muon = (
-        StackedMuon(matrices, **both)
+        StackedMuon(matrices, **both, precision=precision)
         if models
         else torch.optim.Muon(matrices, **both, adjust_lr_fn="match_rms_adamw")
     )

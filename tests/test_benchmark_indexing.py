@@ -1,7 +1,9 @@
 """The small task that benchmarks/indexing_small.py trains on, and its table."""
 
 import importlib.util
+import json
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +51,46 @@ def test_a_run_and_its_row(small, monkeypatch, name):
     assert all(2.5 < loss < 4 for _, loss, _ in one["curve"])
     told = small.report([one, {**one, "seed": 1, "curve": [[2, 2.0, 0.6], [4, 0.1, 0.98]]}])
     assert f"| {name} | 2 | 1 of 2 | 2, not by 4 | 4, not by 4 | 0.10, " in told
+
+
+def test_runs_are_made_again_for_more_steps_alone(small, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(small, "EVERY", 2)
+    monkeypatch.setattr(small, "RESULTS", tmp_path / "x.json")
+    monkeypatch.setattr(small, "get_context", lambda _: None)
+    monkeypatch.setattr(small, "ProcessPoolExecutor", Now)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["indexing_small.py", *words])
+        small.main()
+        return [[step for step, *_ in r["curve"]] for r in json.loads((tmp_path / "x.json").read_text())]
+
+    with pytest.raises(SystemExit):
+        call("--table")
+    with pytest.raises(SystemExit):
+        call("--steps", "1")
+    assert "--steps is 1, and a point of a curve takes 2" in capsys.readouterr().err
+    arm = ["--arms", "RoPE, AdamW", "--seeds", "1"]
+    assert call(*arm, "--steps", "2") == [[2]]
+    assert call(*arm, "--steps", "4") == [[2, 4]]
+    assert "RoPE, AdamW 0 [4," in capsys.readouterr().out
+    assert call(*arm, "--steps", "2") == [[2, 4]]
+    assert capsys.readouterr().out == ""
+    assert "| RoPE, AdamW | 1 | 0 of 1 | not by 4 |" in (tmp_path / "x.md").read_text()
+
+
+class Now:
+    """An executor that does each job when it is submitted, in this process."""
+
+    def __init__(self, *_):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, function, *arguments):
+        future = Future()
+        future.set_result(function(*arguments))
+        return future

@@ -473,9 +473,11 @@ class TestErrors:
     @pytest.mark.parametrize("number", [1, 6])
     def test_a_loss_that_is_no_number(self, tmp_path, monkeypatch, number):
         make_store(tmp_path)
-        good, count = seqpope.training.mean_nats, iter(range(1, 100))
+        good, count = seqpope.training.batch_nats, iter(range(1, 100))
         monkeypatch.setattr(
-            seqpope.training, "mean_nats", lambda *a: good(*a) * (float("nan") if next(count) >= number else 1)
+            seqpope.training,
+            "batch_nats",
+            lambda *a, **k: good(*a, **k) * (float("nan") if next(count) >= number else 1),
         )
         run = tmp_path / "run"
         with pytest.raises(SeqpopeError, match=rf"loss is nan at step {number}: lower optimizer\.learning_rate"):
@@ -485,9 +487,11 @@ class TestErrors:
     def test_weights_that_are_no_numbers_are_never_saved(self, tmp_path, monkeypatch):
         """Long runs do not log every step; a validation between two logged steps must see it all the same."""
         make_store(tmp_path)
-        good, count = seqpope.training.mean_nats, iter(range(1, 200))
+        good, count = seqpope.training.batch_nats, iter(range(1, 200))
         monkeypatch.setattr(
-            seqpope.training, "mean_nats", lambda *a: good(*a) * (float("nan") if next(count) >= 7 else 1)
+            seqpope.training,
+            "batch_nats",
+            lambda *a, **k: good(*a, **k) * (float("nan") if next(count) >= 7 else 1),
         )
         run = tmp_path / "run"
         config = make_config(tmp_path, steps=500, eval_every=4)  # logs every tenth step
@@ -500,13 +504,13 @@ class TestErrors:
     def test_a_gradient_that_is_no_number_is_seen_at_the_validation(self, tmp_path, monkeypatch):
         """The loss of a validated step can be good and the weights after it not."""
         make_store(tmp_path)
-        good, count = seqpope.training.mean_nats, iter(range(1, 100))
+        good, count = seqpope.training.batch_nats, iter(range(1, 100))
 
-        def loss(*arguments):
-            value = good(*arguments)
+        def loss(*arguments, **keywords):
+            value = good(*arguments, **keywords)
             return value + (0 * value).sqrt() if next(count) == 8 else value  # adds 0, whose slope is 0 * inf
 
-        monkeypatch.setattr(seqpope.training, "mean_nats", loss)
+        monkeypatch.setattr(seqpope.training, "batch_nats", loss)
         with pytest.raises(SeqpopeError, match="the loss is nan at step 8"):
             train_run(make_config(tmp_path), tmp_path / "run", "t")
         last = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
@@ -522,10 +526,10 @@ class TestErrors:
     def test_a_batch_too_large_for_the_memory(self, tmp_path, monkeypatch):
         make_store(tmp_path)
 
-        def full(*arguments):
+        def full(*arguments, **keywords):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-        monkeypatch.setattr(seqpope.training, "mean_nats", full)
+        monkeypatch.setattr(seqpope.training, "batch_nats", full)
         with pytest.raises(SeqpopeError, match=r"2 x 16 tokens does not fit the memory: lower data\.batch_size"):
             train_run(make_config(tmp_path), tmp_path / "run", "t")
 

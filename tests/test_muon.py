@@ -70,3 +70,10 @@ def test_parameters_without_gradients_are_left():
     optimizer.step()
     assert (parameters[0] == 1).all()
     assert (parameters[1] != 1).all()
+
+
+def test_what_it_does_not_take_is_refused():
+    with pytest.raises(ValueError, match=r"expected parameters \(M, A, B\), one of shape \(3, 4\) came"):
+        StackedMuon([torch.nn.Parameter(torch.ones(3, 4))], lr=0.1, weight_decay=0.0)
+    with pytest.raises(ValueError, match="no closure"):
+        StackedMuon([torch.nn.Parameter(torch.ones(2, 3, 4))], lr=0.1, weight_decay=0.0).step(lambda: 0)

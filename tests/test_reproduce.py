@@ -454,8 +454,8 @@ class TestClaims:
 def test_a_whole_label_means_that_arm_alone():
     study = STUDIES["indirect-indexing"]
     assert running._meant(study, "RoPE") == ["RoPE"]
-    assert running._meant(study, "RoPE, a") == ["RoPE, a quarter of the rate"]
-    assert len(running._meant(study, "PoPE")) == 4
+    assert running._meant(study, "RoPE, b") == ["RoPE, by Muon"]
+    assert len(running._meant(study, "PoPE")) == 5
     assert running._meant(study, "rope") == []
 
 

@@ -164,8 +164,12 @@ def test_runs_are_those_of_seeds_trained_alone(data, tmp_path, average, delta, b
     )
 
 
-def test_resumed_runs_follow_the_uninterrupted_ones(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "optimizer", [{}, {"name": "muon", "delta_rate": 3.0, "delta_decay": 0.2, "average_decay": 0.9}]
+)
+def test_resumed_runs_follow_the_uninterrupted_ones(data, tmp_path, monkeypatch, optimizer):
     config = make_config(data, tmp_path / "whole", model=replace(MODEL, dropout=0.2), baseline="none")
+    config.optimizer = replace(config.optimizer, **optimizer)
     whole = train(config, say=lambda _: None)
     from seqpope import stack
 
@@ -192,6 +196,49 @@ def test_resumed_runs_follow_the_uninterrupted_ones(data, tmp_path, monkeypatch)
             torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
         a, b = (json.loads((f / f"pope-seed{seed}" / "result.json").read_text()) for f in (whole, folder))
         assert a["nats_per_token"] == b["nats_per_token"]
+
+
+def test_the_last_block_works_where_the_target_is(data, tmp_path):
+    """In a stack and alone: of 51 positions a row one."""
+    from seqpope import stack
+    from seqpope.training import SequenceModule
+
+    config = make_config(data, tmp_path, baseline="none")
+    store = open_store(data / "indexing")
+    training = stack.StackTraining(config, store, tmp_path, "cpu")
+    batch = next(iter(training.batches()))
+    alone = SequenceModule(
+        Transformer(store.manifest.vocabulary_size, "pope", MODEL),
+        config.optimizer,
+        seed=0,
+        padding_id=0,
+        validation=store.split("validation"),
+        eval_length=51,
+        eval_stride=51,
+        one_target=True,
+    )
+    shapes = []
+    for model in (training.model, alone.model):
+        for part in (model.blocks[0], model.blocks[-1]):
+            for layer in (part.attention.out, part.mlp_in):
+                layer.register_forward_hook(lambda _, x, y: shapes.append(tuple(x[0].shape[:2])))
+    training.losses(*batch)
+    alone.training_step(type(batch)(*(x[:4] for x in batch)), 0)
+    assert shapes == [(12, 51)] * 2 + [(12, 1)] * 2 + [(4, 51)] * 2 + [(4, 1)] * 2
+
+
+def test_a_run_alone_is_told_that_there_is_one_target(data, tmp_path, monkeypatch):
+    import seqpope.training
+
+    told, plain = [], seqpope.training.batch_nats
+
+    def record(*arguments, **keywords):
+        told.append(keywords["one_target"])
+        return plain(*arguments, **keywords)
+
+    monkeypatch.setattr(seqpope.training, "batch_nats", record)
+    train(make_config(data, tmp_path, baseline="none", seeds=1, side_by_side=False), say=lambda _: None)
+    assert told == [True] * 6
 
 
 def test_a_seed_that_diverges_leaves_the_others_alone(data, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from seqpope.experiment import train_run
 from seqpope.model.config import ModelConfig
 from seqpope.model.transformer import Transformer
 from seqpope.nll import batch_nats, score_split
+from seqpope.stack import StackedTransformer
 from seqpope.training import SequenceModule, make_optimizer, parameter_groups
 
 MODEL = {"width": 16, "layers": 2, "heads": 2, "delta_init": "uniform"}
@@ -101,6 +102,21 @@ class TestWeightDecay:
         optimizer.step()
         for n, parameter in model.named_parameters():
             left = 1 - 0.1 * rate * decay if n.endswith("delta") else 1 - 0.1 * 0.5 * (parameter.dim() == 2)
+            torch.testing.assert_close(parameter.detach(), before[n] * left, msg=n)
+
+    @pytest.mark.parametrize("name", ["adamw", "muon"])
+    def test_of_a_stack_too(self, name):
+        """Norms of several models have two dimensions, and are vectors all the same."""
+        model = StackedTransformer([make_model(), make_model()])
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        config = OptimizerConfig(name=name, learning_rate=0.1, weight_decay=0.5)
+        optimizer = make_optimizer(model, config, models=True)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        for n, parameter in model.named_parameters():
+            left = 0.95 if parameter.dim() == 3 else 1.0
+            assert n.endswith("delta") or (parameter.dim() == 3) == ("norm" not in n)
             torch.testing.assert_close(parameter.detach(), before[n] * left, msg=n)
 
     @pytest.mark.parametrize("name", ["adamw", "muon"])

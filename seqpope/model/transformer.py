@@ -108,16 +108,21 @@ class Transformer(nn.Module):
         Args:
             ids: (B, L) token ids; they stand behind what the cache holds.
             cache: keys and values of earlier calls; L positions are added to it.
-            at: (B, K) positions within `ids`: return the logits after those alone, (B, K, V), and save the last
-                block the work for the others, whose keys and values are all that is read of them there.
-            last_only: the same for the last token, (B, 1, V).
+            at: (B, K) positions within `ids`: return the logits after those alone, (B, K, V). The last block's
+                output projection and MLP are computed for those alone too; its attention is still of all.
+            last_only: the same for the last token, (B, 1, V); not together with `at`.
             ends: (B,) how many of the ids are each sequence's own, the rest being padding; then the last token is
                 the last of those, and the cache forgets the padding.
             head: False returns the states that `logits` takes, so that it need not be asked for all of them.
 
         Returns:
-            (B, L, V), or states (B, L, C).
+            (B, L, V), or states (B, L, C); of fewer positions if some are asked for.
+
+        Raises:
+            ValueError: `at` stands beside last_only, or has other than B rows.
         """
+        if at is not None and (last_only or len(at) != len(ids)):
+            raise ValueError(f"expected `at` of {len(ids)} rows without last_only, {tuple(at.shape)} came")
         if last_only and ids.shape[1] > 1:
             at = ids.new_full((len(ids), 1), ids.shape[1] - 1) if ends is None else ends[:, None] - 1
         x = self.dropout(self.embedding(ids))  # (B, L, C)

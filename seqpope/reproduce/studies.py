@@ -220,7 +220,7 @@ def _delta() -> Study:
     )
 
 
-# What learns fastest from batches of 64 (benchmarks/results/indexing-search.md).
+# The rate that PoPE with delta uniform learns fastest at; other arms' was not searched (indexing-search.md).
 _MUON = {
     "optimizer.name": "muon",
     "optimizer.learning_rate": 1e-4,

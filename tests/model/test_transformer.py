@@ -106,6 +106,13 @@ def test_last_only_is_the_last(position):
     torch.testing.assert_close(model(ids, last_only=True), model(ids)[:, -1:])
 
 
+def test_positions_asked_for_twice_or_for_other_rows_are_refused():
+    model, ids = make_model("pope"), make_ids(2, 9)
+    for at, last_only in ((torch.tensor([[1], [2]]), True), (torch.tensor([[1]]), False)):
+        with pytest.raises(ValueError, match="expected `at` of 2 rows without last_only"):
+            model(ids, at=at, last_only=last_only)
+
+
 @pytest.mark.parametrize("position", POSITIONS)
 def test_positions_asked_for_are_those_of_all_and_so_are_gradients(position):
     ids, at = make_ids(3, 9), torch.tensor([[0, 8], [5, 5], [3, 1]])
