@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+from scripts import load_benchmark
 
 from seqpope.domains.music.piano.codec import Performance, write_midi
 
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "generation.py"
-spec = importlib.util.spec_from_file_location("benchmark_generation", SCRIPT)
-assert spec is not None
-assert spec.loader is not None
-benchmark = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark)
+benchmark = load_benchmark("generation")
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,17 @@
 """The small task that benchmarks/indexing_small.py trains on, and its table."""
 
-import importlib.util
 import json
 import sys
 from concurrent.futures import Future
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "indexing_small.py"
+from scripts import load_benchmark
 
 
 @pytest.fixture(scope="module")
 def small():
-    spec = importlib.util.spec_from_file_location("indexing_small", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["indexing_small"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("indexing_small")
 
 
 def test_examples_are_what_they_say(small):

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 from piano_pieces import random_performance
+from scripts import load_benchmark
 
 from seqpope.domains.music.piano.codec import Performance, write_midi
 from seqpope.domains.music.piano.tokenizer import PerformanceTokenizer, RemiTokenizer
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "piano_round_trip.py"
-spec = importlib.util.spec_from_file_location("benchmark_round_trip", SCRIPT)
-assert spec is not None
-assert spec.loader is not None
-benchmark = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark)
+benchmark = load_benchmark("piano_round_trip")
 
 
 class Slow(RemiTokenizer):

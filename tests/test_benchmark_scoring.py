@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import load_benchmark
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "benchmarks" / "scoring.py"
@@ -19,12 +19,7 @@ WORDS = ["--tiny", "--device", "cpu", "--bases", "130", "--rounds", "2"]
 @pytest.fixture(scope="module")
 def scoring():
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("benchmark_scoring", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("scoring")
 
 
 def test_both_encodings_at_every_stride(scoring, tmp_path):

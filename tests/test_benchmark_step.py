@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scripts import load_benchmark
 
 from seqpope.config import OptimizerConfig
 from seqpope.model.config import ModelConfig
@@ -27,12 +27,7 @@ SCRIPT = ROOT / "benchmarks" / "step.py"
 @pytest.fixture(scope="module")
 def step():
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("benchmark_step", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return load_benchmark("step")
 
 
 class Threads:
