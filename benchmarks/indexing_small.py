@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqpope.config import OptimizerConfig
+from seqpope.domains.indexing.task import draw_parts
 from seqpope.files import write_text
 from seqpope.markdown import table
 from seqpope.model.config import ModelConfig
@@ -78,11 +79,10 @@ ARMS = {
 
 def draw(random: np.random.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Examples up to their target: ids (B, L) after padding, where the target is due (B, 1), the target (B,)."""
-    letters = random.random((count, LETTERS)).argsort(1)[:, :LONGEST] + 1
-    length = random.integers(SHORTEST, LONGEST + 1, count)
-    place = random.integers(0, length)
-    lowest, highest = np.maximum(-LARGEST_SHIFT, -place), np.minimum(LARGEST_SHIFT, length - 1 - place)
-    shift = random.integers(lowest, highest + 1)
+    chosen, length, place, shift = draw_parts(
+        random, count, letters=LETTERS, shortest=SHORTEST, longest=LONGEST, largest_shift=LARGEST_SHIFT
+    )
+    letters = chosen + 1
     ids = np.zeros((count, 1 + LONGEST + 6), np.int64)
     at = np.zeros((count, 1), np.int64)
     for row in range(count):

@@ -82,12 +82,32 @@ def draw(seed: int, split: int, count: int) -> np.ndarray:
     return np.concatenate([np.zeros((0, LONGEST), np.uint8), *parts])
 
 
-def _draw(random: np.random.Generator, count: int) -> np.ndarray:
-    letters = random.random((count, len(LETTERS))).argsort(1)[:, :LONGEST_STRING].astype(np.uint8) + 1
-    length = random.integers(SHORTEST_STRING, LONGEST_STRING + 1, count)
+def draw_parts(
+    random: np.random.Generator, count: int, *, letters: int, shortest: int, longest: int, largest_shift: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What examples of any size are made of.
+
+    Returns:
+        Different letters from 0 (count, longest), of which a string has the first; its length, the place in it of
+        the letter asked about and the shift from there, (count,) each.
+    """
+    chosen = random.random((count, letters)).argsort(1)[:, :longest]
+    length = random.integers(shortest, longest + 1, count)
     place = random.integers(0, length)
-    lowest, highest = np.maximum(-LARGEST_SHIFT, -place), np.minimum(LARGEST_SHIFT, length - 1 - place)
-    shift = random.integers(lowest, highest + 1)
+    lowest, highest = np.maximum(-largest_shift, -place), np.minimum(largest_shift, length - 1 - place)
+    return chosen, length, place, random.integers(lowest, highest + 1)
+
+
+def _draw(random: np.random.Generator, count: int) -> np.ndarray:
+    chosen, length, place, shift = draw_parts(
+        random,
+        count,
+        letters=len(LETTERS),
+        shortest=SHORTEST_STRING,
+        longest=LONGEST_STRING,
+        largest_shift=LARGEST_SHIFT,
+    )
+    letters = chosen.astype(np.uint8) + 1
     row = np.arange(count)
     examples = np.zeros((count, LONGEST), np.uint8)
     examples[:, :LONGEST_STRING] = np.where(np.arange(LONGEST_STRING) < length[:, None], letters, PADDING_ID)
