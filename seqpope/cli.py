@@ -706,6 +706,8 @@ def reproduce(
     study: str,
     take: list[str] | None = None,
     budget: float | None = None,
+    share: float = 1.0,
+    seed: int = 0,
     seeds: int | None = None,
     arms: str = "",
     out: Path | None = None,
@@ -719,8 +721,11 @@ def reproduce(
         study: Its name, or what several begin with; or `results`: one Markdown file of all documents.
         take: Finished runs that stand for an arm.
         budget: Minutes of training, for which every run is shortened alike; all steps if not given.
+        share: Share of the recipes' steps to train, for work that is spread over several machines.
+        seed: The first.
         seeds: Runs of each arm; as many as the study has if not given.
-        arms: Those to train, by their labels or the beginnings of them, with semicolons between.
+        arms: Those to train, by their labels or the beginnings of them, with semicolons between; none trains none
+            and writes what is taken.
         out: Folder in which one of the study's name is made, runs/reproduce if not given; the same command goes on
             there after Ctrl-C. For `results` the file, RESULTS.md if not given.
         documents: For `results`, the folder of the studies' JSON files.
@@ -737,33 +742,46 @@ def reproduce(
         print(f"{file}  written from {documents}")
         return
     from seqpope.reproduce.running import run_study
+    from seqpope.reproduce.summary import labels_of
 
     chosen, out = find_studies(study), out or Path("runs") / "reproduce"
     # The option is not named `only`: torch.compile writes what follows a word `--only` into the programs that it
     # makes, as a benchmark's name, and a quotation mark in it breaks them.
-    only = [word.strip() for word in arms.split(";") if word.strip()]
+    only = [word.strip() for word in arms.split(";") if word.strip()] if arms else None
     if arms and not only:
         raise SeqpopeError(f"--arms {arms!r} names none: expected labels with semicolons between")
+    if only == ["none"]:
+        only = []
     taken: dict[str, list[Path]] = {}
     for words in take or []:
         label, equals, paths = words.partition("=")
+        if not equals and words.endswith(".json"):
+            continue
         if not equals or not paths:
             raise SeqpopeError(
-                f"--take {words!r}: expected LABEL=FOLDER or LABEL=report.json, commas between more"
+                f"--take {words!r}: expected STUDY.json, or LABEL=FOLDER or LABEL=report.json, commas between more"
             )
         taken.setdefault(label.strip(), []).extend(Path(path) for path in _words(paths))
+    # What is named takes the place of what documents have.
+    for path in (Path(words) for words in take or [] if "=" not in words):
+        for label in labels_of(path):
+            taken.setdefault(label, [path])
     if taken and len(chosen) > 1:
         raise SeqpopeError(f"--take needs one study: {study} is {', '.join(one.name for one in chosen)}")
     for arm in (arm for one in chosen for arm in one.arms):
         entry = find_dataset(arm_config(arm).dataset)
         places = (data_folder, data_folder / entry.name)
-        if arm.label not in taken and entry.embedded and not any((p / "manifest.json").is_file() for p in places):
+        trained = only is None or any(arm.label.startswith(begin) for begin in only)
+        there = any((p / "manifest.json").is_file() for p in places)
+        if trained and arm.label not in taken and entry.embedded and not there:
             prepare(entry.name, data_folder=data_folder)
     for one in chosen:
         run_study(
             one,
             out,
             budget=None if budget is None else budget / len(chosen),
+            share=share,
+            seed=seed,
             seeds=seeds,
             only=only,
             taken=taken,
@@ -929,7 +947,8 @@ def build_parser() -> Any:
                     "--take",
                     action="append",
                     type=str,
-                    help="LABEL=FOLDER: finished runs, or a report.json, that stand for an arm. May be repeated.",
+                    help="LABEL=FOLDER: finished runs, or a report.json, that stand for an arm; or STUDY.json: a "
+                    "document of this study, for all arms in it that are not named. May be repeated.",
                 )
             if name == "examine":
                 verb.add_argument(

@@ -16,9 +16,17 @@ from seqpope.files import held
 from seqpope.presets import presets
 from seqpope.reproduce import running
 from seqpope.reproduce.figures import draw_study
-from seqpope.reproduce.running import run_study, shortened, slug
-from seqpope.reproduce.studies import STUDIES, Arm, Study, arm_config, find_studies
-from seqpope.reproduce.summary import SOLVED_NATS, _difference, markdown, row_of, summarise, write_results
+from seqpope.reproduce.running import run_study, slug
+from seqpope.reproduce.studies import STUDIES, Arm, Study, arm_config, find_studies, shortened
+from seqpope.reproduce.summary import (
+    SOLVED_NATS,
+    _difference,
+    labels_of,
+    markdown,
+    row_of,
+    summarise,
+    write_results,
+)
 from seqpope.signals import Interrupted
 
 pytestmark = pytest.mark.usefixtures("unrendered")
@@ -212,6 +220,69 @@ class TestRun:
         (tmp_path / "no.json").write_text("[]")
         with pytest.raises(SeqpopeError, match=r"no\.json is no report\.json"):
             run(data, tmp_path / "d", taken={ARMS[0].label: [tmp_path / "no.json"]}, only=["RoPE"])
+
+    def test_rows_are_taken_from_documents(self, data, tmp_path, whole):
+        """What one machine trained stands beside what another did, though its runs' folders are gone."""
+        document = {name: value for name, value in whole[0].items() if name != "frequencies"}
+        file = whole[1] / "tiny" / "tiny.json"
+        both = {arm.label: [file] for arm in ARMS}
+        told, _ = run(data, tmp_path / "a", taken=both, only=[])
+        assert told == document
+        run(data, tmp_path / "b", only=["RoPE"])
+        mixed, _ = run(data, tmp_path / "c", taken={ARMS[0].label: [file]}, only=["RoPE"])
+        assert mixed["rows"][0] == document["rows"][0]
+        assert mixed["differences"][0]["mean"] == document["differences"][0]["mean"]
+        assert labels_of(file) == ["PoPE, tiny", "RoPE, tiny"]
+
+    def test_documents_that_cannot_be_taken(self, data, tmp_path, whole):
+        file = whole[1] / "tiny" / "tiny.json"
+        label = ARMS[0].label
+
+        def refused(match, paths, study=STUDY, **settings):
+            with pytest.raises(SeqpopeError, match=match):
+                run(data, tmp_path / "out", study=study, taken={label: paths}, only=[], **settings)
+            assert not (tmp_path / "out").exists()
+
+        def other(**changes):
+            path = tmp_path / "other.json"
+            path.write_text(json.dumps({**whole[0], **changes}))
+            return [path]
+
+        runs = whole[1] / "tiny" / slug(label) / "pope-seed0"
+        refused("has the whole row, so nothing can be added", [file, runs])
+        refused("has 1 of the recipes' steps, 0.5 are asked for.*give --share 1", [file], share=0.5)
+        refused("is of else and has PoPE, tiny, RoPE, tiny: expected tiny with PoPE, tiny", other(study="else"))
+        refused("is of tiny and has .*: expected tiny with PoPE, tiny", other(rows=[whole[0]["rows"][1]]))
+        refused("no whole document of a study .KeyError", other(rows=[{"label": label}]))
+        refused("reads the models themselves: give the runs' folders", [file], replace(STUDY, inspect=True))
+        strange = {**whole[0]["rows"][0], "data": "elsewhere"}
+        with pytest.raises(SeqpopeError, match=r"PoPE, tiny and RoPE, tiny cannot be compared: their data"):
+            run(data, tmp_path / "out", taken={label: other(rows=[strange])})
+        with pytest.raises(SeqpopeError, match="there is nothing to train and nothing is taken"):
+            run(data, tmp_path / "out", only=[])
+        with pytest.raises(SeqpopeError, match=r"is no document of a study .*expected STUDY\.json"):
+            labels_of(tmp_path / "nothing.json")
+
+    def test_seeds_and_shares_spread_over_machines(self, data, tmp_path):
+        """A seed each, by half of the steps; put together they are the study's runs at that share."""
+        for seed in (0, 1):
+            run(data, tmp_path / str(seed), seed=seed, seeds=1, share=0.5)
+        taken = {arm.label: [tmp_path / str(seed) / "tiny" / slug(arm.label) for seed in (0, 1)] for arm in ARMS}
+        document, _ = run(data, tmp_path / "both", taken=taken, only=[], share=0.5)
+        assert [(row["seeds"], row["steps"], row["differs_from_preset"]) for row in document["rows"]] == [
+            ([0, 1], [2], {})
+        ] * 2
+        assert "**50.0% of the recipes' steps**" in markdown(document)
+        # At another share they are told to be something else.
+        document, _ = run(data, tmp_path / "whole", taken=taken, only=[])
+        assert document["rows"][0]["differs_from_preset"]["optimizer.steps"] == [6, 2]
+        with pytest.raises(SeqpopeError, match="was begun with seed 0, 1 is asked for"):
+            run(data, tmp_path / "0", seed=1, seeds=1, share=0.5)
+        with pytest.raises(SeqpopeError, match=r"was begun with share 0\.5, 1\.0 is asked for"):
+            run(data, tmp_path / "0", seeds=1)
+        for wrong in ({"share": 0.0}, {"share": 1.5}, {"share": 0.5, "budget": 1.0}):
+            with pytest.raises(SeqpopeError, match="share must be above 0 and at most 1, without a budget"):
+                run(data, tmp_path / "c", **wrong)
 
     def test_an_experiment_is_taken_for_the_runs_of_the_arm(self, data, tmp_path, whole):
         document, place = whole[0], whole[1] / "tiny"

@@ -161,7 +161,7 @@ class TestFiles:
         for seed, name in enumerate(("512-1024-yarn", "512-1024", "512")):
             (tmp_path / f"rope/rope-seed{seed}").mkdir(parents=True)
             (tmp_path / f"rope/rope-seed{seed}/lengths-test-{name}.json").touch()
-        running._train_arm(study, arm, tmp_path, {"seeds": 3, "share": 1}, print, device="cpu")
+        running._train_arm(study, arm, tmp_path, {"seed": 0, "seeds": 3, "share": 1}, print, device="cpu")
         assert read == ["rope-seed1", "rope-seed2"]
 
     def test_other_precision_in_one_table(self, row):

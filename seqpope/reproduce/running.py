@@ -21,7 +21,7 @@ import yaml
 from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
 from seqpope.files import held, write_text
-from seqpope.reproduce.studies import Arm, Study, arm_config
+from seqpope.reproduce.studies import Arm, Study, arm_config, shortened
 from seqpope.reproduce.summary import check_alike, measured_on, row_of, summarise, write_study
 from seqpope.results import RESULT, load_results
 from seqpope.signals import Interrupted
@@ -35,16 +35,6 @@ OF_BUDGET = 0.9  # the rest is for compiling, validation and tests
 def slug(label: str) -> str:
     """A label as the name of a folder."""
     return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
-
-
-def shortened(config: TrainConfig, share: float) -> TrainConfig:
-    """A configuration with that share of the steps; warm-up shrinks with it, validations are as many."""
-    steps = max(2, round(config.optimizer.steps * share))
-    warmup = min(max(1, round(config.optimizer.warmup_steps * share)), steps - 1)
-    validations = max(1, config.optimizer.steps // config.eval_every)
-    every = max(1, steps // validations)
-    optimizer = replace(config.optimizer, steps=every * validations, warmup_steps=warmup)
-    return replace(config, optimizer=optimizer, eval_every=every)
 
 
 def step_seconds(config: TrainConfig) -> float:
@@ -70,11 +60,12 @@ def make_plan(
     arms: Sequence[Arm],
     seeds: int,
     budget: float | None,
+    share: float,
     say: Callable[[str], None],
     **settings: Any,
 ) -> dict[str, Any]:
-    """What share of its steps each arm gets, so that all take `budget` minutes together; all of them if None."""
-    share, seconds = 1.0, {}
+    """What share of its steps each arm gets: `share`, or what makes all take `budget` minutes together."""
+    seconds = {}
     if budget is not None and arms:
         for arm in arms:
             config = arm_config(arm, seeds=seeds, side_by_side=study.side_by_side, **settings)
@@ -151,8 +142,7 @@ def _take_up(file: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         if not 0 < plan["share"] <= 1:
             raise ValueError(f"share is {plan['share']}")
         changed = [name for name in asked if plan[name] != asked[name] and name != "data"]
-        # Plans that were begun before there were data in them have none.
-        changed += ["data"] if plan.get("data", asked["data"]) != asked["data"] else []
+        changed += ["data"] if plan["data"] != asked["data"] else []
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise SeqpopeError(
@@ -178,8 +168,10 @@ def run_study(
     out: Path,
     *,
     budget: float | None = None,
+    share: float = 1.0,
+    seed: int = 0,
     seeds: int | None = None,
-    only: Sequence[str] = (),
+    only: Sequence[str] | None = None,
     taken: Mapping[str, Sequence[Path]] = {},
     say: Callable[[str], None] = print,
     **settings: Any,
@@ -188,10 +180,12 @@ def run_study(
 
     Args:
         budget: minutes for all training; every arm then gets the same share of its steps.
+        share: of its steps that every arm gets, where there is no budget.
+        seed: the first.
         seeds: of each arm, the study's if None.
-        only: arms to train, by label, or else by its beginning; all if empty.
+        only: arms to train, by label, or else by its beginning; all if None.
         taken: finished runs that stand for an arm, by its label: folders of runs, of experiments (whose runs of
-            the arm's encoding are taken), or report.json files.
+            the arm's encoding are taken), report.json files, or a document of the study, which has its row.
         settings: data_folder, device and the like, for every arm.
 
     Returns:
@@ -208,17 +202,25 @@ def run_study(
     seeds = study.seeds if seeds is None else seeds
     if seeds < 1 or (budget is not None and not budget > 0):
         raise SeqpopeError(f"seeds and budget must be above 0, they are {seeds} and {budget}")
+    if not 0 < share <= 1 or (budget is not None and share != 1):
+        raise SeqpopeError(
+            f"share must be above 0 and at most 1, without a budget; share is {share}, budget {budget}"
+        )
     known = "; ".join(arm.label for arm in study.arms)
     strange = [label for label in taken if label not in {arm.label for arm in study.arms}]
-    strange += [begin for begin in only if not _meant(study, begin)]
+    strange += [begin for begin in only or () if not _meant(study, begin)]
     if strange:
         raise SeqpopeError(f"{study.name} has no arm {strange[0]!r}: expected one of {known}")
-    asked_for = {label for begin in only for label in _meant(study, begin)}
-    arms = [arm for arm in study.arms if arm.label not in taken and (not only or arm.label in asked_for)]
+    asked_for = {label for begin in only or () for label in _meant(study, begin)}
+    arms = [arm for arm in study.arms if arm.label not in taken and (only is None or arm.label in asked_for)]
+    if not arms and not taken:
+        raise SeqpopeError("there is nothing to train and nothing is taken: name arms, or finished runs")
     # All that can be refused is refused before hours of training.
     taken = {arm.label: _runs_of(arm, taken[arm.label]) for arm in study.arms if arm.label in taken}
     measured = [
-        (arm.label, measured_on(row_of(study, arm, taken[arm.label]))) for arm in study.arms if arm.label in taken
+        (arm.label, measured_on(row_of(study, arm, taken[arm.label], share)))
+        for arm in study.arms
+        if arm.label in taken
     ]
     data = {}
     for arm in arms:
@@ -238,11 +240,14 @@ def run_study(
     except OSError as error:
         raise SeqpopeError(f"{folder} cannot be written ({error.strerror}): choose another --out") from error
     labels = [arm.label for arm in arms]
-    asked = {"study": study.name, "arms": labels, "seeds": seeds, "budget": budget, "data": data}
+    asked = {"study": study.name, "arms": labels, "seed": seed, "seeds": seeds, "budget": budget, "data": data}
+    if budget is None:
+        asked["share"] = share
     with held(folder, "give another --out"):
         plan = _take_up(folder / "plan.yaml", asked)
         if plan is None:
-            plan = make_plan(study, arms, seeds, budget, say, **settings) | {"data": data}
+            plan = make_plan(study, arms, seeds, budget, share, say, **settings)
+            plan |= {"seed": seed, "data": data}
             write_text(folder / "plan.yaml", yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
         else:
             say(f"going on with {folder / 'plan.yaml'}")
@@ -267,7 +272,7 @@ def _train_arm(
     from seqpope.experiment import train
     from seqpope.model.positions import find_position
 
-    config = arm_config(arm, seeds=plan["seeds"], side_by_side=study.side_by_side, **settings)
+    config = arm_config(arm, seed=plan["seed"], seeds=plan["seeds"], side_by_side=study.side_by_side, **settings)
     config = replace(config, out=folder, name=slug(arm.label))
     if plan["share"] < 1:
         config = shortened(config, plan["share"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from seqpope.config import TrainConfig
@@ -84,6 +84,16 @@ def arm_config(arm: Arm, **settings: Any) -> TrainConfig:
             at = at.setdefault(part, {})
         at[last] = value
     return TrainConfig.from_dict(raw)
+
+
+def shortened(config: TrainConfig, share: float) -> TrainConfig:
+    """A configuration with that share of the steps; warm-up shrinks with it, validations are as many."""
+    steps = max(2, round(config.optimizer.steps * share))
+    warmup = min(max(1, round(config.optimizer.warmup_steps * share)), steps - 1)
+    validations = max(1, config.optimizer.steps // config.eval_every)
+    every = max(1, steps // validations)
+    optimizer = replace(config.optimizer, steps=every * validations, warmup_steps=warmup)
+    return replace(config, optimizer=optimizer, eval_every=every)
 
 
 def _twins(preset: str, name: str, **more: Any) -> tuple[Arm, Arm]:

@@ -21,7 +21,7 @@ from seqpope.markdown import table
 from seqpope.provenance import commit
 from seqpope.reproduce.figures import draw_study
 from seqpope.reproduce.lengths import length_differences, lengths_of, lengths_tables
-from seqpope.reproduce.studies import STUDIES, UNRUN, Arm, Study, arm_config, is_read
+from seqpope.reproduce.studies import STUDIES, UNRUN, Arm, Study, arm_config, is_read, shortened
 from seqpope.results import FIELDS, LATER, flat, load_results, precision_of, recipe, seed_of
 from seqpope.statistics import detectable_effect, equal_rates, estimate, rate_interval
 
@@ -29,19 +29,19 @@ SOLVED = 50.0  # per cent of targets
 # Mean nats of the validation targets. A target that is not the likeliest has a probability of 1/2 at most and
 # costs ln 2 or more; below half of that more than half of the targets are the likeliest, however the rest stand.
 SOLVED_NATS = math.log(2) / 2
-OF_LENGTH = ("optimizer.steps", "optimizer.warmup_steps")  # what a budget changes
 
 
 def summarise(study: Study, runs: Mapping[str, Sequence[Path]], plan: Mapping[str, Any]) -> dict[str, Any]:
     """The document of a study from the finished runs of its arms.
 
     Args:
-        runs: by an arm's label, folders of runs or report.json files.
+        runs: by an arm's label, what `row_of` takes.
+        plan: of it the share of the recipes' steps, "share".
 
     Raises:
         SeqpopeError: runs are not finished, not of the arm, or of other data or windows than other arms'.
     """
-    rows = [row_of(study, arm, runs[arm.label]) for arm in study.arms if arm.label in runs]
+    rows = [row_of(study, arm, runs[arm.label], plan["share"]) for arm in study.arms if arm.label in runs]
     check_alike([(row["label"], measured_on(row)) for row in rows])
     arms = {arm.label: arm for arm in study.arms}
     by_label = {row["label"]: row for row in rows}
@@ -99,13 +99,24 @@ def check_alike(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
                 )
 
 
-def row_of(study: Study, arm: Arm, paths: Sequence[Path]) -> dict[str, Any]:
-    """An arm's row, from folders of runs or report.json files.
+def row_of(study: Study, arm: Arm, paths: Sequence[Path], share: float = 1.0) -> dict[str, Any]:
+    """An arm's row: from folders of runs, from report.json files, or as it stands in one document of the study.
+
+    Args:
+        share: of the recipe's steps that the runs should have.
 
     Raises:
         SeqpopeError: they are not finished, of another encoding, of different recipes or data, a seed comes
-            twice, or a report is given where the study needs folders.
+            twice, a report is given where the study needs folders, or a document is of another study or share.
     """
+    documents = [path for path in paths if is_document(path)]
+    if documents:
+        if len(paths) > 1:
+            raise SeqpopeError(
+                f"{arm.label}: {documents[0]} has the whole row, so nothing can be added to it: take the folders "
+                "of all runs, or the document alone"
+            )
+        return _of_document(study, arm, documents[0], share)
     reports = [path for path in paths if Path(path).suffix == ".json"]
     if reports and (arm.lengths or study.inspect):
         raise SeqpopeError(
@@ -123,7 +134,7 @@ def row_of(study: Study, arm: Arm, paths: Sequence[Path]) -> dict[str, Any]:
         )
     results.sort(key=seed_of)
     _check_seeds(arm, results)
-    wanted = flat(recipe(arm_config(arm).as_dict()))
+    wanted = flat(recipe(shortened(arm_config(arm), share).as_dict()))
     differs = {
         name: [wanted[name], value]
         for name, value in flat(recipe(results[0]["config"])).items()
@@ -175,6 +186,53 @@ def row_of(study: Study, arm: Arm, paths: Sequence[Path]) -> dict[str, Any]:
         row["solved_at"] = [next((step for step, nats in curve if nats < SOLVED_NATS), None) for curve in curves]
     if arm.lengths and folders:
         row |= lengths_of(folders, arm.lengths)
+    return row
+
+
+def is_document(path: Path) -> bool:
+    """Whether a file is what `write_study` writes, whole or not."""
+    try:
+        return Path(path).suffix == ".json" and "rows" in json.loads(Path(path).read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def labels_of(path: Path) -> list[str]:
+    """Labels of the arms in a study's document.
+
+    Raises:
+        SeqpopeError: it is none.
+    """
+    try:
+        return [str(row["label"]) for row in json.loads(Path(path).read_text())["rows"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SeqpopeError(
+            f"{path} is no document of a study ({error!r}): expected STUDY.json of `seqpope reproduce`, or "
+            "LABEL=FOLDER for runs"
+        ) from error
+
+
+def _of_document(study: Study, arm: Arm, path: Path, share: float) -> dict[str, Any]:
+    document = json.loads(Path(path).read_text())
+    try:
+        found = [row for row in document["rows"] if row["label"] == arm.label]
+        if document["study"] != study.name or len(found) != 1:
+            raise SeqpopeError(
+                f"{path} is of {document['study']} and has {', '.join(row['label'] for row in document['rows'])}: "
+                f"expected {study.name} with {arm.label}"
+            )
+        if not math.isclose(document["share"], share):
+            raise SeqpopeError(
+                f"{path} has {document['share']:g} of the recipes' steps, {share:g} are asked for: take runs of "
+                f"as many, or give --share {document['share']:g}"
+            )
+        (row,) = found
+        markdown({**document, "rows": [row], "differences": [], "length_differences": []})
+        measured_on(row), row["encoding"], row["recipe"]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise SeqpopeError(f"{path} is no whole document of a study ({error!r}): take runs' folders") from error
+    if study.inspect:
+        raise SeqpopeError(f"{arm.label}: {study.name} reads the models themselves: give the runs' folders")
     return row
 
 
@@ -329,8 +387,6 @@ def markdown(document: Mapping[str, Any]) -> str:
     parts += document["notes"]
     for row in document["rows"]:
         differs = row["differs_from_preset"]
-        if share < 1:
-            differs = {name: values for name, values in differs.items() if name not in OF_LENGTH}
         if differs:
             told = "; ".join(f"{k} {new} (preset {old})" for k, (old, new) in differs.items())
             parts.append(f"{row['label']} was run with {told}.")
