@@ -125,7 +125,7 @@ def evaluate(
             the run; what differs from windows side by side in fp32 is in the name too.
         stride_share: With --lengths, the stride as a share of each length, such as 0.5; windows side by side if
             neither it nor --stride is given.
-        yarn: With --lengths, score RoPE runs a second time through YaRN, without fine-tuning.
+        yarn: With --lengths, score RoPE and PoPE runs a second time through YaRN, without fine-tuning.
         precision: With --lengths, of the forward pass; bf16 is for long windows on a GPU.
         batch_tokens: With --lengths, about how many tokens are read at once; less takes less memory.
         data_folder: Folder of prepared data, or of the data set itself; the run's own if not given.
@@ -186,7 +186,9 @@ def _evaluate_lengths(
 
     positions = [read_info(find_checkpoint(run)).position for run in runs]
     if options["yarn"] and not any(find_position(position).longer for position in positions):
-        raise SeqpopeError(f"--yarn extends RoPE, and these runs are of {', '.join(sorted(set(positions)))}")
+        raise SeqpopeError(
+            f"--yarn extends RoPE and PoPE, and these runs are of {', '.join(sorted(set(positions)))}"
+        )
     for run in runs:
         bars: dict[tuple[str, int], Progress] = {}
 

@@ -129,7 +129,7 @@ class TrainConfig:
     Args:
         domain: What is modelled.
         dataset: Prepared data set (chorales, jsb).
-        position: Position encoding of the model (pope, rope, yarn, nope, alibi).
+        position: Position encoding of the model (pope, rope, yarn, pope-yarn, nope, alibi).
         baseline: Encoding of the twin trained beside it under the same seeds; none trains no twin.
         seed: First seed.
         seeds: Number of seeds; run i of each encoding has seed + i.

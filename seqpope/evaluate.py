@@ -33,7 +33,7 @@ from seqpope.model.transformer import Transformer, with_yarn
 from seqpope.nll import score_split
 from seqpope.progress import Progress
 from seqpope.provenance import choose_device, provenance
-from seqpope.results import IN_BITS, READS, RESULT
+from seqpope.results import IN_BITS, READS, RESULT, WITH_YARN
 
 
 def summarize(
@@ -433,8 +433,8 @@ def evaluate_lengths(
         stride: tokens that each window after a document's first one scores, the same for all lengths.
         stride_share: the same as a share of each length, if stride is None; 1 lays windows side by side (half
             the cost of 0.5), 0.5 gives each target past the first window at least length / 2 tokens of context.
-        yarn: score a RoPE run a second time through YaRN without fine-tuning, its factor for each length being
-            length / training length (dynamic scaling), at least 1. Encodings that YaRN does not extend are
+        yarn: score a RoPE or PoPE run a second time through YaRN without fine-tuning, its factor for each length
+            being length / training length (dynamic scaling), at least 1. Encodings that YaRN does not extend are
             scored as they are, and the result says so.
         precision: fp32, or bf16 by autocast; logits and sums are fp32 and fp64 in both.
         batch_tokens: about as many tokens are read at once, at least one window.
@@ -486,7 +486,7 @@ def evaluate_lengths(
     longer = find_position(info.position).longer
     factors = [max(1.0, plan.length / info.length) for plan in plans]
     if yarn and longer is not None:
-        name = f"{info.position}+{longer}"
+        name = info.position + WITH_YARN
         nats[name] = [
             # With a factor of 1 it is the model itself.
             plain if factor == 1 else scored(name, plan, with_yarn(model, factor, info.length))

@@ -360,6 +360,7 @@ def verdict(difference: dict[str, Any], recipes: Sequence[str] = ()) -> str:
 
 
 LENGTHS = "lengths-test"  # files of this name are of the test split
+WITH_YARN = "+yarn"  # behind an encoding's name: its weights, read through YaRN
 _YARN = "-yarn"
 _LENGTHS_FIELDS: dict[str, type | tuple[type, ...]] = {  # what a report needs of a run read in several lengths
     **dict.fromkeys(("position", "dataset", "split", "fingerprint", "content", "device", "date"), str),

@@ -174,22 +174,23 @@ class TestRealModels:
             nats[kept].mean(), rel=1e-6
         )
 
-    def test_yarn_reads_the_same_weights(self, tmp_path):
-        """Trained at 16: within, it is RoPE itself; at 32 its factor is 2. A PoPE run is scored as it is."""
-        run, model, store = make_run(tmp_path, "rope", unscored=0)
+    @pytest.mark.parametrize("position", ["rope", "pope"])
+    def test_yarn_reads_the_same_weights(self, tmp_path, position):
+        """Trained at 16: within, it is the model itself; at 32 its factor is 2. A NoPE run is scored as it is."""
+        run, model, store = make_run(tmp_path, position, unscored=0)
         result = evaluated(run, [8, 16, 32], yarn=True)
-        rope, yarn = result["scores"]["rope"], result["scores"]["rope+yarn"]
+        plain, yarn = result["scores"][position], result["scores"][f"{position}+yarn"]
         assert result["protocol"]["yarn_factors"] == [1, 1, 2]
-        assert yarn[:2] == rope[:2]
-        assert yarn[2]["whole"] != rope[2]["whole"]
+        assert yarn[:2] == plain[:2]
+        assert yarn[2]["whole"] != plain[2]["whole"]
         split = store.split("train")
         nats = score_split(with_yarn(model, 2.0, 16), split, 0, length=32, stride=32)
         own = np.concatenate([nats[21:53], nats[69:101]])  # of documents with 40 and 33 tokens
         assert yarn[2]["whole"] == {"tokens": 64, "nats_per_token": pytest.approx(own.mean(), rel=1e-6)}
-        assert yarn[2]["whole"]["tokens"] == rope[2]["whole"]["tokens"]
-        other, _, _ = make_run(tmp_path / "other", "pope")
+        assert yarn[2]["whole"]["tokens"] == plain[2]["whole"]["tokens"]
+        other, _, _ = make_run(tmp_path / "other", "nope")
         result = evaluated(other, [8, 32], yarn=True)
-        assert list(result["scores"]) == ["pope"]
+        assert list(result["scores"]) == ["nope"]
         assert result["protocol"]["yarn_factors"] is None
 
     def test_bf16_is_near_and_told(self, tmp_path):
@@ -243,7 +244,7 @@ class TestRealModels:
         assert json.loads((run / f"{name}.json").read_text()) == second
 
     def test_yarn_is_in_the_name_only_where_it_is_in_the_file(self, tmp_path):
-        run, _, _ = make_run(tmp_path, "pope")
+        run, _, _ = make_run(tmp_path, "nope")
         evaluated(run, [8], yarn=True)
         assert [path.name for path in run.glob("lengths*")] == ["lengths-train-8.json"]
 
@@ -285,7 +286,7 @@ class TestRealModels:
 class TestMemory:
     """No L x L of any kind, whatever the window."""
 
-    @pytest.mark.parametrize("position", ["rope", "yarn", "nope", "pope"])
+    @pytest.mark.parametrize("position", ["rope", "yarn", "nope", "pope", "pope-yarn"])
     def test_a_window_is_read_without_a_mask(self, position, monkeypatch):
         """SDPA is told of causality by a word; with a mask it would leave its flash kernels."""
         calls, sdpa = [], torch.nn.functional.scaled_dot_product_attention
@@ -300,7 +301,7 @@ class TestMemory:
 
     @pytest.mark.gpu
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    @pytest.mark.parametrize("position", ["rope", "yarn", "nope", "pope"])
+    @pytest.mark.parametrize("position", ["rope", "yarn", "nope", "pope", "pope-yarn"])
     @torch.inference_mode()
     def test_on_a_gpu(self, position, dtype):
         """20,480 positions of 8 heads would be 3.4 GB even as one byte a pair."""
@@ -343,17 +344,17 @@ class TestRefused:
 
 class TestCommand:
     def test_every_run_of_an_experiment(self, tmp_path, capsys):
-        """YaRN is for the RoPE runs among them; a line for each encoding and length."""
+        """YaRN is for those among them that it extends; a line for each encoding and length."""
         rope, _, store = make_run(tmp_path, "rope")
-        pope = rope.with_name("pope-seed2")
-        other, _, _ = make_run(tmp_path / "other", "pope")
-        other.rename(pope)
+        nope = rope.with_name("nope-seed2")
+        other, _, _ = make_run(tmp_path / "other", "nope")
+        other.rename(nope)
         words = ["--lengths", "8,32", "--yarn", "--split", "train", "--stride-share", "0.5", "--device", "cpu"]
         data = ["--data-folder", str(store.folder.parent)]
         assert cli.main(["evaluate", str(rope.parent), *words, *data]) == 0
         lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-        assert lines == [[e, n] for e in ("pope", "rope", "rope+yarn") for n in ("8", "32")]
-        for run, name in ((rope, "lengths-train-8-32-share0.5-yarn"), (pope, "lengths-train-8-32-share0.5")):
+        assert lines == [[e, n] for e in ("nope", "rope", "rope+yarn") for n in ("8", "32")]
+        for run, name in ((rope, "lengths-train-8-32-share0.5-yarn"), (nope, "lengths-train-8-32-share0.5")):
             result = json.loads((run / f"{name}.json").read_text())
             assert result["protocol"]["strides"] == [4, 16]
         out = tmp_path / "out"
@@ -361,7 +362,7 @@ class TestCommand:
         assert cli.main(["compare", str(rope.parent), *words]) == 0
         said = capsys.readouterr().out
         assert "| RoPE with YaRN | 1 " in said
-        assert "| PoPE           | 1 " in said
+        assert "| no positions   | 1 " in said
         assert (out / "lengths.png").is_file()
 
     @pytest.mark.parametrize(
@@ -370,14 +371,14 @@ class TestCommand:
             (["--lengths", "8", "--length", "8"], "--lengths takes the place of --length"),
             (["--lengths", "8", "--stride", "4", "--stride-share", "0.5"], "goes with one of --stride and"),
             (["--lengths", "8,many"], "--lengths takes whole numbers such as 2048,4096, it is '8,many'"),
-            (["--lengths", "8", "--yarn"], "--yarn extends RoPE, and these runs are of pope"),
+            (["--lengths", "8", "--yarn"], "--yarn extends RoPE and PoPE, and these runs are of nope"),
             (["--yarn"], "go with --lengths"),
             (["--precision", "bf16"], "go with --lengths"),
         ],
         ids=str,
     )
     def test_told_in_words(self, tmp_path, capsys, words, message):
-        run, _, _ = make_run(tmp_path)
+        run, _, _ = make_run(tmp_path, "nope")
         assert cli.main(["evaluate", str(run), "--split", "train", *words]) == 1
         assert message in capsys.readouterr().err
         assert list(run.glob("*train*")) == []

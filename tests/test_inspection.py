@@ -70,11 +70,11 @@ def windows(tokens=10**6):
 
 
 class TestMagnitudes:
-    @pytest.mark.parametrize("position", ["pope", "rope", "yarn"])
+    @pytest.mark.parametrize("position", ["pope", "rope", "yarn", "pope-yarn"])
     def test_equal_a_naive_loop(self, position):
         """Token by token, head by head, from weights and hidden states."""
         model = make_model(position)
-        sums = np.zeros((3, 2, 2, 8 if position == "pope" else 4))
+        sums = np.zeros((3, 2, 2, 8 if position.startswith("pope") else 4))
         count = 0
         for window in windows():
             count += window.end - window.start
@@ -86,7 +86,7 @@ class TestMagnitudes:
                             row = x[0, head, place].double()
                             mu.append(
                                 [math.log1p(math.exp(value)) for value in row.tolist()]
-                                if position == "pope"
+                                if position.startswith("pope")
                                 else [math.hypot(row[c], row[c + 4]) for c in range(4)]
                             )
                         sums[:, layer, head] += [mu[0], mu[1], np.multiply(*mu)]
@@ -408,7 +408,9 @@ class TestInspect:
 class TestRefused:
     @pytest.mark.parametrize("position", ["nope", "alibi"])
     def test_encodings_without_frequencies(self, make_run, position):
-        with pytest.raises(SeqpopeError, match=f"is of {position}, which has no freq.*pope, rope, yarn; leave it"):
+        with pytest.raises(
+            SeqpopeError, match=f"is of {position}, which has no freq.*pope, rope, yarn, pope-yarn; leave"
+        ):
             find_models([make_run(position)])
 
     def test_frequencies_of_zero(self, make_run):

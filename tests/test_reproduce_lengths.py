@@ -38,7 +38,7 @@ def result(scores, documents=2):
 def row(monkeypatch):
     def made(label, *results, seeds=(0, 1)):
         monkeypatch.setattr(lengths, "load_lengths", lambda folders, name: list(folders))
-        monkeypatch.setattr(lengths, "_protocol", lambda folders, wanted: "")
+        monkeypatch.setattr(lengths, "_protocol", lambda folders, wanted, split: "")
         return {
             "label": label,
             "encoding": label[:4].lower(),
@@ -87,10 +87,19 @@ def test_differences_are_paired_by_seed(row):
     assert length_differences(pope, {"label": "RoPE", "seeds": [1, 2]}) == []
 
 
+def test_what_is_read_through_yarn_stands_against_what_is(row):
+    read = [{"pope": (1.0, 1.5), "pope+yarn": (1.0, 1.2)}, {"pope": (1.2, 1.9), "pope+yarn": (1.2, 1.3)}]
+    found = length_differences(row("PoPE", *map(result, read)), row("RoPE", *map(result, ROPE)))
+    assert [(each["a"], each["b"]) for each in found] == [
+        ("PoPE", "RoPE"), ("PoPE", "RoPE with YaRN"), ("PoPE with YaRN", "RoPE with YaRN")
+    ]  # fmt: skip
+    assert found[2]["lengths"]["16"]["mean"] == pytest.approx((1.2 - 2.0 + 1.3 - 2.2) / 2)
+
+
 def test_tables_say_how_little_is_behind_them(row):
     rows = [row("PoPE", *map(result, POPE)), row("RoPE", *map(result, ROPE))]
     text = "\n".join(lengths_tables({"rows": rows, "length_differences": length_differences(*rows)}))
-    assert "nats/token (bf16)" in text
+    assert "nats/token of the test split (bf16)" in text
     assert "| tokens read at once | 8 (30 documents) | 16 (2 documents) |" in text
     assert "| RoPE with YaRN | 1.050 ± 0.071 | 2.100 ± 0.141 |" in text
     assert "The same 40 targets, of the 2 documents" in text
@@ -140,6 +149,15 @@ class TestFiles:
                 (folder / f"lengths-test-{name}.json").touch()
         assert lengths._protocol(runs, (8, 16)) == "lengths-test-8-16-bf16.json"
         assert lengths._protocol(runs, (4, 8)) == "lengths-test-4-8.json"
+
+    def test_of_the_split_asked_for(self, runs):
+        for folder in runs:
+            (folder / "lengths-test-8-16-bf16.json").touch()
+        with pytest.raises(SeqpopeError, match=r"no lengths-validation-8-16-bf16\.json.* and --split validation"):
+            lengths._protocol(runs, (8, 16), "validation")
+        for folder in runs:
+            (folder / "lengths-validation-8-16-bf16-yarn.json").touch()
+        assert lengths._protocol(runs, (8, 16), "validation") == "lengths-validation-8-16-bf16.json"
 
     def test_other_lengths_do_not_stand_for_the_arms(self, runs):
         for folder, name in zip(runs, ("8-16-bf16", "8-16-32-bf16"), strict=True):

@@ -41,8 +41,8 @@ class ModelConfig:
             is the paper's clamp to [-2 pi, 0], whose gradient is zero outside, so that deltas started at 0
             freeze as soon as they step over it; tanh learns x of delta = pi tanh(x / pi), in (-pi, pi), whose
             gradient fades towards the ends and is zero nowhere.
-        yarn_factor: YaRN only. How many times the original length sequences are long; 1 is RoPE.
-        yarn_original_length: YaRN only. Tokens in a window of the RoPE training that YaRN extends.
+        yarn_factor: yarn and pope-yarn. How many times the original length sequences are long; 1 is RoPE or PoPE.
+        yarn_original_length: yarn and pope-yarn. Tokens in a window of the training that YaRN extends.
     """
 
     width: int = 256

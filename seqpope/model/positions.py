@@ -159,7 +159,7 @@ def yarn_frequencies(
     device: torch.device | None = None,
     longest: float = 0.0,
 ) -> Tensor:
-    """RoPE's frequencies by NTK-by-parts interpolation (arXiv 2309.00071, section 3.2).
+    """Frequencies by NTK-by-parts interpolation (arXiv 2309.00071, section 3.2), RoPE's or PoPE's.
 
     A frequency that turns r = original_length x theta / (2 pi) times over the original length is kept if
     r > beta, divided by the factor if r < alpha, and mixed between them by (r - alpha) / (beta - alpha). The
@@ -167,7 +167,7 @@ def yarn_frequencies(
     the frequency.
 
     Args:
-        count: D / 2 frequencies.
+        count: how many, RoPE's D / 2 or PoPE's D.
         base: wavelength base of the trained model.
         factor: s, length of sequences over original length.
         original_length: L, tokens in a window of the training.
@@ -296,6 +296,7 @@ class PoPE(PositionEncoding):
     training to have seen all their angles. Under one seed all starts but zero come of the same draws.
     """
 
+    longer: ClassVar[str | None] = "pope-yarn"
     delta: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
@@ -347,10 +348,34 @@ class PoPE(PositionEncoding):
         return pope_attention_packed(qkv, self.bounded_delta(), dropout_p=dropout_p, **self._options())
 
 
+class PoPEYaRN(PoPE):
+    """PoPE for sequences beyond those it was trained on: YaRN's frequencies and temperature, delta as it is.
+
+    The paper reads on with PoPE as trained. But phases of slow frequencies are past the training's length what no
+    delta was learned for, with PoPE as with RoPE, and YaRN (arXiv 2309.00071) asks nothing else of an encoding
+    than frequencies. It has PoPE's weights, and is read or trained on as `YaRN` is.
+    """
+
+    longer = None
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        factor, length, longest = config.yarn_factor, config.yarn_original_length, config.longest_wavelength
+        self.freqs: Spectrum = YarnSpectrum(config.head_dim, config.base, factor, length, longest)
+        self.softmax_scale = yarn_temperature(factor) ** 2 / math.sqrt(config.head_dim)
+
+    def theta(self) -> Tensor:
+        return self.freqs.on(torch.device("cpu"))
+
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "softmax_scale": self.softmax_scale}
+
+
 POSITIONS: dict[str, type[PositionEncoding]] = {
     "pope": PoPE,
     "rope": RoPE,
     "yarn": YaRN,
+    "pope-yarn": PoPEYaRN,
     "nope": NoPE,
     "alibi": ALiBi,
 }

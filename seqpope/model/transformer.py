@@ -161,5 +161,7 @@ def with_yarn(model: Transformer, factor: float, original_length: int) -> Transf
     extended.config, extended.position = config, longer
     for module in extended.modules():
         if isinstance(module, Attention):
-            module.position = find_position(longer)(config).to(model.embedding.weight.device)
+            position = find_position(longer)(config).to(model.embedding.weight.device)
+            position.load_state_dict(module.position.state_dict())
+            module.position = position
     return extended

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from seqpope.figures import COLOURS, GREY, OTHER_COLOURS, as_png, load_pyplot
-from seqpope.reproduce.lengths import WITH_YARN, series_of
+from seqpope.reproduce.lengths import series_of
+from seqpope.results import WITH_YARN
 
 
 def _colours(document: Mapping[str, Any]) -> list[str]:
@@ -94,7 +95,8 @@ def _draw_lengths(document: Mapping[str, Any]) -> bytes:
     lengths = [int(length) for length in next(iter(first["lengths"].values()))]
     axes.set_xticks(lengths, [f"{n:,}" for n in lengths])
     axes.minorticks_off()
-    axes.set(xlabel="tokens read at once", ylabel="test NLL, nats/token", title="second halves of windows")
+    split = document.get("lengths_split", "test")
+    axes.set(xlabel="tokens read at once", ylabel=f"{split} NLL, nats/token", title="second halves of windows")
     at = first["positions"]
     ticks = [n for n in (1, 8, 64, *lengths) if n <= at["length"]]
     places.set_xticks(ticks, [f"{n:,}" for n in ticks])

@@ -15,18 +15,18 @@ import numpy as np
 
 from seqpope.errors import SeqpopeError
 from seqpope.markdown import table
-from seqpope.results import load_lengths
+from seqpope.results import WITH_YARN, load_lengths
 from seqpope.statistics import estimate
 
 MANY = 10  # documents, of which a curve by position wants as many
-WITH_YARN = "+yarn"
 
 
-def lengths_of(folders: Sequence[Path], wanted: Sequence[int]) -> dict[str, Any]:
+def lengths_of(folders: Sequence[Path], wanted: Sequence[int], split: str = "test") -> dict[str, Any]:
     """What an arm's row holds of `evaluate --lengths`, from the folders of its runs, seeds in order.
 
     Args:
         wanted: the arm's lengths; runs may have been read in others too.
+        split: the split read.
 
     Returns:
         "lengths": by encoding and length, "same" and "second_half", nats/token of each seed; "length_targets":
@@ -36,14 +36,14 @@ def lengths_of(folders: Sequence[Path], wanted: Sequence[int]) -> dict[str, Any]
     Raises:
         SeqpopeError: a run was not read in these lengths, or some were read with YaRN and others without.
     """
-    read = load_lengths(folders, _protocol(folders, wanted))
+    read = load_lengths(folders, _protocol(folders, wanted, split))
     lengths, names = read[0]["protocol"]["lengths"], list(read[0]["scores"])
     for other in read[1:]:
         if list(other["scores"]) != names:
             raise SeqpopeError(
                 f"{read[0]['folder']} and {other['folder']} cannot stand in one row: they were read as "
                 f"{', '.join(names)} and as {', '.join(other['scores'])}; read the one without YaRN again, with "
-                f"`seqpope evaluate RUN --lengths {_listed(wanted)} --yarn` and the same --precision"
+                f"`seqpope evaluate RUN --lengths {_listed(wanted)} --yarn`, the same --split and --precision"
             )
     records = {name: [[r["scores"][name][n] for r in read] for n in range(len(lengths))] for name in names}
     first = [each[0] for each in records[names[0]]]
@@ -79,13 +79,13 @@ def lengths_of(folders: Sequence[Path], wanted: Sequence[int]) -> dict[str, Any]
     }
 
 
-def _protocol(folders: Sequence[Path], wanted: Sequence[int]) -> str:
+def _protocol(folders: Sequence[Path], wanted: Sequence[int], split: str = "test") -> str:
     """Which of the files that runs hold is of these lengths, side by side: in bf16, as a GPU reads, or in fp32."""
     from seqpope.evaluate import lengths_file
 
     found: dict[str, list[Path]] = {}  # by a file's name, runs that lack it
     for precision in ("bf16", "fp32"):
-        name, with_yarn = (lengths_file("test", wanted, precision=precision, yarn=yarn) for yarn in (False, True))
+        name, with_yarn = (lengths_file(split, wanted, precision=precision, yarn=yarn) for yarn in (False, True))
         found[name] = [
             run for run in map(Path, folders) if not ((run / name).is_file() or (run / with_yarn).is_file())
         ]
@@ -93,7 +93,9 @@ def _protocol(folders: Sequence[Path], wanted: Sequence[int]) -> str:
     if found[name]:
         raise SeqpopeError(
             f"{found[name][0]} holds no {name}: read it as the other runs with `seqpope evaluate {found[name][0]} "
-            f"--lengths {_listed(wanted)}`" + ("" if name == list(found)[-1] else " and --precision bf16")
+            f"--lengths {_listed(wanted)}`"
+            + ("" if name == list(found)[-1] else " and --precision bf16")
+            + ("" if split == "test" else f" and --split {split}")
         )
     return name
 
@@ -121,13 +123,16 @@ def series_of(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def length_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of two rows, a - b paired by seed on the second halves of each length; b as trained, and with YaRN."""
+    """Of two rows, a - b paired by seed on the second halves of each length.
+
+    a as trained stands against b as trained and b with YaRN, a with YaRN against b with YaRN alone.
+    """
     seeds = sorted(set(a["seeds"]) & set(b["seeds"]))
-    first, others = series_of(a).get(a["label"]), series_of(b)
-    if first is None or not seeds:
+    ours, theirs = series_of(a), series_of(b)
+    if not seeds:
         return []
 
-    def paired(other: Mapping[str, Any], length: str) -> dict[str, Any] | None:
+    def paired(first: Mapping[str, Any], other: Mapping[str, Any], length: str) -> dict[str, Any] | None:
         one, two = (
             dict(zip(row["seeds"], by_length[length]["second_half"], strict=True))
             for row, by_length in ((a, first), (b, other))
@@ -137,9 +142,10 @@ def length_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[
         return vars(estimate([one[seed] - two[seed] for seed in seeds]))
 
     return [
-        {"a": a["label"], "b": label, "lengths": {length: paired(other, length) for length in first}}
-        for label, other in others.items()
-        if other.keys() == first.keys()
+        {"a": label, "b": against, "lengths": {length: paired(first, other, length) for length in first}}
+        for label, first in ours.items()
+        for against, other in theirs.items()
+        if other.keys() == first.keys() and (label == a["label"] or against != b["label"])
     ]
 
 
@@ -161,8 +167,10 @@ def lengths_tables(document: Mapping[str, Any]) -> list[str]:
             for label, series in series_of(row).items()
         }
 
+    split = document.get("lengths_split", "test")
     parts = [
-        f"The second halves of all whole windows of a length, nats/token ({told['precision']}); within a column "
+        f"The second halves of all whole windows of a length, nats/token of the {split} split "
+        f"({told['precision']}); within a column "
         "the targets are the same, from column to column they are not:",
         by_length([f"{int(n):,} ({_documents(of['documents'])})" for n, of in own.items()], means("second_half")),
         f"The same {same['tokens']:,} targets, of the {_documents(same['documents'])} that hold the longest "

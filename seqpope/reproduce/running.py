@@ -284,11 +284,12 @@ def _train_arm(
         raise Interrupted(f"{arm.label}: {str(error).partition(';')[0]}; the same command goes on") from error
     runs = [place / f"{arm.position}-seed{seed}" for seed in range(config.seed, config.seed + config.seeds)]
     precision = _precision(config)
-    yarn = find_position(arm.position).longer is not None
+    yarn, split = find_position(arm.position).longer is not None, study.lengths_split
     for run in runs if arm.lengths else ():
         # Of another protocol there may be others.
-        if not (run / lengths_file("test", arm.lengths, precision=precision, yarn=yarn)).is_file():
-            evaluate_lengths(run, list(arm.lengths), device=config.device, yarn=True, precision=precision)
+        if not (run / lengths_file(split, arm.lengths, precision=precision, yarn=yarn)).is_file():
+            lengths = list(arm.lengths)
+            evaluate_lengths(run, lengths, split=split, device=config.device, yarn=yarn, precision=precision)
     return runs
 
 

@@ -52,6 +52,7 @@ def summarise(study: Study, runs: Mapping[str, Sequence[Path]], plan: Mapping[st
         "measure": study.measure,
         "published": study.published,
         "notes": list(study.notes),
+        "lengths_split": study.lengths_split,
         "share": plan["share"],
         "commit": commit(),
         "rows": rows,
@@ -185,7 +186,7 @@ def row_of(study: Study, arm: Arm, paths: Sequence[Path], share: float = 1.0) ->
         row["solved"] = sum(value > SOLVED for value in values)
         row["solved_at"] = [next((step for step, nats in curve if nats < SOLVED_NATS), None) for curve in curves]
     if arm.lengths and folders:
-        row |= lengths_of(folders, arm.lengths)
+        row |= lengths_of(folders, arm.lengths, study.lengths_split)
     return row
 
 
@@ -227,6 +228,11 @@ def _of_document(study: Study, arm: Arm, path: Path, share: float) -> dict[str, 
                 f"as many, or give --share {document['share']:g}"
             )
         (row,) = found
+        if row.get("lengths") and document.get("lengths_split", "test") != study.lengths_split:
+            raise SeqpopeError(
+                f"{path} was read in several lengths on the {document.get('lengths_split', 'test')} split, "
+                f"{study.name} is on {study.lengths_split}: take the runs' folders"
+            )
         markdown({**document, "rows": [row], "differences": [], "length_differences": []})
         measured_on(row), row["encoding"], row["recipe"]
     except (KeyError, IndexError, TypeError, ValueError) as error:

@@ -189,20 +189,24 @@ class TestLongestWavelength:
         assert not got[21:].any()
         assert torch.equal(truncated_frequencies(64, 1e4), theta)
 
-    @pytest.mark.parametrize("position", ["pope", "rope", "yarn"])
+    @pytest.mark.parametrize("position", ["pope", "rope", "yarn", "pope-yarn"])
     def test_attention_is_that_of_the_frequencies_left(self, position):
         config = ModelConfig(**SMALL, base=100.0, longest_wavelength=30.0, yarn_factor=2.0)
         encoding = POSITIONS[position](config)
         q, k, v = small_inputs(40)
-        theta = truncated_frequencies(6 if position == "pope" else 3, 100.0, 30.0)
+        theta = truncated_frequencies(6 if position.startswith("pope") else 3, 100.0, 30.0)
         assert 0 < int((theta == 0).sum()) < len(theta)
         if position == "pope":
             expected = pope_attention(q, k, v, encoding.delta, freqs=theta)
         elif position == "rope":
             expected = rope_attention(q, k, v, freqs=theta)
         else:  # what is 0 is not stretched
-            theta = torch.where(theta == 0, 0.0, yarn_frequencies(3, 100.0, 2.0, 2048))
-            expected = rope_attention(q, k, v, freqs=theta, softmax_scale=encoding.softmax_scale)
+            theta = torch.where(theta == 0, 0.0, yarn_frequencies(len(theta), 100.0, 2.0, 2048))
+            options = {"freqs": theta, "softmax_scale": encoding.softmax_scale}
+            if position == "yarn":
+                expected = rope_attention(q, k, v, **options)
+            else:
+                expected = pope_attention(q, k, v, encoding.delta, **options)
         torch.testing.assert_close(encoding.attend(q, k, v), expected)
         whole = POSITIONS[position](ModelConfig(**SMALL, base=100.0, yarn_factor=2.0))
         assert (whole.attend(q, k, v) - expected).abs().max() > 1e-3
@@ -323,10 +327,42 @@ class TestYaRN:
         assert (longer(ids) - before).abs().max() > 1e-3
         assert torch.equal(with_yarn(model, 1.0, 10)(ids), before)
 
-    @pytest.mark.parametrize("position", [p for p in POSITIONS if p != "rope"])
-    def test_extends_rope_alone(self, position):
+    @torch.no_grad()
+    def test_reads_the_weights_of_pope(self):
+        """Deltas with them; scores by the frequencies of YaRN for D of them, in fp64."""
+        torch.manual_seed(0)
+        model = Transformer(11, "pope", ModelConfig(**SMALL, delta_init="uniform")).eval()
+        for block in model.blocks:
+            block.attention.qkv.weight.mul_(30)
+            block.attention.out.weight.mul_(30)
+        ids = torch.randint(11, (2, 30))
+        before = model(ids)
+        longer = with_yarn(model, 3.0, 10)
+        assert longer.position == "pope-yarn"
+        same = Transformer(11, "pope-yarn", longer.config).eval()
+        same.load_state_dict(model.state_dict())
+        assert torch.equal(longer(ids), same(ids))
+        assert (longer(ids) - before).abs().max() > 1e-3
+        assert torch.equal(with_yarn(model, 1.0, 10)(ids), before)
+
+        encoding, (q, k, v) = longer.blocks[0].attention.position, small_inputs(40)
+        theta, delta = yarn_frequencies(6, 1e4, 3.0, 10), encoding.delta.double()[:, None, None]
+        assert torch.equal(encoding.theta(), theta)
+        at = torch.arange(40, dtype=torch.float64)
+        angles = (at[None, :, None] - at[:, None, None]) * theta  # (query, key, frequency), s - t
+        mu_q, mu_k = (torch.nn.functional.softplus(x.double()) for x in (q, k))
+        terms = mu_q[..., :, None, :] * mu_k[..., None, :, :] * torch.cos(angles + delta)
+        scores = terms.sum(-1) * (0.1 * math.log(3.0) + 1) ** 2 / math.sqrt(6)
+        scores = scores.masked_fill(~torch.ones(40, 40).tril().bool(), float("-inf"))
+        expected = (scores.softmax(-1) @ v.double()).float()
+        torch.testing.assert_close(encoding.attend(q, k, v), expected, atol=1e-5, rtol=1e-5)
+        packed = torch.stack([q, k, v], 2).permute(0, 3, 2, 1, 4)
+        torch.testing.assert_close(encoding.attend_packed(packed), expected, atol=1e-5, rtol=1e-5)
+
+    @pytest.mark.parametrize("position", [p for p in POSITIONS if p not in ("rope", "pope")])
+    def test_extends_rope_and_pope_alone(self, position):
         model = Transformer(11, position, ModelConfig(**SMALL))
-        with pytest.raises(SeqpopeError, match=f"YaRN extends models of rope: this one has {position}"):
+        with pytest.raises(SeqpopeError, match=f"YaRN extends models of pope, rope: this one has {position}"):
             with_yarn(model, 2.0, 10)
 
     @pytest.mark.parametrize(
