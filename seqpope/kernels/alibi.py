@@ -1,14 +1,15 @@
-"""Attention with linear biases. A comparison, not a fast path: torch's SDPA with the biases written out."""
+"""Attention with linear biases, as torch's SDPA of queries and keys that are a few columns wider."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from seqpope.kernels.cartesian import sdpa
 from seqpope.kernels.scope import Scope
 
-BLOCK = 1024  # queries whose biases are written out at once: (H, BLOCK, Lk) and never (H, Lq, Lk)
+DIGIT = 256  # bf16 holds whole numbers exactly up to here
+COLUMNS = 8  # SDPA's flash kernels take widths that are multiples of 8
 
 
 def alibi_slopes(heads: int) -> Tensor:
@@ -28,8 +29,11 @@ def alibi_attention(
 ) -> Tensor:
     """Causal attention whose scores lose slope x distance (arXiv 2108.12409, equation of section 3).
 
-    Slow beside RoPE and PoPE: SDPA's flash kernels take no bias, and all is fp32 whatever comes in, since bf16
-    could not tell far distances apart. Memory grows with H x BLOCK x Lk.
+    A softmax does not see what is added to a whole row, so that slope x (s - t) may as well be slope x s: a
+    product of something of the query and something of the key, and no bias, which flash kernels would not take.
+    The key's position comes in digits to base 256, a column each, since bf16 holds no large numbers exactly;
+    products are summed in fp32. In bf16 a slope is rounded as every weight is, to 1 part in 512 at most, alike
+    for all distances.
 
     Args:
         q: (B, H, Lq, D).
@@ -43,7 +47,7 @@ def alibi_attention(
         (B, H, Lq, D) in the dtype of v.
 
     Raises:
-        ValueError: shapes do not fit each other.
+        ValueError: shapes do not fit each other, or float16 is to hold positions from 65,536 on.
     """
     (batch, heads, queries, dim), keys = q.shape, k.shape[2]
     if k.shape != v.shape or k.shape != (batch, heads, keys, dim) or slopes.shape != (heads,):
@@ -53,19 +57,15 @@ def alibi_attention(
         )
     scope = Scope(True, query_offset)
     scope.check(batch, queries, keys)
-    slopes = slopes.detach().to(q.device, torch.float32)[:, None, None]  # (H, 1, 1)
-    positions, places = scope.positions(queries, q.device), torch.arange(keys, device=q.device)
-    blocks = []
-    with torch.autocast(q.device.type, enabled=False):
-        for start in range(0, queries, BLOCK):
-            end = min(start + BLOCK, queries)
-            seen = keys if isinstance(query_offset, Tensor) else query_offset + end
-            distance = (positions[:, start:end, None] - places[:seen])[:, None]  # (1 or B, 1, block, seen)
-            bias = (-slopes * distance).masked_fill(distance < 0, float("-inf"))  # (1 or B, H, block, seen)
-            rest = (k[:, :, :seen].float(), v[:, :, :seen].float())
-            blocks.append(
-                F.scaled_dot_product_attention(
-                    q[:, :, start:end].float(), *rest, attn_mask=bias, dropout_p=dropout_p
-                )
-            )
-    return torch.cat(blocks, 2).to(v.dtype)
+    powers = [DIGIT**n for n in range(3) if n == 0 or keys > DIGIT**n]
+    if q.dtype == torch.float16 and len(powers) > 2:
+        raise ValueError(f"float16 holds positions up to {DIGIT**2 - 1}, there are {keys} keys: use bfloat16")
+    scale = dim**-0.5
+    weights = slopes.detach().to(q.device, torch.float32)[:, None] / scale  # (H, 1)
+    weights = torch.cat([weights * power for power in powers], -1)  # (H, digits)
+    places = torch.arange(keys, device=k.device)
+    digits = torch.stack([places // power % DIGIT for power in powers], -1)  # (Lk, digits)
+    pad = (0, COLUMNS - len(powers))
+    of_queries = torch.nn.functional.pad(weights, pad).to(q.dtype)[:, None].expand(batch, heads, queries, COLUMNS)
+    of_keys = torch.nn.functional.pad(digits, pad).to(k.dtype).expand(batch, heads, keys, COLUMNS)
+    return sdpa(torch.cat((q, of_queries), -1), torch.cat((k, of_keys), -1), v, scope, scale, dropout_p)

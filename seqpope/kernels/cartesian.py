@@ -33,7 +33,7 @@ def pope_attention(
     mu_q, mu_k = mu(q.float()), mu(k.float())
     q_polar = torch.cat((mu_q * cos_q, mu_q * sin_q), dim=-1).to(v.dtype)  # (B, H, Lq, 2D)
     k_polar = torch.cat((mu_k * cos_s, mu_k * sin_s), dim=-1).to(v.dtype)  # (B, Hkv, Lk, 2D)
-    return _attend(q_polar, k_polar, v, scope, softmax_scale, dropout_p)
+    return sdpa(q_polar, k_polar, v, scope, softmax_scale, dropout_p)
 
 
 def _decode(
@@ -74,7 +74,7 @@ def rope_attention(
     half = q.shape[-1] // 2
     q_turned = _turn(q, *_tables(scope.query_offset, q, half, base, freqs)).to(v.dtype)
     k_turned = _turn(k, *_tables(0, k, half, base, freqs)).to(v.dtype)
-    return _attend(q_turned, k_turned, v, scope, softmax_scale, dropout_p)
+    return sdpa(q_turned, k_turned, v, scope, softmax_scale, dropout_p)
 
 
 def _tables(start: int | Tensor, x: Tensor, count: int, base: float, freqs: Freqs | None) -> tuple[Tensor, Tensor]:
@@ -89,7 +89,7 @@ def _turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, scope: Scope, scale: float, dropout_p: float) -> Tensor:
+def sdpa(q: Tensor, k: Tensor, v: Tensor, scope: Scope, scale: float, dropout_p: float) -> Tensor:
     """torch's SDPA on queries and keys of any width; every backend but one wants values as wide as the keys."""
     (batch, heads, queries, wide), keys, width = q.shape, k.shape[-2], v.shape[-1]
     if scale <= 0:  # torch's kernels scale after masking, and -inf x 0 is nan

@@ -265,7 +265,7 @@ class NoPE(PositionEncoding):
 class ALiBi(PositionEncoding):
     """Linear biases (arXiv 2108.12409): scores lose a head's slope for each position between query and key.
 
-    For comparisons of extrapolation: the biases are written out and all is fp32, so it is slow.
+    For comparisons of extrapolation.
     """
 
     slopes: Tensor

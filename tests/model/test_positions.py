@@ -14,7 +14,7 @@ from seqpope.kernels import (
     rope_attention,
     rotation,
 )
-from seqpope.kernels.alibi import BLOCK
+from seqpope.kernels.alibi import DIGIT
 from seqpope.model.cache import KeyValueCache
 from seqpope.model.config import ModelConfig
 from seqpope.model.positions import (
@@ -416,9 +416,9 @@ class TestALiBi:
             2.0 ** -(h / 2) for h in (1, 3, 5, 7)
         ]
 
-    @pytest.mark.parametrize("length", [9, BLOCK + 3])
+    @pytest.mark.parametrize("length", [9, DIGIT, DIGIT + 1, 3 * DIGIT + 7])
     def test_attention_is_the_formula(self, length):
-        """In blocks of queries or not."""
+        """Positions of one digit and of two."""
         q, k, v = (x[:1] for x in small_inputs(length))
         scores = q @ k.mT / math.sqrt(6)
         distance = torch.arange(length)[:, None] - torch.arange(length)
@@ -429,6 +429,34 @@ class TestALiBi:
         half = alibi_attention(*(x.bfloat16() for x in (q, k, v)), alibi_slopes(2))
         assert half.dtype == torch.bfloat16
         torch.testing.assert_close(half.float(), got, atol=3e-2, rtol=3e-2)
+
+    def test_gradients_are_those_of_the_formula(self):
+        inputs = [x[:1].clone().requires_grad_() for x in small_inputs(DIGIT + 9)]
+        q, k, v = inputs
+        distance = torch.arange(DIGIT + 9)[:, None] - torch.arange(DIGIT + 9)
+        scores = q @ k.mT / math.sqrt(6) - alibi_slopes(2).float()[:, None, None] * distance
+        expected = scores.masked_fill(distance < 0, float("-inf")).softmax(-1) @ v
+        into = torch.randn_like(expected)
+        wanted = torch.autograd.grad(expected, inputs, into)
+        found = torch.autograd.grad(alibi_attention(q, k, v, alibi_slopes(2)), inputs, into)
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+    @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 2e-3), (torch.bfloat16, 3e-2)])
+    def test_far_from_the_start(self, dtype, error):
+        """At positions of three digits, where bf16 tells no neighbours apart: the last queries against fp64."""
+        torch.manual_seed(0)
+        keys, heads = DIGIT**2 + 300, 8
+        q, k, v = torch.randn(1, heads, 3, 16), torch.randn(1, heads, keys, 16), torch.randn(1, heads, keys, 16)
+        q, k, v = (x.to(dtype) for x in (q, k, v))
+        distance = torch.arange(keys - 3, keys)[:, None] - torch.arange(keys)
+        scores = q.double() @ k.double().mT / 4 - alibi_slopes(heads)[:, None, None] * distance
+        expected = scores.masked_fill(distance < 0, float("-inf")).softmax(-1) @ v.double()
+        for offset in (keys - 3, torch.tensor([keys - 3])):
+            got = alibi_attention(q, k, v, alibi_slopes(heads), query_offset=offset)
+            torch.testing.assert_close(got.double(), expected, atol=error, rtol=error)
+        with pytest.raises(ValueError, match="float16 holds positions up to 65535, there are 65836 keys"):
+            alibi_attention(q.half(), k.half(), v.half(), alibi_slopes(heads), query_offset=keys - 3)
 
     def test_shapes_that_do_not_fit(self):
         q, k, v = small_inputs()
