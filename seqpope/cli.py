@@ -711,7 +711,7 @@ def reproduce(
     share: float = 1.0,
     seed: int = 0,
     seeds: int | None = None,
-    arms: str = "",
+    arms: str | None = None,
     out: Path | None = None,
     documents: Path = Path("benchmarks/results/reproduce"),
     data_folder: Path = Path("data"),
@@ -743,31 +743,19 @@ def reproduce(
         write_results(documents, file)
         print(f"{file}  written from {documents}")
         return
-    from seqpope.reproduce.running import run_study
-    from seqpope.reproduce.summary import labels_of
+    from seqpope.reproduce.running import check_numbers, run_study
 
     chosen, out = find_studies(study), out or Path("runs") / "reproduce"
+    for one in chosen:
+        check_numbers(budget, share, seed, one.seeds if seeds is None else seeds)
     # The option is not named `only`: torch.compile writes what follows a word `--only` into the programs that it
     # makes, as a benchmark's name, and a quotation mark in it breaks them.
-    only = [word.strip() for word in arms.split(";") if word.strip()] if arms else None
-    if arms and not only:
-        raise SeqpopeError(f"--arms {arms!r} names none: expected labels with semicolons between")
+    only = None if arms is None else [word.strip() for word in arms.split(";") if word.strip()]
+    if only == []:
+        raise SeqpopeError(f"--arms {arms!r} names none: expected labels with semicolons between, or none")
     if only == ["none"]:
         only = []
-    taken: dict[str, list[Path]] = {}
-    for words in take or []:
-        label, equals, paths = words.partition("=")
-        if not equals and words.endswith(".json"):
-            continue
-        if not equals or not paths:
-            raise SeqpopeError(
-                f"--take {words!r}: expected STUDY.json, or LABEL=FOLDER or LABEL=report.json, commas between more"
-            )
-        taken.setdefault(label.strip(), []).extend(Path(path) for path in _words(paths))
-    # What is named takes the place of what documents have.
-    for path in (Path(words) for words in take or [] if "=" not in words):
-        for label in labels_of(path):
-            taken.setdefault(label, [path])
+    taken = _taken(take or [], only or [])
     if taken and len(chosen) > 1:
         raise SeqpopeError(f"--take needs one study: {study} is {', '.join(one.name for one in chosen)}")
     for arm in (arm for one in chosen for arm in one.arms):
@@ -791,6 +779,35 @@ def reproduce(
             device=device,
         )
         print((out / one.name / f"{one.name}.md").read_text())
+
+
+def _taken(take: Sequence[str], trained: Sequence[str]) -> dict[str, list[Path]]:
+    """Words of --take by the arm that they stand for.
+
+    Args:
+        trained: beginnings of labels that are to be trained, which documents then do not stand for.
+    """
+    from seqpope.reproduce.rows import labels_of
+
+    taken: dict[str, list[Path]] = {}
+    documents = [
+        words for words in take if words.endswith(".json") and ("=" not in words or Path(words).is_file())
+    ]
+    for words in take:
+        label, _, paths = words.partition("=")
+        if words in documents:
+            continue
+        if not label.strip() or not _words(paths):
+            raise SeqpopeError(
+                f"--take {words!r}: expected STUDY.json, or LABEL=FOLDER or LABEL=report.json, commas between more"
+            )
+        taken.setdefault(label.strip(), []).extend(Path(path) for path in _words(paths))
+    named = set(taken)  # which take the place of what documents have
+    for path in map(Path, documents):
+        for label in labels_of(path):
+            if label not in named and not any(label.startswith(begin) for begin in trained):
+                taken.setdefault(label, []).append(path)
+    return taken
 
 
 def inspect(
@@ -950,7 +967,8 @@ def build_parser() -> Any:
                     action="append",
                     type=str,
                     help="LABEL=FOLDER: finished runs, or a report.json, that stand for an arm; or STUDY.json: a "
-                    "document of this study, for all arms in it that are not named. May be repeated.",
+                    "document of this study, for all arms in it that neither --take nor --arms names. May be "
+                    "repeated; one document an arm.",
                 )
             if name == "examine":
                 verb.add_argument(

@@ -18,7 +18,7 @@ from seqpope.results import group_by_label, group_by_position
 COLOURS = {"pope": "#0b6e99", "rope": "#d1541f", "rope+yarn": "#b8860b", "alibi": "#3a7d44", "nope": "#4d4d4d"}
 COLOURS |= {"pope, delta_init zero": COLOURS["pope"], "pope, delta_init uniform": "#7b4fa3"}
 WORDS = {"pope": "PoPE", "rope": "RoPE", "rope+yarn": "RoPE with YaRN", "yarn": "YaRN", "alibi": "ALiBi"}
-WORDS |= {"nope": "no positions", "pope+yarn": "PoPE with YaRN", "pope-yarn": "PoPE with YaRN"}
+WORDS |= {"nope": "no positions", "pope+yarn": "PoPE with YaRN", "pope-yarn": "PoPE trained with YaRN"}
 COLOURS["pope+yarn"] = "#5b9bd5"
 OTHER_COLOURS = ("#c2477f", "#5b7fb5", "#6b8e23", "#8c564b", "#17a2b8")
 GREY = "#666666"

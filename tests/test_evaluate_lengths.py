@@ -286,7 +286,7 @@ class TestRealModels:
 class TestMemory:
     """No L x L of any kind, whatever the window."""
 
-    @pytest.mark.parametrize("position", ["rope", "yarn", "nope", "pope", "pope-yarn"])
+    @pytest.mark.parametrize("position", ["rope", "yarn", "nope", "pope", "pope-yarn", "alibi"])
     def test_a_window_is_read_without_a_mask(self, position, monkeypatch):
         """SDPA is told of causality by a word; with a mask it would leave its flash kernels."""
         calls, sdpa = [], torch.nn.functional.scaled_dot_product_attention
@@ -301,7 +301,7 @@ class TestMemory:
 
     @pytest.mark.gpu
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    @pytest.mark.parametrize("position", ["rope", "yarn", "nope", "pope", "pope-yarn"])
+    @pytest.mark.parametrize("position", ["rope", "yarn", "nope", "pope", "pope-yarn", "alibi"])
     @torch.inference_mode()
     def test_on_a_gpu(self, position, dtype):
         """20,480 positions of 8 heads would be 3.4 GB even as one byte a pair."""

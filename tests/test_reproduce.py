@@ -16,17 +16,10 @@ from seqpope.files import held
 from seqpope.presets import presets
 from seqpope.reproduce import running
 from seqpope.reproduce.figures import draw_study
+from seqpope.reproduce.rows import SOLVED_NATS, labels_of, row_of
 from seqpope.reproduce.running import run_study, slug
 from seqpope.reproduce.studies import STUDIES, Arm, Study, arm_config, find_studies, shortened
-from seqpope.reproduce.summary import (
-    SOLVED_NATS,
-    _difference,
-    labels_of,
-    markdown,
-    row_of,
-    summarise,
-    write_results,
-)
+from seqpope.reproduce.summary import _difference, markdown, summarise, write_results, write_study
 from seqpope.signals import Interrupted
 
 pytestmark = pytest.mark.usefixtures("unrendered")
@@ -192,7 +185,7 @@ class TestRun:
         document, said = run(data, tmp_path, budget=100 / 60)
         assert document["share"] == pytest.approx(0.5)
         assert [row["steps"] for row in document["rows"]] == [[2], [2]]
-        assert "**50.0% of the recipes' steps**" in markdown(document)
+        assert "**50% of the recipes' steps**, to fit a budget." in markdown(document)
         assert any("all steps would take 3 minutes" in line for line in said)
         monkeypatch.setattr(running, "step_seconds", lambda config: pytest.fail("probed again"))
         assert run(data, tmp_path, budget=100 / 60)[0] == document
@@ -250,18 +243,67 @@ class TestRun:
 
         runs = whole[1] / "tiny" / slug(label) / "pope-seed0"
         refused("has the whole row, so nothing can be added", [file, runs])
-        refused("has 1 of the recipes' steps, 0.5 are asked for.*give --share 1", [file], share=0.5)
-        refused("is of else and has PoPE, tiny, RoPE, tiny: expected tiny with PoPE, tiny", other(study="else"))
-        refused("is of tiny and has .*: expected tiny with PoPE, tiny", other(rows=[whole[0]["rows"][1]]))
+        refused("has 1.0 of the recipes' steps, 0.5 are asked.*give --share 1.0", [file], share=0.5)
+        refused("is of else, in accuracy, and has PoPE, tiny, RoPE, tiny: expected tiny", other(study="else"))
+        refused("is of tiny, in nats, and has .*: expected tiny, in accuracy", other(measure="nats"))
+        refused("and has RoPE, tiny: expected tiny, in accuracy, with PoPE", other(rows=[whole[0]["rows"][1]]))
         refused("no whole document of a study .KeyError", other(rows=[{"label": label}]))
         refused("reads the models themselves: give the runs' folders", [file], replace(STUDY, inspect=True))
-        strange = {**whole[0]["rows"][0], "data": "elsewhere"}
+        row = whole[0]["rows"][0]
+        refused("is of nope there, expected pope", other(rows=[{**row, "encoding": "nope"}]))
+        for wrong in (
+            {"seeds": [0]}, {"seeds": [0, 0]}, {"seeds": ["a", "b"]}, {"seeds": []}, {"values": [1.0]},
+            {"minutes": None}, {"solved_at": [1]}, {"recipe": None}, {"recipe": []},
+        ):  # fmt: skip
+            refused("is no whole document of a study", other(rows=[{**row, **wrong}]))
+        for wrong in (
+            {"baselines": []}, {"curves": [None]}, {"curves": [["x"]]}, {"values": [float("nan"), 1.0]},
+            {"steps": ["many"]}, {"commits": None}, {"protocol": {}},
+        ):  # fmt: skip
+            refused("the row of PoPE, tiny in a document is not whole", other(rows=[{**row, **wrong}]))
+        (tmp_path / "deep.json").write_text("[" * 100000)
+        refused("no report.json of `seqpope compare`", [tmp_path / "deep.json"])
+        strange = {**row, "data": "elsewhere"}
         with pytest.raises(SeqpopeError, match=r"PoPE, tiny and RoPE, tiny cannot be compared: their data"):
             run(data, tmp_path / "out", taken={label: other(rows=[strange])})
+        refused("a budget gives the runs a share .* has its own: give --share", [file], budget=1.0)
         with pytest.raises(SeqpopeError, match="there is nothing to train and nothing is taken"):
             run(data, tmp_path / "out", only=[])
         with pytest.raises(SeqpopeError, match=r"is no document of a study .*expected STUDY\.json"):
             labels_of(tmp_path / "nothing.json")
+
+    def test_rows_from_documents_are_held_against_the_arm_of_today(self, data, tmp_path, whole):
+        path, row = tmp_path / "other.json", whole[0]["rows"][0]
+        recipe = {**row["recipe"], "optimizer": {**row["recipe"]["optimizer"], "weight_decay": 0.5}}
+        rows = [{**row, "published": 0.1, "recipe": recipe}]
+        path.write_text(json.dumps({**whole[0], "rows": rows}))
+        document, _ = run(data, tmp_path / "out", taken={ARMS[0].label: [path]}, only=[])
+        assert document["rows"][0]["published"] == 94.82
+        assert document["rows"][0]["differs_from_preset"] == {"optimizer.weight_decay": [0.01, 0.5]}
+
+    def test_of_rows_read_in_several_lengths(self, whole, tmp_path):
+        """The same lengths, on the same split."""
+        study, arm = replace(STUDY, lengths_split="validation"), replace(ARMS[0], lengths=(51, 102))
+        both = {length: {"same": [1.0, 1.0], "second_half": [1.0, 1.0]} for length in ("51", "102")}
+
+        def taken(split, lengths):
+            row = {**whole[0]["rows"][0], "lengths": {"pope": lengths}}
+            path = tmp_path / "lengths.json"
+            path.write_text(json.dumps({**whole[0], "rows": [row], "lengths_split": split}))
+            return row_of(study, arm, [path])
+
+        assert taken("validation", both)["lengths"] == {"pope": both}
+        with pytest.raises(SeqpopeError, match="read in several lengths on the test split, tiny is on validation"):
+            taken("test", both)
+        with pytest.raises(SeqpopeError, match=r"was read at 51 tokens, PoPE, tiny is at 51, 102"):
+            taken("validation", {"51": both["51"]})
+        with pytest.raises(SeqpopeError, match="not every list has a number for each of 2 seeds"):
+            taken("validation", {**both, "51": {"same": [1.0], "second_half": [1.0, 1.0]}})
+
+    def test_nothing_is_written_of_what_cannot_be_drawn(self, tmp_path, whole):
+        with pytest.raises(TypeError):
+            write_study({**whole[0], "rows": [{**whole[0]["rows"][0], "curves": [None]}]}, tmp_path)
+        assert list(tmp_path.iterdir()) == []
 
     def test_seeds_and_shares_spread_over_machines(self, data, tmp_path):
         """A seed each, by half of the steps; put together they are the study's runs at that share."""
@@ -272,7 +314,10 @@ class TestRun:
         assert [(row["seeds"], row["steps"], row["differs_from_preset"]) for row in document["rows"]] == [
             ([0, 1], [2], {})
         ] * 2
-        assert "**50.0% of the recipes' steps**" in markdown(document)
+        assert "**50% of the recipes' steps**. Published" in markdown(document)
+        undivided, _ = run(data, tmp_path / "undivided", share=0.5)
+        for one, other in zip(undivided["rows"], document["rows"], strict=True):
+            assert one["validation"] == pytest.approx(other["validation"], rel=1e-4)
         # At another share they are told to be something else.
         document, _ = run(data, tmp_path / "whole", taken=taken, only=[])
         assert document["rows"][0]["differs_from_preset"]["optimizer.steps"] == [6, 2]
@@ -283,6 +328,10 @@ class TestRun:
         for wrong in ({"share": 0.0}, {"share": 1.5}, {"share": 0.5, "budget": 1.0}):
             with pytest.raises(SeqpopeError, match="share must be above 0 and at most 1, without a budget"):
                 run(data, tmp_path / "c", **wrong)
+        for seed in (-1, 2**32):
+            with pytest.raises(SeqpopeError, match="every seed from 0 to 2"):
+                run(data, tmp_path / "c", seed=seed)
+        assert not (tmp_path / "c").exists()
 
     def test_an_experiment_is_taken_for_the_runs_of_the_arm(self, data, tmp_path, whole):
         document, place = whole[0], whole[1] / "tiny"
@@ -353,7 +402,7 @@ class TestRun:
         )
         document, _ = run(data, tmp_path / "b", study=other, taken={ARMS[1].label: runs})
         assert document["rows"][0]["differs_from_preset"] == {"optimizer.weight_decay": [0.5, 0.01]}
-        assert "was run with optimizer.weight_decay 0.01 (preset 0.5)" in markdown(document)
+        assert "was run with optimizer.weight_decay 0.01 (expected 0.5)" in markdown(document)
         assert "was run with optimizer.weight_decay" in markdown({**document, "share": 0.5})
         # What the encoding does not read makes no other run.
         arm = replace(ARMS[1], settings={**TINY, "model.delta_init": "zero", "model.magnitude": "relu"})
@@ -416,6 +465,64 @@ class TestRun:
             run(data, tmp_path, **wrong)
         with pytest.raises(SeqpopeError, match="has no arm 'x'"):
             run(data, tmp_path, only=["x"])
+
+
+class TestCommand:
+    """`seqpope reproduce tiny ...`."""
+
+    @pytest.fixture
+    def reproduce(self, monkeypatch, tmp_path, data, capsys):
+        monkeypatch.setitem(STUDIES, "tiny", STUDY)
+        monkeypatch.setattr(cli, "prepare", lambda *_, **__: pytest.fail("data was prepared"))
+
+        def called(*words, status=0, out="out", data=data):
+            where = ["--out", str(tmp_path / out), "--data-folder", str(data), "--device", "cpu"]
+            assert cli.main(["reproduce", "tiny", *map(str, words), *where]) == status
+            told = capsys.readouterr()
+            if status:
+                assert not (tmp_path / out).exists()
+                return told.err
+            return json.loads((tmp_path / out / "tiny" / "tiny.json").read_text())
+
+        return called
+
+    def test_documents_alone(self, reproduce, whole, tmp_path):
+        file = whole[1] / "tiny" / "tiny.json"
+        assert reproduce("--take", file, "--arms", "none")["rows"] == whole[0]["rows"]
+        # Without --arms nothing is left to train either; no data is asked for.
+        assert reproduce("--take", file, out="b", data=tmp_path / "nowhere")["rows"] == whole[0]["rows"]
+        odd = shutil.copy(file, tmp_path / "a=b.json")
+        assert reproduce("--take", odd, out="c")["rows"] == whole[0]["rows"]
+
+    def test_what_is_named_takes_the_place_of_what_documents_have(self, reproduce, whole):
+        file, label = whole[1] / "tiny" / "tiny.json", ARMS[1].label
+        runs = whole[1] / "tiny" / slug(label)
+        first = reproduce("--take", file, "--take", f"{label}={runs}/rope-seed1", "--arms", "none")
+        assert [row["seeds"] for row in first["rows"]] == [[0, 1], [1]]
+        again = reproduce("--take", file, "--arms", "RoPE", "--seed", 7, "--seeds", 1, out="again")
+        assert [row["seeds"] for row in again["rows"]] == [[0, 1], [7]]
+
+    def test_seed_and_share(self, reproduce):
+        document = reproduce("--arms", "RoPE", "--seed", 5, "--seeds", 1, "--share", 0.5)
+        assert [(row["seeds"], row["steps"]) for row in document["rows"]] == [([5], [2])]
+
+    def test_refused(self, reproduce, whole, tmp_path):
+        file = whole[1] / "tiny" / "tiny.json"
+        shutil.copy(file, tmp_path / "second.json")
+        (tmp_path / "empty.json").write_text('{"rows": []}')
+        assert "second.json are named: take one document" in reproduce(
+            "--take", file, "--take", tmp_path / "second.json", status=1
+        )
+        assert "it has no rows" in reproduce("--take", tmp_path / "empty.json", status=1)
+        assert "--arms '' names none" in reproduce("--arms", "", status=1)
+        assert "nothing to train and nothing is taken" in reproduce("--arms", "none", status=1)
+        for words in ("=x", "PoPE, tiny=", "PoPE, tiny=,", "x"):
+            assert f"--take {words!r}: expected STUDY.json, or LABEL=FOLDER" in reproduce(
+                "--take", words, status=1
+            )
+        nowhere = tmp_path / "nowhere"
+        assert "every seed from 0" in reproduce("--seed", -1, status=1, data=nowhere)
+        assert "share must be above 0" in reproduce("--share", 7, status=1, data=nowhere)
 
 
 class TestClaims:

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from seqpope.errors import SeqpopeError
 from seqpope.reproduce import lengths, running
 from seqpope.reproduce.figures import draw_study
-from seqpope.reproduce.lengths import length_differences, lengths_of, lengths_tables, series_of
+from seqpope.reproduce.lengths import (
+    choice_text,
+    choose,
+    length_differences,
+    lengths_of,
+    lengths_tables,
+    series_of,
+)
+from seqpope.reproduce.rows import check_alike, measured_on
 from seqpope.reproduce.studies import STUDIES, Arm
-from seqpope.reproduce.summary import check_alike, measured_on
 
 
 def record(length, whole, second, same, documents):
@@ -117,6 +126,46 @@ def test_one_seed_has_no_spread(row):
     assert "| PoPE minus RoPE | -0.100 | -1.500 |" in text
 
 
+class TestChoice:
+    """Of who is not told from the best within the window, the lowest beyond it."""
+
+    def rows(self, row, near, far):
+        values = [[{"pope": pair} for pair in zip(near[label], far[label], strict=True)] for label in near]
+        seeds = (0, 1, 2)
+        return [row(label, *map(result, each), seeds=seeds) for label, each in zip(near, values, strict=True)]
+
+    NEAR = {"old": [1.0, 1.1, 1.2], "best": [0.99, 1.12, 1.17], "apart": [1.1, 1.2, 1.301]}  # noqa: RUF012
+
+    @pytest.mark.parametrize(
+        ("far", "chosen", "said"),
+        [
+            ([1.5, 1.6, 1.71], "best", "-0.497 (-0.511 to -0.482)."),
+            ([1.5, 2.6, 2.0], "best", "**These seeds cannot"),
+            ([2.5, 2.6, 2.0], "old", "It is the default"),
+        ],
+    )
+    def test_by_the_rule(self, row, far, chosen, said):
+        beyond = {"old": [2.0, 2.1, 2.2], "best": far, "apart": [0.5] * 3}
+        found = choose(self.rows(row, self.NEAR, beyond), "old")
+        assert (found["near"], found["far"], found["best"], found["chosen"]) == (8, 16, "best", chosen)
+        assert found["alike"] == ["old", "best"]
+        (text,) = choice_text({"choice": found, "lengths_split": "validation"})
+        assert "best is best at 8; these seeds cannot tell from it: old." in text
+        assert said in text
+
+    def test_without_the_default_or_rows_there_is_none(self, row):
+        far = {"old": [2.0] * 3, "best": [1.0] * 3, "apart": [1.0] * 3}
+        assert choose(self.rows(row, self.NEAR, far), "new") is None
+        assert choose([], "old") is None
+        assert choice_text({}) == choice_text({"choice": None}) == []
+
+
+def test_of_one_encoding_like_stands_against_like(row):
+    read = [{"pope": (1.0, 1.5), "pope+yarn": (1.0, 1.2)}, {"pope": (1.2, 1.9), "pope+yarn": (1.2, 1.3)}]
+    found = length_differences(*({**row("PoPE", *map(result, read)), "label": name} for name in ("a", "b")))
+    assert [(each["a"], each["b"]) for each in found] == [("a", "b"), ("a with YaRN", "b with YaRN")]
+
+
 def test_the_figure_takes_bins_that_are_empty(row):
     rows = [row("PoPE", *map(result, POPE)), row("RoPE", *map(result, ROPE))]
     assert draw_study({"rows": rows, "title": "a title"})[:4] == b"\x89PNG"
@@ -173,14 +222,26 @@ class TestFiles:
 
     def test_a_study_reads_what_was_read_otherwise_alone(self, tmp_path, monkeypatch):
         study, arm = STUDIES["extrapolation-jsb"], Arm("RoPE", "rope", "jsb-augmented", lengths=(512, 1024))
-        read = []
+        read: list[tuple[str, str, bool]] = []
+
+        def read_one(run, lengths, *, split, yarn, **_):
+            read.append((run.name, split, yarn))
+
         monkeypatch.setattr("seqpope.experiment.train", lambda *_, **__: None)
-        monkeypatch.setattr("seqpope.evaluate.evaluate_lengths", lambda run, *_, **__: read.append(run.name))
+        monkeypatch.setattr("seqpope.evaluate.evaluate_lengths", read_one)
         for seed, name in enumerate(("512-1024-yarn", "512-1024", "512")):
             (tmp_path / f"rope/rope-seed{seed}").mkdir(parents=True)
             (tmp_path / f"rope/rope-seed{seed}/lengths-test-{name}.json").touch()
         running._train_arm(study, arm, tmp_path, {"seed": 0, "seeds": 3, "share": 1}, print, device="cpu")
-        assert read == ["rope-seed1", "rope-seed2"]
+        assert read == [("rope-seed1", "test", True), ("rope-seed2", "test", True)]
+        read.clear()
+        study = replace(study, lengths_split="validation")
+        running._train_arm(study, arm, tmp_path, {"seed": 0, "seeds": 1, "share": 1}, print, device="cpu")
+        assert read == [("rope-seed0", "validation", True)]
+
+    def test_the_search_for_a_default_reads_no_test_split(self):
+        assert {study.name for study in STUDIES.values() if study.candidates} == {"delta"}
+        assert STUDIES["delta"].lengths_split == "validation"
 
     def test_other_precision_in_one_table(self, row):
         made = [row("PoPE", *map(result, POPE)), row("RoPE", *map(result, ROPE))]

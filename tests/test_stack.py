@@ -74,7 +74,7 @@ def models(position, count=3):
     return made
 
 
-@pytest.mark.parametrize("position", ["pope", "rope", "alibi", "nope"])
+@pytest.mark.parametrize("position", ["pope", "rope", "alibi", "nope", "pope-yarn"])
 class TestModel:
     def test_logits_are_those_of_each_model(self, position):
         alone = models(position)

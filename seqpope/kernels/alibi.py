@@ -33,7 +33,8 @@ def alibi_attention(
     product of something of the query and something of the key, and no bias, which flash kernels would not take.
     The key's position comes in digits to base 256, a column each, since bf16 holds no large numbers exactly;
     products are summed in fp32. In bf16 a slope is rounded as every weight is, to 1 part in 512 at most, alike
-    for all distances.
+    for all distances. In fp32 a score is rounded together with slope x s: outputs differ from fp64's by up to
+    3e-5 at 2,048 keys and 7e-4 at 20,480.
 
     Args:
         q: (B, H, Lq, D).
@@ -47,7 +48,8 @@ def alibi_attention(
         (B, H, Lq, D) in the dtype of v.
 
     Raises:
-        ValueError: shapes do not fit each other, or float16 is to hold positions from 65,536 on.
+        ValueError: shapes do not fit each other, or there are more positions than three digits hold, two in
+            float16.
     """
     (batch, heads, queries, dim), keys = q.shape, k.shape[2]
     if k.shape != v.shape or k.shape != (batch, heads, keys, dim) or slopes.shape != (heads,):
@@ -57,9 +59,15 @@ def alibi_attention(
         )
     scope = Scope(True, query_offset)
     scope.check(batch, queries, keys)
+    device = q.device.type
+    computed_in = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else q.dtype
+    most = DIGIT ** (2 if computed_in == torch.float16 else 3)
+    if keys > most:
+        raise ValueError(
+            f"ALiBi in {str(computed_in)[6:]} holds {most:,} positions, there are {keys:,} keys: read fewer at "
+            f"once{', or use bfloat16' if computed_in == torch.float16 else ''}"
+        )
     powers = [DIGIT**n for n in range(3) if n == 0 or keys > DIGIT**n]
-    if q.dtype == torch.float16 and len(powers) > 2:
-        raise ValueError(f"float16 holds positions up to {DIGIT**2 - 1}, there are {keys} keys: use bfloat16")
     scale = dim**-0.5
     weights = slopes.detach().to(q.device, torch.float32)[:, None] / scale  # (H, 1)
     weights = torch.cat([weights * power for power in powers], -1)  # (H, digits)

@@ -125,7 +125,7 @@ def series_of(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def length_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Of two rows, a - b paired by seed on the second halves of each length.
 
-    a as trained stands against b as trained and b with YaRN, a with YaRN against b with YaRN alone.
+    Each as trained, and each with YaRN. Of two encodings a as trained stands against b with YaRN too.
     """
     seeds = sorted(set(a["seeds"]) & set(b["seeds"]))
     ours, theirs = series_of(a), series_of(b)
@@ -145,8 +145,78 @@ def length_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[
         {"a": label, "b": against, "lengths": {length: paired(first, other, length) for length in first}}
         for label, first in ours.items()
         for against, other in theirs.items()
-        if other.keys() == first.keys() and (label == a["label"] or against != b["label"])
+        if other.keys() == first.keys()
+        if (label == a["label"]) == (against == b["label"])
+        or (label == a["label"] and a["encoding"] != b["encoding"])
     ]
+
+
+def choose(rows: Sequence[Mapping[str, Any]], default: str) -> dict[str, Any] | None:
+    """Among rows as trained: who is not told from the best at the first length, and of these the best at the last.
+
+    Args:
+        rows: of the candidates, seeds alike.
+        default: label of the candidate that is the default now.
+
+    Returns:
+        "near" and "far", the lengths; "best" at near; "alike", labels that a 95% interval of the difference to the
+        best does not tell from it; "chosen", the lowest of these at far; "margin" over the default there, the
+        estimate of `estimate`, None where the default is chosen or was not run. None without rows.
+    """
+    own = {row["label"]: series_of(row).get(row["label"]) for row in rows}
+    by_label = {label: by_length for label, by_length in own.items() if by_length}
+    if not by_label or default not in by_label:
+        return None
+    lengths = [int(length) for length in next(iter(by_label.values()))]
+    near, far = str(min(lengths)), str(max(lengths))
+    seeds = {row["label"]: row["seeds"] for row in rows}
+
+    def values(label: str, length: str) -> dict[int, float]:
+        return dict(zip(seeds[label], by_label[label][length]["second_half"], strict=True))
+
+    def mean(label: str, length: str) -> float:
+        return float(np.mean(list(values(label, length).values())))
+
+    def apart(label: str, other: str, length: str) -> dict[str, Any]:
+        one, two = values(label, length), values(other, length)
+        return vars(estimate([one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())]))
+
+    best = min(by_label, key=lambda label: mean(label, near))
+    found = {label: apart(label, best, near) for label in by_label if label != best}
+    alike = [
+        label for label in by_label if label == best or found[label]["low"] is None or found[label]["low"] <= 0
+    ]
+    chosen = min(alike, key=lambda label: mean(label, far))
+    margin = apart(chosen, default, far) if chosen != default else None
+    return {
+        "near": int(near),
+        "far": int(far),
+        "best": best,
+        "alike": alike,
+        "chosen": chosen,
+        "default": default,
+        "margin": margin,
+    }
+
+
+def choice_text(document: Mapping[str, Any]) -> list[str]:
+    """What `choose` found, in words, and what follows from it."""
+    found = document.get("choice")
+    if not found:
+        return []
+    alike = [label for label in found["alike"] if label != found["best"]]
+    text = (
+        f"By second halves of windows of the {document['lengths_split']} split, {found['best']} is best at "
+        f"{found['near']:,}; these seeds cannot tell from it: {'; '.join(alike) or 'none'}. Lowest of these at "
+        f"{found['far']:,} is {found['chosen']}."
+    )
+    margin = found["margin"]
+    if margin is None:
+        return [f"{text} It is the default and stays it."]
+    text += f" {found['chosen']} minus {found['default']}, the default: {_interval(margin)}."
+    if margin["low"] is None or margin["low"] <= 0 <= margin["high"]:
+        return [f"{text} **These seeds cannot tell them apart**, and nothing is changed for that."]
+    return [text]
 
 
 def lengths_tables(document: Mapping[str, Any]) -> list[str]:

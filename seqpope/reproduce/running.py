@@ -21,8 +21,9 @@ import yaml
 from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
 from seqpope.files import held, write_text
+from seqpope.reproduce.rows import check_alike, is_document, measured_on, row_of
 from seqpope.reproduce.studies import Arm, Study, arm_config, shortened
-from seqpope.reproduce.summary import check_alike, measured_on, row_of, summarise, write_study
+from seqpope.reproduce.summary import check_whole, summarise, write_study
 from seqpope.results import RESULT, load_results
 from seqpope.signals import Interrupted
 
@@ -146,7 +147,8 @@ def _take_up(file: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise SeqpopeError(
-            f"{file} is no plan of a study ({what}): delete {file.parent} to begin again, or give another --out"
+            f"{file} is no plan of a study ({what}): give another --out, and for arms that are finished here "
+            "--take LABEL=FOLDER"
         ) from error
     if changed:
         name = changed[0]
@@ -161,6 +163,21 @@ def _meant(study: Study, words: str) -> list[str]:
     """Labels of the arm that is called just so, or else of those that begin so."""
     labels = [arm.label for arm in study.arms]
     return [words] if words in labels else [label for label in labels if label.startswith(words)]
+
+
+def check_numbers(budget: float | None, share: float, seed: int, seeds: int) -> None:
+    """Refuse numbers that no study can be run with.
+
+    Raises:
+        SeqpopeError: one is out of range, or both a budget and a share are given.
+    """
+    if seeds < 1 or (budget is not None and not budget > 0):
+        raise SeqpopeError(f"seeds and budget must be above 0, they are {seeds} and {budget}")
+    if not 0 < share <= 1 or (budget is not None and share != 1):
+        raise SeqpopeError(
+            f"share must be above 0 and at most 1, without a budget; share is {share}, budget {budget}"
+        )
+    TrainConfig(seed=seed, seeds=seeds)
 
 
 def run_study(
@@ -200,12 +217,7 @@ def run_study(
     from seqpope.domains.base import open_store
 
     seeds = study.seeds if seeds is None else seeds
-    if seeds < 1 or (budget is not None and not budget > 0):
-        raise SeqpopeError(f"seeds and budget must be above 0, they are {seeds} and {budget}")
-    if not 0 < share <= 1 or (budget is not None and share != 1):
-        raise SeqpopeError(
-            f"share must be above 0 and at most 1, without a budget; share is {share}, budget {budget}"
-        )
+    check_numbers(budget, share, seed, seeds)
     known = "; ".join(arm.label for arm in study.arms)
     strange = [label for label in taken if label not in {arm.label for arm in study.arms}]
     strange += [begin for begin in only or () if not _meant(study, begin)]
@@ -217,11 +229,19 @@ def run_study(
         raise SeqpopeError("there is nothing to train and nothing is taken: name arms, or finished runs")
     # All that can be refused is refused before hours of training.
     taken = {arm.label: _runs_of(arm, taken[arm.label]) for arm in study.arms if arm.label in taken}
-    measured = [
-        (arm.label, measured_on(row_of(study, arm, taken[arm.label], share)))
-        for arm in study.arms
-        if arm.label in taken
-    ]
+    documents = [path for paths in taken.values() for path in paths if is_document(path)]
+    if documents and budget is not None:
+        raise SeqpopeError(
+            f"a budget gives the runs a share of their steps that is not known yet, {documents[0]} has its own: "
+            "give --share instead"
+        )
+    measured = []
+    for arm in study.arms:
+        if arm.label in taken:
+            row = row_of(study, arm, taken[arm.label], share)
+            if is_document(taken[arm.label][0]):
+                check_whole(study, row)
+            measured.append((arm.label, measured_on(row)))
     data = {}
     for arm in arms:
         config = arm_config(arm, **settings)

@@ -45,6 +45,8 @@ class Study:
         inspect: also show what its models use each frequency for (`inspection`).
         lengths_split: the split that is read in several lengths; where arms are searched for the best it is
             validation.
+        candidates: labels of arms among which `lengths.choose` chooses.
+        default: label of that which is the default before the choice.
         unrun: what is known as long as there is no document of it: what it takes, and where else to look.
     """
 
@@ -60,6 +62,8 @@ class Study:
     notes: tuple[str, ...] = ()
     inspect: bool = False
     lengths_split: str = "test"
+    candidates: tuple[str, ...] = ()
+    default: str = ""
     unrun: str = ""
 
 
@@ -226,9 +230,14 @@ def _delta() -> Study:
         question="Which start or form of delta is as good as any inside the window, and reads on beyond it?",
         measure="nats_per_token",
         arms=(*arms, *rope),
-        pairs=tuple((arm.label, arms[0].label) for arm in (*arms[1:], *rope)),
+        pairs=(
+            *((arm.label, arms[0].label) for arm in arms[1:]),
+            *((arms[0].label, arm.label) for arm in rope),
+        ),
         seeds=3,
         lengths_split="validation",
+        candidates=tuple(arm.label for arm in arms),
+        default=arms[0].label,
         unrun=f"33 runs of {_A_PIANO_RUN}.",
         published=f"{PAPER}: uniform is slightly better inside the window, 0 reads on further",
         notes=(

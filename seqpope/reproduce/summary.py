@@ -5,9 +5,7 @@ Documents hold no place on a machine and nothing that a later reader would need 
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,20 +13,15 @@ from typing import Any
 
 from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
-from seqpope.figures import read_curve
 from seqpope.files import write_bytes, write_text
 from seqpope.markdown import table
 from seqpope.provenance import commit
 from seqpope.reproduce.figures import draw_study
-from seqpope.reproduce.lengths import length_differences, lengths_of, lengths_tables
-from seqpope.reproduce.studies import STUDIES, UNRUN, Arm, Study, arm_config, is_read, shortened
-from seqpope.results import FIELDS, LATER, flat, load_results, precision_of, recipe, seed_of
+from seqpope.reproduce.lengths import choice_text, choose, length_differences, lengths_tables
+from seqpope.reproduce.rows import NOT_WHOLE, SOLVED, SOLVED_NATS, check_alike, measured_on, row_of
+from seqpope.reproduce.studies import STUDIES, UNRUN, Study, arm_config, is_read
+from seqpope.results import LATER, flat, recipe
 from seqpope.statistics import detectable_effect, equal_rates, estimate, rate_interval
-
-SOLVED = 50.0  # per cent of targets
-# Mean nats of the validation targets. A target that is not the likeliest has a probability of 1/2 at most and
-# costs ln 2 or more; below half of that more than half of the targets are the likeliest, however the rest stand.
-SOLVED_NATS = math.log(2) / 2
 
 
 def summarise(study: Study, runs: Mapping[str, Sequence[Path]], plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,6 +47,7 @@ def summarise(study: Study, runs: Mapping[str, Sequence[Path]], plan: Mapping[st
         "notes": list(study.notes),
         "lengths_split": study.lengths_split,
         "share": plan["share"],
+        "budget": plan.get("budget"),
         "commit": commit(),
         "rows": rows,
         "differences": [
@@ -67,222 +61,28 @@ def summarise(study: Study, runs: Mapping[str, Sequence[Path]], plan: Mapping[st
             if a in by_label and b in by_label
             for found in length_differences(by_label[a], by_label[b])
         ],
+        "choice": choose([by_label[label] for label in study.candidates if label in by_label], study.default),
     }
 
 
-def measured_on(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What numbers must share to stand in one table: data, windows, targets."""
-    return {
-        "data set": row["dataset"],
-        "data (content hash)": row["data"],
-        "window": row["protocol"]["window"],
-        "stride": row["protocol"]["stride"],
-        "number of targets": row["tokens_scored"],
-        **(
-            {"precision at several lengths": row["length_targets"]["precision"]} if "length_targets" in row else {}
-        ),
-    }
-
-
-def check_alike(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """Refuse arms, (label, what they are measured on), whose numbers cannot stand in one table.
+def check_whole(study: Study, row: Mapping[str, Any]) -> None:
+    """Make all of a row that documents are made of, to no purpose but this.
 
     Raises:
-        SeqpopeError: two differ in something that both tell.
+        SeqpopeError: it cannot be made.
     """
-    for label, found in measured[1:]:
-        first, wanted = measured[0]
-        for name in wanted.keys() & found.keys():
-            if found[name] != wanted[name]:
-                raise SeqpopeError(
-                    f"{first} and {label} cannot be compared: their {name} differs, {wanted[name]!r} and "
-                    f"{found[name]!r}; take runs scored alike on the same data, and give its --data-folder"
-                )
-
-
-def row_of(study: Study, arm: Arm, paths: Sequence[Path], share: float = 1.0) -> dict[str, Any]:
-    """An arm's row: from folders of runs, from report.json files, or as it stands in one document of the study.
-
-    Args:
-        share: of the recipe's steps that the runs should have.
-
-    Raises:
-        SeqpopeError: they are not finished, of another encoding, of different recipes or data, a seed comes
-            twice, a report is given where the study needs folders, or a document is of another study or share.
-    """
-    documents = [path for path in paths if is_document(path)]
-    if documents:
-        if len(paths) > 1:
-            raise SeqpopeError(
-                f"{arm.label}: {documents[0]} has the whole row, so nothing can be added to it: take the folders "
-                "of all runs, or the document alone"
-            )
-        return _of_document(study, arm, documents[0], share)
-    reports = [path for path in paths if Path(path).suffix == ".json"]
-    if reports and (arm.lengths or study.inspect):
-        raise SeqpopeError(
-            f"{arm.label}: {study.name} reads the runs themselves, and {reports[0]} has only their results: "
-            "give their folders"
-        )
-    results = [r for path in reports for r in _of_report(Path(path)) if r["position"] == arm.position]
-    folders = [path for path in paths if path not in reports]
-    results += load_results(folders) if folders else []
-    others = sorted({r["position"] for r in results} - {arm.position})
-    if others or not results:
-        raise SeqpopeError(
-            f"{arm.label}: expected runs of {arm.position}, "
-            + (f"some are of {others[0]}" if others else "there are none")
-        )
-    results.sort(key=seed_of)
-    _check_seeds(arm, results)
-    wanted = flat(recipe(shortened(arm_config(arm), share).as_dict()))
-    differs = {
-        name: [wanted[name], value]
-        for name, value in flat(recipe(results[0]["config"])).items()
-        if name in wanted and wanted[name] != value and not name.startswith("eval_") and name != "dataset"
-        if is_read(name, arm.position)
-    }
-    if study.measure == "accuracy":
-        if any(not isinstance(r.get("accuracy"), (int, float)) for r in results):
-            raise SeqpopeError(
-                f"{arm.label}: the results tell no accuracy, they are of an older version: score the runs again "
-                "with `seqpope evaluate`"
-            )
-        values = [100 * r["accuracy"] for r in results]
-    else:
-        values = [r["nats_per_token"] for r in results]
-    row = {
-        "label": arm.label,
-        "encoding": arm.position,
-        "published": arm.published,
-        "seeds": [seed_of(r) for r in results],
-        "values": values,
-        "validation": [r["trained"].get("validation_nats_per_token") for r in results],
-        "best_step": [r["trained"].get("step") for r in results],
-        "steps": sorted({r["config"]["optimizer"]["steps"] for r in results}),
-        "minutes": [r["trained"]["seconds"] / 60 if "seconds" in r["trained"] else None for r in results],
-        "units": {u: [r["units"][u]["nats"] for r in results] for u in results[0]["units"]},
-        "parameters": results[0]["parameters"],
-        "tokens_scored": results[0]["tokens_scored"],
-        "dataset": results[0]["dataset"],
-        "data": results[0]["content"],
-        "protocol": results[0]["protocol"],
-        "baselines": results[0]["baselines"],
-        "precision": sorted({precision_of(r) for r in results}),
-        "device": sorted({r["device"] for r in results}),
-        "commits": sorted({r["commit"] or "unknown" for r in results}),
-        "dates": [min(r["date"] for r in results), max(r["date"] for r in results)],
-        "recipe": recipe(results[0]["config"]),
-        "differs_from_preset": differs,
-    }
-    if study.measure == "accuracy":
-        curves = [
-            read_curve(Path(r["folder"]))["validation_nats_per_token"] if "folder" in r else [] for r in results
-        ]
-        # No number is null: JSON has no nan.
-        row["curves"] = [
-            [[step, nats if math.isfinite(nats) else None] for step, nats in curve] for curve in curves if curve
-        ]
-        row["solved"] = sum(value > SOLVED for value in values)
-        row["solved_at"] = [next((step for step, nats in curve if nats < SOLVED_NATS), None) for curve in curves]
-    if arm.lengths and folders:
-        row |= lengths_of(folders, arm.lengths, study.lengths_split)
-    return row
-
-
-def is_document(path: Path) -> bool:
-    """Whether a file is what `write_study` writes, whole or not."""
+    about = {"study": study.name, "title": study.title, "question": "", "measure": study.measure, "published": ""}
     try:
-        return Path(path).suffix == ".json" and "rows" in json.loads(Path(path).read_text())
-    except (OSError, ValueError, TypeError):
-        return False
-
-
-def labels_of(path: Path) -> list[str]:
-    """Labels of the arms in a study's document.
-
-    Raises:
-        SeqpopeError: it is none.
-    """
-    try:
-        return [str(row["label"]) for row in json.loads(Path(path).read_text())["rows"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        differences = [_difference(row, row, set())]
+        of_lengths = length_differences(row, row)
+        parts = {"rows": [row], "differences": differences, "length_differences": of_lengths}
+        document = {**about, **parts, "notes": [], "share": 1.0, "lengths_split": study.lengths_split}
+        markdown(json.loads(json.dumps(document, allow_nan=False)))
+        draw_study(document)
+    except NOT_WHOLE as error:
         raise SeqpopeError(
-            f"{path} is no document of a study ({error!r}): expected STUDY.json of `seqpope reproduce`, or "
-            "LABEL=FOLDER for runs"
+            f"the row of {row['label']} in a document is not whole ({error!r}): take its runs' folders"
         ) from error
-
-
-def _of_document(study: Study, arm: Arm, path: Path, share: float) -> dict[str, Any]:
-    document = json.loads(Path(path).read_text())
-    try:
-        found = [row for row in document["rows"] if row["label"] == arm.label]
-        if document["study"] != study.name or len(found) != 1:
-            raise SeqpopeError(
-                f"{path} is of {document['study']} and has {', '.join(row['label'] for row in document['rows'])}: "
-                f"expected {study.name} with {arm.label}"
-            )
-        if not math.isclose(document["share"], share):
-            raise SeqpopeError(
-                f"{path} has {document['share']:g} of the recipes' steps, {share:g} are asked for: take runs of "
-                f"as many, or give --share {document['share']:g}"
-            )
-        (row,) = found
-        if row.get("lengths") and document.get("lengths_split", "test") != study.lengths_split:
-            raise SeqpopeError(
-                f"{path} was read in several lengths on the {document.get('lengths_split', 'test')} split, "
-                f"{study.name} is on {study.lengths_split}: take the runs' folders"
-            )
-        markdown({**document, "rows": [row], "differences": [], "length_differences": []})
-        measured_on(row), row["encoding"], row["recipe"]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise SeqpopeError(f"{path} is no whole document of a study ({error!r}): take runs' folders") from error
-    if study.inspect:
-        raise SeqpopeError(f"{arm.label}: {study.name} reads the models themselves: give the runs' folders")
-    return row
-
-
-def _of_report(path: Path) -> list[dict[str, Any]]:
-    try:
-        results: list[dict[str, Any]] = json.loads(path.read_text())["results"]
-        for result in results:
-            wrong = [name for name, kind in _REPORTED.items() if not isinstance(result[name], kind)]
-            if wrong:
-                raise ValueError(f"{', '.join(wrong)}: of another kind than expected")
-            if not math.isfinite(result["nats_per_token"]):
-                raise ValueError(f"nats_per_token is {result['nats_per_token']}")
-            result["config"]["optimizer"]["steps"], result["protocol"]["window"], result["protocol"]["stride"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise SeqpopeError(
-            f"{path} is no report.json of `seqpope compare` ({what}): make it again, or give the runs' folders"
-        ) from error
-    return results
-
-
-_REPORTED = {name: kind for name, kind in FIELDS.items() if name not in ("by_position", "documents")}
-
-
-def _check_seeds(arm: Arm, results: Sequence[dict[str, Any]]) -> None:
-    """Refuse runs of an arm, by rising seed, that are not seeds of one recipe measured alike."""
-    first = results[0]
-    for before, result in itertools.pairwise(results):
-        if seed_of(before) == seed_of(result):
-            raise SeqpopeError(f"{arm.label}: seed {seed_of(result)} comes twice: take each seed once")
-    one = LATER | flat(recipe(first["config"]))
-    for result in results[1:]:
-        other = LATER | flat(recipe(result["config"]))
-        apart = [(name, one[name], other[name]) for name in sorted(one.keys() & other.keys())]
-        apart = [(name, a, b) for name, a, b in apart if a != b and name not in ("precision", "compile")]
-        apart = [values for values in apart if is_read(values[0], arm.position)]
-        measured = [measured_on({**r, "data": r["content"]}) for r in (first, result)]
-        apart += [(name, a, measured[1][name]) for name, a in measured[0].items() if a != measured[1][name]]
-        if apart:
-            name, a, b = apart[0]
-            raise SeqpopeError(
-                f"{arm.label}: seeds {seed_of(first)} and {seed_of(result)} differ in {name}, {a!r} and {b!r}: "
-                "expected seeds of one recipe, scored alike on the same data"
-            )
 
 
 def _settings_apart(a: TrainConfig, b: TrainConfig) -> set[str]:
@@ -364,7 +164,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     if any(minutes is not None for row in document["rows"] for minutes in row["minutes"]):
         facts.append("Minutes are of training, compiling included; seeds trained side by side share theirs.")
     if share < 1:
-        facts.append(f"**{share:.1%} of the recipes' steps**, to fit a budget.")
+        why = ", to fit a budget" if document.get("budget") else ""
+        facts.append(f"**{100 * share:.3g}% of the recipes' steps**{why}.")
     if document["published"]:
         facts.append(f"Published: {document['published']}.")
     baselines = {name: value for name, value in first["baselines"].items() if value is not None}
@@ -380,7 +181,8 @@ def markdown(document: Mapping[str, Any]) -> str:
         )
     parts.append(" ".join(facts))
     parts += [_difference_text(difference, digits, unit) for difference in document["differences"]]
-    intervals = sum(difference["low"] is not None for difference in document["differences"])
+    of_lengths = [each for found in document.get("length_differences", []) for each in found["lengths"].values()]
+    intervals = sum(each is not None and each["low"] is not None for each in document["differences"] + of_lengths)
     if intervals > 2:
         parts.append(
             f"{intervals} intervals, each of its own: where nothing differs, one in 20 leaves out 0 all the same."
@@ -391,10 +193,11 @@ def markdown(document: Mapping[str, Any]) -> str:
             "to be found are rough; the numbers of seeds solved say more."
         )
     parts += document["notes"]
+    parts += choice_text(document)
     for row in document["rows"]:
         differs = row["differs_from_preset"]
         if differs:
-            told = "; ".join(f"{k} {new} (preset {old})" for k, (old, new) in differs.items())
+            told = "; ".join(f"{k} {new} (expected {old})" for k, (old, new) in differs.items())
             parts.append(f"{row['label']} was run with {told}.")
     parts.append(f"![{document['title']}]({document['study']}.png)")
     devices, precisions, commits = (
@@ -471,10 +274,10 @@ def _difference_text(found: Mapping[str, Any], digits: int, unit: str) -> str:
 
 def write_study(document: Mapping[str, Any], folder: Path, picture: bytes | None = None) -> None:
     """Write STUDY.json, STUDY.md and STUDY.png to a folder; the picture is `draw_study`'s if none is given."""
-    name = document["study"]
+    name, text, picture = document["study"], markdown(document), picture or draw_study(document)
     write_text(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
-    write_text(folder / f"{name}.md", markdown(document))
-    write_bytes(folder / f"{name}.png", picture or draw_study(document))
+    write_text(folder / f"{name}.md", text)
+    write_bytes(folder / f"{name}.png", picture)
 
 
 def write_results(folder: Path, file: Path) -> None:
@@ -488,7 +291,7 @@ def write_results(folder: Path, file: Path) -> None:
         try:
             document = json.loads(path.read_text())
             documents[document["study"]] = document
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except NOT_WHOLE as error:
             raise SeqpopeError(f"{path} is no document of a study ({error!r})") from error
     if not documents:
         raise SeqpopeError(
@@ -498,7 +301,7 @@ def write_results(folder: Path, file: Path) -> None:
     for name, document in documents.items():
         try:
             texts[name] = markdown(document).rstrip()
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except NOT_WHOLE as error:
             raise SeqpopeError(
                 f"the document of {name} in {folder} is not whole ({error!r}): make it again with "
                 f"`seqpope reproduce {name}`"
