@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -72,15 +73,17 @@ def _draw_curves(document: Mapping[str, Any]) -> bytes:
 
 def _draw_lengths(document: Mapping[str, Any]) -> bytes:
     """NLL by what is read at once, and by position in the longest window that many documents fill."""
-    figure, (axes, places) = load_pyplot().subplots(1, 2, figsize=(12, 4.8), layout="constrained", sharey=True)
     rows = document["rows"]
+    size = (14, max(4.8, 0.4 * len(rows)))
+    figure, (axes, places) = load_pyplot().subplots(1, 2, figsize=size, layout="constrained", sharey=True)
     for row, colour in zip(rows, _colours(document), strict=True):
         for label, by_length in series_of(row).items():
             style: dict[str, Any] = {"color": colour, "linestyle": "--" if label != row["label"] else "-"}
             lengths = [int(length) for length in by_length]
             values = np.array([value["second_half"] for value in by_length.values()], float)  # (lengths, seeds)
-            axes.plot(lengths, values.mean(1), marker="o", markersize=4, label=label, **style)
-            if values.shape[1] > 1:
+            own = label if label == row["label"] else None
+            axes.plot(lengths, values.mean(1), marker="o", markersize=4, label=own, **style)
+            if values.shape[1] > 1 and np.isfinite(values).all():
                 axes.fill_between(lengths, values.min(1), values.max(1), color=colour, alpha=0.15, linewidth=0)
         for name, bins in row.get("positions", {}).get("nats_per_token", {}).items():
             start, end, nats = np.array(bins, float).reshape(-1, 3).T
@@ -93,18 +96,25 @@ def _draw_lengths(document: Mapping[str, Any]) -> bytes:
         each.set_xscale("log", base=2)
     first = next(row for row in rows if row.get("lengths"))
     lengths = [int(length) for length in next(iter(first["lengths"].values()))]
-    axes.set_xticks(lengths, [f"{n:,}" for n in lengths])
+    shown = [n for n, after in itertools.pairwise(lengths) if after >= 1.3 * n] + lengths[-1:]
+    axes.set_xticks(shown, [f"{n:,}" for n in shown])
     axes.minorticks_off()
     split = document.get("lengths_split", "test")
     axes.set(xlabel="tokens read at once", ylabel=f"{split} NLL, nats/token", title="second halves of windows")
     at = first["positions"]
-    ticks = [n for n in (1, 8, 64, *lengths) if n <= at["length"]]
+    # Each a few times the one before, so that numbers do not run into each other.
+    ticks = [1]
+    for n in (8, 64, 512, *lengths):
+        if 3 * ticks[-1] < n <= at["length"]:
+            ticks.append(n)
     places.set_xticks(ticks, [f"{n:,}" for n in ticks])
     places.minorticks_off()
     places.set(
         xlabel="tokens read before and with the target",
         title=f"windows of {at['length']:,}, {at['documents']:,} documents",
     )
-    axes.legend(frameon=False, fontsize=8)
+    if any(len(series_of(row)) > 1 for row in rows):
+        axes.plot([], [], color=GREY, linestyle="--", label="the same read through YaRN")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     figure.suptitle(document["title"])
     return as_png(figure)

@@ -244,7 +244,7 @@ def _of_report(path: Path) -> list[dict[str, Any]]:
             if not math.isfinite(result["nats_per_token"]):
                 raise ValueError(f"nats_per_token is {result['nats_per_token']}")
             result["config"]["optimizer"]["steps"], result["protocol"]["window"], result["protocol"]["stride"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except NOT_WHOLE as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise SeqpopeError(
             f"{path} is no report.json of `seqpope compare` ({what}): make it again, or give the runs' folders"
