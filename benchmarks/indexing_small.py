@@ -71,8 +71,11 @@ ARMS = {
     "PoPE, Muon, delta learned at ten times the rate": Arm("pope", "muon", 2e-3, delta_rate=10.0),
     "PoPE, Muon, no softplus": Arm("pope", "muon", 2e-3, {"magnitude": "none"}),
     "PoPE, Muon, a quarter of the rate": Arm("pope", "muon", 5e-4),
+    "RoPE, Muon, a quarter of the rate": Arm("rope", "muon", 5e-4),
     "PoPE, AdamW, a third of the rate": Arm("pope", "adamw", 3e-4),
+    "RoPE, AdamW, a third of the rate": Arm("rope", "adamw", 3e-4),
     "PoPE, AdamW, three times the rate": Arm("pope", "adamw", 3e-3),
+    "RoPE, AdamW, three times the rate": Arm("rope", "adamw", 3e-3),
     "PoPE, AdamW, delta from 0": Arm("pope", "adamw", 1e-3, {"delta_init": "zero"}),
 }
 
