@@ -712,6 +712,7 @@ def reproduce(
     seed: int = 0,
     seeds: int | None = None,
     arms: str | None = None,
+    jobs: int = 1,
     out: Path | None = None,
     documents: Path = Path("benchmarks/results/reproduce"),
     data_folder: Path = Path("data"),
@@ -728,6 +729,8 @@ def reproduce(
         seeds: Runs of each arm; as many as the study has if not given.
         arms: Those to train, by their labels or the beginnings of them, with semicolons between; none trains none
             and writes what is taken.
+        jobs: Runs that train at a time, each in a process of its own, spread over the GPUs: two or three of a
+            small model fill one.
         out: Folder in which one of the study's name is made, runs/reproduce if not given; the same command goes on
             there after Ctrl-C. For `results` the file, RESULTS.md if not given.
         documents: For `results`, the folder of the studies' JSON files.
@@ -775,6 +778,7 @@ def reproduce(
             seeds=seeds,
             only=only,
             taken=taken,
+            jobs=jobs,
             data_folder=data_folder,
             device=device,
         )

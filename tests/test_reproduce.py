@@ -17,8 +17,8 @@ from seqpope.presets import presets
 from seqpope.reproduce import running
 from seqpope.reproduce.figures import draw_study
 from seqpope.reproduce.rows import SOLVED_NATS, labels_of, row_of
-from seqpope.reproduce.running import run_study, slug
-from seqpope.reproduce.studies import STUDIES, Arm, Study, arm_config, find_studies, shortened
+from seqpope.reproduce.running import run_study
+from seqpope.reproduce.studies import STUDIES, Arm, Study, arm_config, find_studies, shortened, slug
 from seqpope.reproduce.summary import _difference, markdown, summarise, write_results, write_study
 from seqpope.signals import Interrupted
 

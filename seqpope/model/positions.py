@@ -292,8 +292,9 @@ class PoPE(PositionEncoding):
 
     Started at 0 every key's phase is its position alone, and models carried music to ten times their training
     length; started uniformly on [-2 pi, 0], as in the paper's music and genome recipes, they collapse beyond it,
-    and were no better inside on piano (benchmarks/results/reproduce/delta.json). "local" starts only those uniformly that turn fast enough for
-    training to have seen all their angles. Under one seed all starts but zero come of the same draws.
+    and were no better inside on piano (benchmarks/results/reproduce/delta.json). "local" starts only those
+    uniformly that turn fast enough for training to have seen all their angles. Under one seed all starts but zero
+    come of the same draws.
     """
 
     longer: ClassVar[str | None] = "pope-yarn"

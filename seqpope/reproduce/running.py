@@ -2,14 +2,14 @@
 
 OUT/STUDY/
     plan.yaml                     share of the steps, seeds, arms and data: interrupted work goes on with these
-    ARM/                          an experiment of `seqpope train` for each arm
+    ARM/                          an experiment of `seqpope train` for each arm, or
+    parts/                        one for each arm and seed, where several train at a time (`spreading`)
     STUDY.json  STUDY.md  STUDY.png
 """
 
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +22,8 @@ from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
 from seqpope.files import held, write_text
 from seqpope.reproduce.rows import check_alike, is_document, measured_on, row_of
-from seqpope.reproduce.studies import Arm, Study, arm_config, shortened
+from seqpope.reproduce.spreading import train_spread
+from seqpope.reproduce.studies import Arm, Study, arm_config, shortened, slug
 from seqpope.reproduce.summary import check_whole, summarise, write_study
 from seqpope.results import RESULT, load_results
 from seqpope.signals import Interrupted
@@ -31,11 +32,6 @@ from seqpope.signals import Interrupted
 # step.
 PROBE_STEPS = {"cuda": 96, "cpu": 8}
 OF_BUDGET = 0.9  # the rest is for compiling, validation and tests
-
-
-def slug(label: str) -> str:
-    """A label as the name of a folder."""
-    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
 
 
 def step_seconds(config: TrainConfig) -> float:
@@ -190,6 +186,7 @@ def run_study(
     seeds: int | None = None,
     only: Sequence[str] | None = None,
     taken: Mapping[str, Sequence[Path]] = {},
+    jobs: int = 1,
     say: Callable[[str], None] = print,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -203,6 +200,7 @@ def run_study(
         only: arms to train, by label, or else by its beginning; all if None.
         taken: finished runs that stand for an arm, by its label: folders of runs, of experiments (whose runs of
             the arm's encoding are taken), report.json files, or a document of the study, which has its row.
+        jobs: runs that train at a time, each in a process of its own, spread over the GPUs (`spreading`).
         settings: data_folder, device and the like, for every arm.
 
     Returns:
@@ -218,6 +216,8 @@ def run_study(
 
     seeds = study.seeds if seeds is None else seeds
     check_numbers(budget, share, seed, seeds)
+    if jobs < 1:
+        raise SeqpopeError(f"jobs must be at least 1, it is {jobs}")
     known = "; ".join(arm.label for arm in study.arms)
     strange = [label for label in taken if label not in {arm.label for arm in study.arms}]
     strange += [begin for begin in only or () if not _meant(study, begin)]
@@ -267,12 +267,18 @@ def run_study(
         plan = _take_up(folder / "plan.yaml", asked)
         if plan is None:
             plan = make_plan(study, arms, seeds, budget, share, say, **settings)
-            plan |= {"seed": seed, "data": data}
+            plan |= {"seed": seed, "spread": jobs > 1, "data": data}
             write_text(folder / "plan.yaml", yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
         else:
+            if jobs > 1 and not plan["spread"]:
+                raise SeqpopeError(
+                    f"{folder} was begun one run after another: leave out --jobs, or give another --out"
+                )
             say(f"going on with {folder / 'plan.yaml'}")
         runs = {label: list(paths) for label, paths in taken.items()}
-        for arm in arms:
+        if plan["spread"]:
+            runs |= train_spread(study, arms, folder, plan, jobs, say, **settings)
+        for arm in arms if not plan["spread"] else ():
             say(f"== {arm.label}")
             runs[arm.label] = _train_arm(study, arm, folder, plan, say, **settings)
         document = summarise(study, runs, plan)

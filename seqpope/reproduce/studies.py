@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -91,6 +92,11 @@ def arm_config(arm: Arm, **settings: Any) -> TrainConfig:
             at = at.setdefault(part, {})
         at[last] = value
     return TrainConfig.from_dict(raw)
+
+
+def slug(label: str) -> str:
+    """A label as the name of a folder."""
+    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
 
 
 def shortened(config: TrainConfig, share: float) -> TrainConfig:
