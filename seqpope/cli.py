@@ -758,9 +758,9 @@ def reproduce(
         raise SeqpopeError(f"--arms {arms!r} names none: expected labels with semicolons between, or none")
     if only == ["none"]:
         only = []
-    taken = _taken(take or [], only or [])
-    if taken and len(chosen) > 1:
+    if take and len(chosen) > 1:
         raise SeqpopeError(f"--take needs one study: {study} is {', '.join(one.name for one in chosen)}")
+    taken = _taken(take or [], chosen[0], share, only or [])
     for arm in (arm for one in chosen for arm in one.arms):
         entry = find_dataset(arm_config(arm).dataset)
         places = (data_folder, data_folder / entry.name)
@@ -785,13 +785,13 @@ def reproduce(
         print((out / one.name / f"{one.name}.md").read_text())
 
 
-def _taken(take: Sequence[str], trained: Sequence[str]) -> dict[str, list[Path]]:
-    """Words of --take by the arm that they stand for.
+def _taken(take: Sequence[str], study: Any, share: float, trained: Sequence[str]) -> dict[str, list[Path]]:
+    """Words of --take by the arm of a study that they stand for.
 
     Args:
         trained: beginnings of labels that are to be trained, which documents then do not stand for.
     """
-    from seqpope.reproduce.rows import labels_of
+    from seqpope.reproduce.rows import standing_for
 
     taken: dict[str, list[Path]] = {}
     documents = [
@@ -808,7 +808,7 @@ def _taken(take: Sequence[str], trained: Sequence[str]) -> dict[str, list[Path]]
         taken.setdefault(label.strip(), []).extend(Path(path) for path in _words(paths))
     named = set(taken)  # which take the place of what documents have
     for path in map(Path, documents):
-        for label in labels_of(path):
+        for label in standing_for(study, path, share):
             if label not in named and not any(label.startswith(begin) for begin in trained):
                 taken.setdefault(label, []).append(path)
     return taken
@@ -971,8 +971,8 @@ def build_parser() -> Any:
                     action="append",
                     type=str,
                     help="LABEL=FOLDER: finished runs, or a report.json, that stand for an arm; or STUDY.json: a "
-                    "document of this study, for all arms in it that neither --take nor --arms names. May be "
-                    "repeated; one document an arm.",
+                    "document of this study or one that trained the same, for all arms in it that neither --take "
+                    "nor --arms names. May be repeated; one document an arm.",
                 )
             if name == "examine":
                 verb.add_argument(

@@ -16,7 +16,7 @@ from seqpope.files import held
 from seqpope.presets import presets
 from seqpope.reproduce import running
 from seqpope.reproduce.figures import draw_study
-from seqpope.reproduce.rows import SOLVED_NATS, labels_of, row_of
+from seqpope.reproduce.rows import SOLVED_NATS, row_of, standing_for
 from seqpope.reproduce.running import run_study
 from seqpope.reproduce.studies import STUDIES, Arm, Study, arm_config, find_studies, shortened, slug
 from seqpope.reproduce.summary import _difference, markdown, summarise, write_results, write_study
@@ -225,7 +225,7 @@ class TestRun:
         mixed, _ = run(data, tmp_path / "c", taken={ARMS[0].label: [file]}, only=["RoPE"])
         assert mixed["rows"][0] == document["rows"][0]
         assert mixed["differences"][0]["mean"] == document["differences"][0]["mean"]
-        assert labels_of(file) == ["PoPE, tiny", "RoPE, tiny"]
+        assert standing_for(STUDY, file) == ["PoPE, tiny", "RoPE, tiny"]
 
     def test_documents_that_cannot_be_taken(self, data, tmp_path, whole):
         file = whole[1] / "tiny" / "tiny.json"
@@ -244,7 +244,6 @@ class TestRun:
         runs = whole[1] / "tiny" / slug(label) / "pope-seed0"
         refused("has the whole row, so nothing can be added", [file, runs])
         refused("has 1.0 of the recipes' steps, 0.5 are asked.*give --share 1.0", [file], share=0.5)
-        refused("is of else, in accuracy, and has PoPE, tiny, RoPE, tiny: expected tiny", other(study="else"))
         refused("is of tiny, in nats, and has .*: expected tiny, in accuracy", other(measure="nats"))
         refused("and has RoPE, tiny: expected tiny, in accuracy, with PoPE", other(rows=[whole[0]["rows"][1]]))
         refused("no whole document of a study .KeyError", other(rows=[{"label": label}]))
@@ -270,7 +269,46 @@ class TestRun:
         with pytest.raises(SeqpopeError, match="there is nothing to train and nothing is taken"):
             run(data, tmp_path / "out", only=[])
         with pytest.raises(SeqpopeError, match=r"is no document of a study .*expected STUDY\.json"):
-            labels_of(tmp_path / "nothing.json")
+            standing_for(STUDY, tmp_path / "nothing.json")
+
+    def test_rows_are_taken_from_another_study_that_trained_the_same(self, data, tmp_path, whole):
+        """By recipe, not by label: what is called otherwise there is called as here."""
+        file, decayed = whole[1] / "tiny" / "tiny.json", {**TINY, "optimizer.weight_decay": 0.5}
+        arms = (
+            Arm("the same", "pope", "indexing-paper", {**TINY, "model.delta_init": "uniform"}),
+            Arm("decayed", "pope", "indexing-paper", decayed),
+            # What RoPE does not read makes it no other.
+            Arm("RoPE", "rope", "indexing-paper", {**TINY, "model.delta_init": "zero"}),
+        )
+        other = replace(STUDY, name="other", arms=arms, pairs=(("the same", "RoPE"),))
+        assert standing_for(other, file) == ["the same", "RoPE"]
+        taken = {label: [file] for label in ("the same", "RoPE")}
+        document, _ = run(data, tmp_path, study=other, taken=taken, only=[])
+        assert [row["label"] for row in document["rows"]] == ["the same", "RoPE"]
+        assert [row["values"] for row in document["rows"]] == [row["values"] for row in whole[0]["rows"]]
+        assert document["differences"][0]["paired"] == whole[0]["differences"][0]["paired"]
+        with pytest.raises(SeqpopeError, match="with decayed once, or a study that trained the same"):
+            run(data, tmp_path, study=other, taken={"decayed": [file]}, only=[])
+        for match, asked, share in (
+            (r"of tiny has PoPE, tiny, RoPE, tiny: other trains none of it$", replace(other, arms=arms[1:2]), 1.0),
+            (r"trains none of it at share 0\.5", other, 0.5),
+            ("trains none of it", replace(other, measure="nats_per_token"), 1.0),
+            ("trains none of it", replace(other, arms=tuple(replace(a, lengths=(51,)) for a in arms)), 1.0),
+        ):
+            with pytest.raises(SeqpopeError, match=match):
+                standing_for(asked, file, share)
+        strange = replace(STUDY, arms=STUDY.arms[:1])
+        with pytest.raises(SeqpopeError, match="has RoPE, tiny: tiny has no such arm, but PoPE, tiny"):
+            standing_for(strange, file)
+
+    def test_lengths_that_an_arm_does_not_have_are_left_out(self, tmp_path, whole):
+        row = {**whole[0]["rows"][0], "lengths": {"pope": {}}, "length_targets": {}, "positions": {}}
+        (tmp_path / "a.json").write_text(json.dumps({**whole[0], "study": "far", "rows": [row]}))
+        assert not row_of(STUDY, ARMS[0], [tmp_path / "a.json"]).keys() & {
+            "lengths",
+            "length_targets",
+            "positions",
+        }
 
     def test_rows_from_documents_are_held_against_the_arm_of_today(self, data, tmp_path, whole):
         path, row = tmp_path / "other.json", whole[0]["rows"][0]
@@ -509,11 +547,13 @@ class TestCommand:
     def test_refused(self, reproduce, whole, tmp_path):
         file = whole[1] / "tiny" / "tiny.json"
         shutil.copy(file, tmp_path / "second.json")
-        (tmp_path / "empty.json").write_text('{"rows": []}')
+        (tmp_path / "empty.json").write_text('{"study": "tiny", "rows": []}')
         assert "second.json are named: take one document" in reproduce(
             "--take", file, "--take", tmp_path / "second.json", status=1
         )
-        assert "it has no rows" in reproduce("--take", tmp_path / "empty.json", status=1)
+        assert "of tiny has no rows: tiny trains none of it" in reproduce(
+            "--take", tmp_path / "empty.json", status=1
+        )
         assert "--arms '' names none" in reproduce("--arms", "", status=1)
         assert "nothing to train and nothing is taken" in reproduce("--arms", "none", status=1)
         for words in ("=x", "PoPE, tiny=", "PoPE, tiny=,", "x"):

@@ -158,45 +158,78 @@ def is_document(path: Path) -> bool:
         return False
 
 
-def labels_of(path: Path) -> list[str]:
-    """Labels of the arms in a study's document.
+def standing_for(study: Study, path: Path, share: float = 1.0) -> list[str]:
+    """Labels of a study's arms for which a document has a row.
+
+    One of the study itself by its labels; one of another study where that trained just what the arm is.
 
     Raises:
-        SeqpopeError: it is none.
+        SeqpopeError: it is no document, or has nothing of the study.
     """
     try:
-        labels = [str(row["label"]) for row in json.loads(Path(path).read_text())["rows"]]
-        if not labels:
-            raise ValueError("it has no rows")
-        return labels
+        document = json.loads(Path(path).read_text())
+        labels = [arm.label for arm in study.arms if _rows_in(document, study, arm, share)]
+        own = document["study"] == study.name
+        strange = [str(row["label"]) for row in document["rows"] if own and row["label"] not in labels]
+        told = [str(row["label"]) for row in document["rows"]]
     except NOT_WHOLE as error:
         raise SeqpopeError(
             f"{path} is no document of a study ({error!r}): expected STUDY.json of `seqpope reproduce`, or "
             "LABEL=FOLDER for runs"
         ) from error
+    if not labels or strange:
+        raise SeqpopeError(
+            f"{path} of {document['study']} has {', '.join(strange or told) or 'no rows'}: {study.name} "
+            + (
+                f"has no such arm, but {'; '.join(arm.label for arm in study.arms)}"
+                if strange
+                else "trains none of it"
+            )
+            + (f" at share {share!r}" if not strange and share < 1 else "")
+        )
+    return labels
+
+
+def _rows_in(document: Mapping[str, Any], study: Study, arm: Arm, share: float) -> list[dict[str, Any]]:
+    """A document's rows that are of an arm."""
+    if document["study"] == study.name:
+        return [row for row in document["rows"] if row["label"] == arm.label]
+    if document["measure"] != study.measure or not math.isclose(document["share"], share):
+        return []
+    if arm.lengths and document.get("lengths_split", "test") != study.lengths_split:
+        return []
+    dataset = arm_config(arm).dataset
+    return [
+        row
+        for row in document["rows"]
+        if row["encoding"] == arm.position and row["dataset"] == dataset
+        if not _differs(arm, row["recipe"], share) and ("lengths" in row or not arm.lengths)
+    ]
 
 
 def _of_document(study: Study, arm: Arm, path: Path, share: float) -> dict[str, Any]:
     """An arm's row as a document has it, held against the arm as it is now.
 
     Raises:
-        SeqpopeError: the document is not of the study, the arm or the share, or lacks what a row must tell.
+        SeqpopeError: the document is not of the arm or the share, or lacks what a row must tell.
     """
     try:
         document = json.loads(Path(path).read_text())
-        found = [row for row in document["rows"] if row["label"] == arm.label]
-        if document["study"] != study.name or document["measure"] != study.measure or len(found) != 1:
+        found = _rows_in(document, study, arm, share)
+        if document["measure"] != study.measure or len(found) != 1:
             raise SeqpopeError(
                 f"{path} is of {document['study']}, in {document['measure']}, and has "
                 f"{', '.join(str(row['label']) for row in document['rows'])}: expected {study.name}, in "
-                f"{study.measure}, with {arm.label} once"
+                f"{study.measure}, with {arm.label} once, or a study that trained the same"
             )
         if not math.isclose(document["share"], share):
             raise SeqpopeError(
                 f"{path} has {document['share']!r} of the recipes' steps, {share!r} are asked for: take runs of "
                 f"as many, or give --share {document['share']!r}"
             )
-        row = {**found[0], "published": arm.published}
+        row = {**found[0], "label": arm.label, "published": arm.published}
+        if not arm.lengths:
+            row = {name: value for name, value in row.items() if name not in _OF_LENGTHS}
         _check_row(study, arm, row, document.get("lengths_split", "test"), path)
         row["differs_from_preset"] = _differs(arm, row["recipe"], share)
     except NOT_WHOLE as error:
@@ -206,6 +239,7 @@ def _of_document(study: Study, arm: Arm, path: Path, share: float) -> dict[str, 
     return row
 
 
+_OF_LENGTHS = ("lengths", "length_targets", "positions")
 _OF_EACH_SEED = ("values", "validation", "best_step", "minutes")
 
 
