@@ -11,7 +11,7 @@ import errno
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -737,7 +737,7 @@ def reproduce(
         data_folder: Folder of prepared data.
         device: Where to compute.
     """
-    from seqpope.reproduce.studies import arm_config, find_studies
+    from seqpope.reproduce.studies import arm_config, find_studies, meant
 
     if study == "results":
         from seqpope.reproduce.summary import write_results
@@ -760,13 +760,13 @@ def reproduce(
         only = []
     if take and len(chosen) > 1:
         raise SeqpopeError(f"--take needs one study: {study} is {', '.join(one.name for one in chosen)}")
-    taken = _taken(take or [], chosen[0], share, only or [])
-    for arm in (arm for one in chosen for arm in one.arms):
+    trained = {label for one in chosen for begin in only or () for label in meant(one, begin)}
+    taken = _taken(take or [], chosen[0], share, trained)
+    for arm in (arm for one in chosen for arm in one.arms if only is None or arm.label in trained):
         entry = find_dataset(arm_config(arm).dataset)
         places = (data_folder, data_folder / entry.name)
-        trained = only is None or any(arm.label.startswith(begin) for begin in only)
         there = any((p / "manifest.json").is_file() for p in places)
-        if trained and arm.label not in taken and entry.embedded and not there:
+        if arm.label not in taken and entry.embedded and not there:
             prepare(entry.name, data_folder=data_folder)
     for one in chosen:
         run_study(
@@ -785,11 +785,11 @@ def reproduce(
         print((out / one.name / f"{one.name}.md").read_text())
 
 
-def _taken(take: Sequence[str], study: Any, share: float, trained: Sequence[str]) -> dict[str, list[Path]]:
+def _taken(take: Sequence[str], study: Any, share: float, trained: Collection[str]) -> dict[str, list[Path]]:
     """Words of --take by the arm of a study that they stand for.
 
     Args:
-        trained: beginnings of labels that are to be trained, which documents then do not stand for.
+        trained: labels of arms that are to be trained, which documents then do not stand for.
     """
     from seqpope.reproduce.rows import standing_for
 
@@ -809,7 +809,7 @@ def _taken(take: Sequence[str], study: Any, share: float, trained: Sequence[str]
     named = set(taken)  # which take the place of what documents have
     for path in map(Path, documents):
         for label in standing_for(study, path, share):
-            if label not in named and not any(label.startswith(begin) for begin in trained):
+            if label not in named and label not in trained:
                 taken.setdefault(label, []).append(path)
     return taken
 

@@ -18,7 +18,7 @@ from seqpope.reproduce import running
 from seqpope.reproduce.figures import draw_study
 from seqpope.reproduce.rows import SOLVED_NATS, row_of, standing_for
 from seqpope.reproduce.running import run_study
-from seqpope.reproduce.studies import STUDIES, Arm, Study, arm_config, find_studies, shortened, slug
+from seqpope.reproduce.studies import STUDIES, Arm, Study, arm_config, find_studies, meant, shortened, slug
 from seqpope.reproduce.summary import _difference, markdown, summarise, write_results, write_study
 from seqpope.signals import Interrupted
 
@@ -540,6 +540,22 @@ class TestCommand:
         again = reproduce("--take", file, "--arms", "RoPE", "--seed", 7, "--seeds", 1, out="again")
         assert [row["seeds"] for row in again["rows"]] == [[0, 1], [7]]
 
+    def test_an_arm_whose_label_begins_another(self, reproduce, whole, monkeypatch):
+        """What is called just so is meant alone; the other stays taken."""
+        longer = (replace(ARMS[0], label="PoPE, tiny, again"),)
+        monkeypatch.setitem(STUDIES, "tiny", replace(STUDY, arms=(*ARMS, *longer)))
+        file = whole[1] / "tiny" / "tiny.json"
+        both = json.loads(file.read_text())
+        both["rows"] += [{**both["rows"][0], "label": longer[0].label}]
+        file = whole[1] / "both.json"
+        file.write_text(json.dumps(both))
+        document = reproduce("--take", file, "--arms", "PoPE, tiny", "--seed", 7, "--seeds", 1)
+        assert [row["seeds"] for row in document["rows"]] == [[7], [0, 1], [0, 1]]
+
+    def test_what_trains_nothing_leaves_no_plan(self, reproduce, whole, tmp_path):
+        reproduce("--take", whole[1] / "tiny" / "tiny.json", "--arms", "none")
+        assert not (tmp_path / "out" / "tiny" / "plan.yaml").exists()
+
     def test_seed_and_share(self, reproduce):
         document = reproduce("--arms", "RoPE", "--seed", 5, "--seeds", 1, "--share", 0.5)
         assert [(row["seeds"], row["steps"]) for row in document["rows"]] == [([5], [2])]
@@ -618,7 +634,7 @@ class TestClaims:
     def test_several_intervals_are_not_each_a_finding(self):
         difference = {"a": "a", "b": "b", "n": 3, "mean": -0.2, "low": -0.3, "high": -0.1, "detectable": 0.05}
         assert "3 intervals, each of its own: where nothing differs, one in 20" in markdown(
-            self.document([difference] * 3)
+            self.document([{**difference, "mean": mean} for mean in (-0.2, -0.21, -0.22)])
         )
         assert "one in 20" not in markdown(self.document([difference] * 2))
 
@@ -671,10 +687,10 @@ class TestClaims:
 
 def test_a_whole_label_means_that_arm_alone():
     study = STUDIES["indirect-indexing"]
-    assert running._meant(study, "RoPE") == ["RoPE"]
-    assert running._meant(study, "RoPE, b") == ["RoPE, by Muon"]
-    assert len(running._meant(study, "PoPE")) == 5
-    assert running._meant(study, "rope") == []
+    assert meant(study, "RoPE") == ["RoPE"]
+    assert meant(study, "RoPE, b") == ["RoPE, by Muon"]
+    assert len(meant(study, "PoPE")) == 5
+    assert meant(study, "rope") == []
 
 
 def test_arms_that_name_none(capsys):

@@ -146,17 +146,26 @@ class TestChoice:
     )
     def test_by_the_rule(self, row, far, chosen, said):
         beyond = {"old": [2.0, 2.1, 2.2], "best": far, "apart": [0.5] * 3}
-        found = choose(self.rows(row, self.NEAR, beyond), "old")
+        found = choose(self.rows(row, self.NEAR, beyond), [*self.NEAR], "old")
         assert (found["near"], found["far"], found["best"], found["chosen"]) == (8, 16, "best", chosen)
         assert found["alike"] == ["old", "best"]
         (text,) = choice_text({"choice": found, "lengths_split": "validation"})
-        assert "best is best at 8; these seeds cannot tell from it: old." in text
+        assert "best is best at 8; 3 seeds cannot tell from it: old." in text
         assert said in text
 
-    def test_without_the_default_or_rows_there_is_none(self, row):
-        far = {"old": [2.0] * 3, "best": [1.0] * 3, "apart": [1.0] * 3}
-        assert choose(self.rows(row, self.NEAR, far), "new") is None
-        assert choose([], "old") is None
+    def test_only_among_all_and_by_enough_seeds(self, row):
+        far = {"old": [2.0, 2.1, 2.2], "best": [1.5, 1.6, 1.71], "apart": [0.5] * 3}
+        rows, labels = self.rows(row, self.NEAR, far), [*self.NEAR]
+        assert choose(rows, labels, "old") is not None
+        assert choose(rows[1:], labels, "old") is None
+        assert choose(rows, [], "") is None
+        assert choose([], labels, "old") is None
+        # Seeds that not all have are left out.
+        other = {**rows[0], "seeds": [1, 2, 3]}
+        assert choose([other, *rows[1:]], labels, "old") is None
+        assert choose([{**rows[0], "seeds": [7, 8, 9]}, *rows[1:]], labels, "old") is None
+        rows[0]["lengths"]["pope"]["16"]["second_half"] = [2.0, None, 2.2]
+        assert choose(rows, labels, "old") is None
         assert choice_text({}) == choice_text({"choice": None}) == []
 
 

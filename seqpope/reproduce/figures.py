@@ -104,7 +104,7 @@ def _draw_lengths(document: Mapping[str, Any]) -> bytes:
     at = first["positions"]
     # Each a few times the one before, so that numbers do not run into each other.
     ticks = [1]
-    for n in (8, 64, 512, *lengths):
+    for n in (*(n for n in (8, 64, 512) if 3 * n < lengths[0]), *lengths):
         if 3 * ticks[-1] < n <= at["length"]:
             ticks.append(n)
     places.set_xticks(ticks, [f"{n:,}" for n in ticks])

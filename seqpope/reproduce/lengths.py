@@ -151,72 +151,65 @@ def length_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[
     ]
 
 
-def choose(rows: Sequence[Mapping[str, Any]], default: str) -> dict[str, Any] | None:
-    """Among rows as trained: who is not told from the best at the first length, and of these the best at the last.
+ENOUGH = 3  # seeds, for a claim
+
+
+def choose(rows: Sequence[Mapping[str, Any]], candidates: Sequence[str], default: str) -> dict[str, Any] | None:
+    """Of candidates as trained, those not told from the best at the first length: the best of them at the last.
 
     Args:
-        rows: of the candidates, seeds alike.
+        rows: of a study; seeds that not all candidates have are left out.
+        candidates: labels.
         default: label of the candidate that is the default now.
 
     Returns:
         "near" and "far", the lengths; "best" at near; "alike", labels that a 95% interval of the difference to the
-        best does not tell from it; "chosen", the lowest of these at far; "margin" over the default there, the
-        estimate of `estimate`, None where the default is chosen or was not run. None without rows.
+        best does not tell from it; "chosen", the lowest of these at far; "margin" over the default there, as
+        `estimate` has it, None where the default is chosen. None where a candidate was not run, or fewer than
+        `ENOUGH` seeds are of all, or one scored nothing.
     """
-    own = {row["label"]: series_of(row).get(row["label"]) for row in rows}
-    by_label = {label: by_length for label, by_length in own.items() if by_length}
-    if not by_label or default not in by_label:
+    found = {row["label"]: row for row in rows if row["label"] in candidates}
+    own = {label: series_of(row).get(label) for label, row in found.items()}
+    if not candidates or set(own) != set(candidates) or not all(own.values()):
         return None
-    lengths = [int(length) for length in next(iter(by_label.values()))]
-    near, far = str(min(lengths)), str(max(lengths))
-    seeds = {row["label"]: row["seeds"] for row in rows}
+    seeds = sorted(set.intersection(*(set(row["seeds"]) for row in found.values())))
+    lengths = sorted(int(length) for length in own[default] or ())
+    near, far = lengths[0], lengths[-1]
 
-    def values(label: str, length: str) -> dict[int, float]:
-        return dict(zip(seeds[label], by_label[label][length]["second_half"], strict=True))
+    def values(label: str, length: int) -> list[float]:
+        of_seed = dict(zip(found[label]["seeds"], (own[label] or {})[str(length)]["second_half"], strict=True))
+        return [of_seed[seed] for seed in seeds]
 
-    def mean(label: str, length: str) -> float:
-        return float(np.mean(list(values(label, length).values())))
+    if len(seeds) < ENOUGH or any(None in values(label, length) for label in candidates for length in (near, far)):
+        return None
 
-    def apart(label: str, other: str, length: str) -> dict[str, Any]:
-        one, two = values(label, length), values(other, length)
-        return vars(estimate([one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())]))
+    def apart(label: str, other: str, length: int) -> dict[str, Any]:
+        return vars(estimate([a - b for a, b in zip(values(label, length), values(other, length), strict=True)]))
 
-    best = min(by_label, key=lambda label: mean(label, near))
-    found = {label: apart(label, best, near) for label in by_label if label != best}
-    alike = [
-        label for label in by_label if label == best or found[label]["low"] is None or found[label]["low"] <= 0
-    ]
-    chosen = min(alike, key=lambda label: mean(label, far))
+    best = min(candidates, key=lambda label: np.mean(values(label, near)))
+    alike = [label for label in candidates if label == best or not apart(label, best, near)["low"] > 0]
+    chosen = min(alike, key=lambda label: np.mean(values(label, far)))
     margin = apart(chosen, default, far) if chosen != default else None
-    return {
-        "near": int(near),
-        "far": int(far),
-        "best": best,
-        "alike": alike,
-        "chosen": chosen,
-        "default": default,
-        "margin": margin,
-    }
+    parts = {"best": best, "alike": alike, "chosen": chosen, "default": default, "margin": margin}
+    return {"near": near, "far": far, "seeds": len(seeds), **parts}
 
 
 def choice_text(document: Mapping[str, Any]) -> list[str]:
-    """What `choose` found, in words, and what follows from it."""
+    """What `choose` found, in words."""
     found = document.get("choice")
     if not found:
         return []
     alike = [label for label in found["alike"] if label != found["best"]]
     text = (
         f"By second halves of windows of the {document['lengths_split']} split, {found['best']} is best at "
-        f"{found['near']:,}; these seeds cannot tell from it: {'; '.join(alike) or 'none'}. Lowest of these at "
-        f"{found['far']:,} is {found['chosen']}."
+        f"{found['near']:,}; {found['seeds']} seeds cannot tell from it: {'; '.join(alike) or 'none'}. Lowest of "
+        f"these at {found['far']:,} is {found['chosen']}."
     )
     margin = found["margin"]
     if margin is None:
-        return [f"{text} It is the default and stays it."]
+        return [f"{text} It is the default."]
     text += f" {found['chosen']} minus {found['default']}, the default: {_interval(margin)}."
-    if margin["low"] is None or margin["low"] <= 0 <= margin["high"]:
-        return [f"{text} **These seeds cannot tell them apart**, and nothing is changed for that."]
-    return [text]
+    return [text + (" **These seeds cannot tell them apart.**" if margin["low"] <= 0 <= margin["high"] else "")]
 
 
 def lengths_tables(document: Mapping[str, Any]) -> list[str]:

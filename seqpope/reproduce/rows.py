@@ -257,6 +257,7 @@ def _check_row(study: Study, arm: Arm, row: Mapping[str, Any], split: str, path:
                 f"{path} was read in several lengths on the {split} split, {study.name} is on "
                 f"{study.lengths_split}: take the runs' folders"
             )
+        row["lengths"][arm.position]
         for by_length in row["lengths"].values():
             if [int(length) for length in by_length] != sorted(set(arm.lengths)):
                 raise SeqpopeError(

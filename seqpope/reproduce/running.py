@@ -23,7 +23,7 @@ from seqpope.errors import SeqpopeError
 from seqpope.files import held, write_text
 from seqpope.reproduce.rows import check_alike, is_document, measured_on, row_of
 from seqpope.reproduce.spreading import train_spread
-from seqpope.reproduce.studies import Arm, Study, arm_config, shortened, slug
+from seqpope.reproduce.studies import Arm, Study, arm_config, meant, shortened, slug
 from seqpope.reproduce.summary import check_whole, summarise, write_study
 from seqpope.results import RESULT, load_results
 from seqpope.signals import Interrupted
@@ -155,12 +155,6 @@ def _take_up(file: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     return plan
 
 
-def _meant(study: Study, words: str) -> list[str]:
-    """Labels of the arm that is called just so, or else of those that begin so."""
-    labels = [arm.label for arm in study.arms]
-    return [words] if words in labels else [label for label in labels if label.startswith(words)]
-
-
 def check_numbers(budget: float | None, share: float, seed: int, seeds: int) -> None:
     """Refuse numbers that no study can be run with.
 
@@ -220,10 +214,10 @@ def run_study(
         raise SeqpopeError(f"jobs must be at least 1, it is {jobs}")
     known = "; ".join(arm.label for arm in study.arms)
     strange = [label for label in taken if label not in {arm.label for arm in study.arms}]
-    strange += [begin for begin in only or () if not _meant(study, begin)]
+    strange += [begin for begin in only or () if not meant(study, begin)]
     if strange:
         raise SeqpopeError(f"{study.name} has no arm {strange[0]!r}: expected one of {known}")
-    asked_for = {label for begin in only or () for label in _meant(study, begin)}
+    asked_for = {label for begin in only or () for label in meant(study, begin)}
     arms = [arm for arm in study.arms if arm.label not in taken and (only is None or arm.label in asked_for)]
     if not arms and not taken:
         raise SeqpopeError("there is nothing to train and nothing is taken: name arms, or finished runs")
@@ -268,7 +262,8 @@ def run_study(
         if plan is None:
             plan = make_plan(study, arms, seeds, budget, share, say, **settings)
             plan |= {"seed": seed, "spread": jobs > 1, "data": data}
-            write_text(folder / "plan.yaml", yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
+            if arms:
+                write_text(folder / "plan.yaml", yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
         else:
             if jobs > 1 and not plan["spread"]:
                 raise SeqpopeError(

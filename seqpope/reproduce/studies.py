@@ -357,9 +357,7 @@ STUDIES = {
             inspect=True,
         ),
         _ablation("jsb", "JSB Chorales", "jsb-paper", side_by_side=True),
-        _ablation(
-            "piano", "piano", "maestro-short", unrun=f"27 runs of {_A_PIANO_RUN}; 15 of them are runs of `delta`."
-        ),
+        _ablation("piano", "piano", "maestro-short", unrun=f"27 runs of {_A_PIANO_RUN}."),
         _delta(),
         _extrapolation(
             "piano",
@@ -381,6 +379,12 @@ UNRUN = (
     "(RoPE) on an H100 (`benchmarks/results/step.md`), so that a seed takes 6.2 and 5.9 hours.",
     "OpenWebText and its zero-shot tasks: seqpope models no text.",
 )
+
+
+def meant(study: Study, words: str) -> list[str]:
+    """Labels of the arm that is called just so, or else of those that begin so."""
+    labels = [arm.label for arm in study.arms]
+    return [words] if words in labels else [label for label in labels if label.startswith(words)]
 
 
 def find_studies(name: str) -> list[Study]:

@@ -61,7 +61,7 @@ def summarise(study: Study, runs: Mapping[str, Sequence[Path]], plan: Mapping[st
             if a in by_label and b in by_label
             for found in length_differences(by_label[a], by_label[b])
         ],
-        "choice": choose([by_label[label] for label in study.candidates if label in by_label], study.default),
+        "choice": choose(rows, study.candidates, study.default),
     }
 
 
@@ -162,7 +162,10 @@ def markdown(document: Mapping[str, Any]) -> str:
         "over seeds."
     ]
     if any(minutes is not None for row in document["rows"] for minutes in row["minutes"]):
-        facts.append("Minutes are of training, compiling included; seeds trained side by side share theirs.")
+        facts.append(
+            "Minutes are of training, compiling included; seeds trained side by side share theirs, and runs that "
+            "shared a GPU took longer than alone."
+        )
     if share < 1:
         why = ", to fit a budget" if document.get("budget") else ""
         facts.append(f"**{100 * share:.3g}% of the recipes' steps**{why}.")
@@ -182,7 +185,9 @@ def markdown(document: Mapping[str, Any]) -> str:
     parts.append(" ".join(facts))
     parts += [_difference_text(difference, digits, unit) for difference in document["differences"]]
     of_lengths = [each for found in document.get("length_differences", []) for each in found["lengths"].values()]
-    intervals = sum(each is not None and each["low"] is not None for each in document["differences"] + of_lengths)
+    every = [each for each in document["differences"] + of_lengths if each is not None and each["low"] is not None]
+    # Within the training length YaRN is the model itself, and an interval the same.
+    intervals = len({(each["mean"], each["low"], each["high"]) for each in every})
     if intervals > 2:
         parts.append(
             f"{intervals} intervals, each of its own: where nothing differs, one in 20 leaves out 0 all the same."

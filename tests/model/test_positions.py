@@ -457,6 +457,8 @@ class TestALiBi:
             torch.testing.assert_close(got.double(), expected, atol=error, rtol=error)
         with pytest.raises(ValueError, match=r"in float16 holds 65,536 positions, there are 65,836 keys.*bf"):
             alibi_attention(q.half(), k.half(), v.half(), alibi_slopes(heads), query_offset=keys - 3)
+        with torch.autocast("cpu", torch.float16), pytest.raises(ValueError, match="in float16 holds 65,536"):
+            alibi_attention(q.float(), k.float(), v.float(), alibi_slopes(heads), query_offset=keys - 3)
 
     def test_shapes_that_do_not_fit(self):
         q, k, v = small_inputs()
