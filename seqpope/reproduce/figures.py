@@ -76,9 +76,10 @@ def _draw_lengths(document: Mapping[str, Any]) -> bytes:
     rows = document["rows"]
     size = (14, max(4.8, 0.4 * len(rows)))
     figure, (axes, places) = load_pyplot().subplots(1, 2, figsize=size, layout="constrained", sharey=True)
-    for row, colour in zip(rows, _colours(document), strict=True):
+    for number, (row, colour) in enumerate(zip(rows, _colours(document), strict=True)):
+        common: dict[str, Any] = {"color": colour, "zorder": 3 + len(rows) - number}  # the first is hidden by none
         for label, by_length in series_of(row).items():
-            style: dict[str, Any] = {"color": colour, "linestyle": "--" if label != row["label"] else "-"}
+            style = {**common, "linestyle": "--" if label != row["label"] else "-"}
             lengths = [int(length) for length in by_length]
             values = np.array([value["second_half"] for value in by_length.values()], float)  # (lengths, seeds)
             own = label if label == row["label"] else None
@@ -87,7 +88,7 @@ def _draw_lengths(document: Mapping[str, Any]) -> bytes:
                 axes.fill_between(lengths, values.min(1), values.max(1), color=colour, alpha=0.15, linewidth=0)
         for name, bins in row.get("positions", {}).get("nats_per_token", {}).items():
             start, end, nats = np.array(bins, float).reshape(-1, 3).T
-            style = {"color": colour, "linestyle": "--" if name.endswith(WITH_YARN) else "-"}
+            style = {**common, "linestyle": "--" if name.endswith(WITH_YARN) else "-"}
             places.plot(np.sqrt((start + 1) * end), nats, linewidth=1.2, **style)
     trained = rows[0]["recipe"].get("data", {}).get("length")
     for each in (axes, places):
