@@ -298,7 +298,7 @@ class TestRun:
             with pytest.raises(SeqpopeError, match=match):
                 standing_for(asked, file, share)
         strange = replace(STUDY, arms=STUDY.arms[:1])
-        with pytest.raises(SeqpopeError, match="has RoPE, tiny: tiny has no such arm, but PoPE, tiny"):
+        with pytest.raises(SeqpopeError, match=r"tiny\.json has RoPE, tiny: tiny has no such arm, but PoPE, tiny"):
             standing_for(strange, file)
 
     def test_lengths_that_an_arm_does_not_have_are_left_out(self, tmp_path, whole):

@@ -177,16 +177,13 @@ def standing_for(study: Study, path: Path, share: float = 1.0) -> list[str]:
             f"{path} is no document of a study ({error!r}): expected STUDY.json of `seqpope reproduce`, or "
             "LABEL=FOLDER for runs"
         ) from error
-    if not labels or strange:
-        raise SeqpopeError(
-            f"{path} of {document['study']} has {', '.join(strange or told) or 'no rows'}: {study.name} "
-            + (
-                f"has no such arm, but {'; '.join(arm.label for arm in study.arms)}"
-                if strange
-                else "trains none of it"
-            )
-            + (f" at share {share!r}" if not strange and share < 1 else "")
-        )
+    if strange:
+        known = "; ".join(arm.label for arm in study.arms)
+        raise SeqpopeError(f"{path} has {', '.join(strange)}: {study.name} has no such arm, but {known}")
+    if not labels:
+        there = f"{path} of {document['study']} has {', '.join(told) or 'no rows'}"
+        asked = f" at share {share!r}" if share < 1 else ""
+        raise SeqpopeError(f"{there}: {study.name} trains none of it{asked}")
     return labels
 
 
