@@ -112,6 +112,8 @@ def _run(
     """Those that failed."""
     spawn = get_context("spawn")  # a forked copy of a process that runs torch's threads may hang
     waiting, failed, begun = list(left), [], time.monotonic()
+    # Without a GPU processes that each take all cores would stand in each other's way.
+    threads = None if gpus else max(1, (os.cpu_count() or 1) // jobs)
     running: dict[str, tuple[Part, BaseProcess, str | None]] = {}
     try:
         with term_as_interrupt():
@@ -119,7 +121,7 @@ def _run(
                 while waiting and len(running) < jobs:
                     part = waiting.pop(0)
                     gpu = min(gpus, key=lambda gpu: sum(on == gpu for *_, on in running.values()), default=None)
-                    words = (study, part, parts, share, dict(settings))
+                    words = (study, part, parts, share, threads, dict(settings))
                     child: BaseProcess = spawn.Process(target=_work, args=words, name=part.name)
                     with _seeing(gpu):
                         child.start()
@@ -164,13 +166,19 @@ def _seeing(gpu: str | None) -> Iterator[None]:
                 os.environ[VISIBLE] = before
 
 
-def _work(study: Study, part: Part, parts: Path, share: float, settings: Mapping[str, Any]) -> None:
+def _work(
+    study: Study, part: Part, parts: Path, share: float, threads: int | None, settings: Mapping[str, Any]
+) -> None:
     """A process: its part of the study, told in a log."""
     log = os.open(parts / f"{part.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(log, stream)
     from seqpope.reproduce.running import run_study
 
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     try:
         run_study(
             study,
