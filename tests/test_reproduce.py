@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_study import ARMS, STUDY, TINY, prepare_data, run
 
 from data_prep.indexing import prepare
 from seqpope import cli
@@ -17,51 +18,16 @@ from seqpope.presets import presets
 from seqpope.reproduce import running
 from seqpope.reproduce.figures import draw_study
 from seqpope.reproduce.rows import SOLVED_NATS, row_of, standing_for
-from seqpope.reproduce.running import run_study
-from seqpope.reproduce.studies import STUDIES, Arm, Study, arm_config, find_studies, meant, shortened, slug
+from seqpope.reproduce.studies import STUDIES, Arm, arm_config, find_studies, meant, shortened, slug
 from seqpope.reproduce.summary import _difference, markdown, summarise, write_results, write_study
 from seqpope.signals import Interrupted
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
-TINY = {
-    "model.width": 16,
-    "model.layers": 1,
-    "model.heads": 2,
-    "data.batch_size": 4,
-    "optimizer.steps": 6,
-    "optimizer.warmup_steps": 2,
-    "eval_every": 3,
-}
-ARMS = (
-    Arm("PoPE, tiny", "pope", "indexing-paper", TINY, published=94.82),
-    Arm("RoPE, tiny", "rope", "indexing-paper", TINY, published=11.16),
-)
-STUDY = Study(
-    name="tiny",
-    title="Tiny",
-    question="Does it run?",
-    measure="accuracy",
-    arms=ARMS,
-    pairs=(("PoPE, tiny", "RoPE, tiny"),),
-    seeds=2,
-    side_by_side=True,
-    published="somewhere",
-    notes=("A note.",),
-)
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    prepare(folder / "indexing", counts={"train": 60, "validation": 9, "test": 8}, progress=lambda _: None)
-    return folder
-
-
-def run(data, out, study=STUDY, **settings):
-    said: list[str] = []
-    document = run_study(study, out, data_folder=data, device="cpu", say=said.append, **settings)
-    return document, said
+    return prepare_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

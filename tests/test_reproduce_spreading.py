@@ -9,44 +9,23 @@ import time
 from dataclasses import replace
 
 import pytest
+import tiny_study
+from tiny_study import prepare_data
 
-from data_prep.indexing import prepare
 from seqpope.errors import SeqpopeError
 from seqpope.reproduce import spreading
-from seqpope.reproduce.running import run_study
 from seqpope.reproduce.spreading import VISIBLE, parts_of, train_spread
-from seqpope.reproduce.studies import Arm, Study
 
-TINY = {
-    "model.width": 16,
-    "model.layers": 1,
-    "model.heads": 2,
-    "data.batch_size": 4,
-    "optimizer.steps": 6,
-    "optimizer.warmup_steps": 2,
-    "eval_every": 3,
-}
-STUDY = Study(
-    name="tiny",
-    title="Tiny",
-    question="Does it run?",
-    measure="accuracy",
-    arms=(Arm("PoPE, tiny", "pope", "indexing-paper", TINY), Arm("RoPE, tiny", "rope", "indexing-paper", TINY)),
-    pairs=(("PoPE, tiny", "RoPE, tiny"),),
-    seeds=1,
-)
+STUDY = replace(tiny_study.STUDY, seeds=1, side_by_side=False)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    prepare(folder / "indexing", counts={"train": 60, "validation": 9, "test": 8}, progress=lambda _: None)
-    return folder
+    return prepare_data(tmp_path_factory.mktemp("data"))
 
 
 def run(data, out, study=STUDY, **settings):
-    said: list[str] = []
-    return run_study(study, out, data_folder=data, device="cpu", say=said.append, **settings), said
+    return tiny_study.run(data, out, study, **settings)
 
 
 def test_as_one_after_another_and_resumed(data, tmp_path, monkeypatch):
@@ -126,11 +105,12 @@ import sys
 sys.path.insert(0, {str(os.path.dirname(__file__))!r})
 from dataclasses import replace
 from pathlib import Path
-from test_reproduce_spreading import STUDY, TINY, Arm, run
+from tiny_study import STUDY, TINY, run
 from seqpope.signals import Interrupted
 LONG = {{**TINY, "optimizer.steps": 100000, "eval_every": 100000}}
 if __name__ == "__main__":
-    study = replace(STUDY, arms=tuple(replace(arm, settings=LONG) for arm in STUDY.arms))
+    study = replace(STUDY, seeds=1, side_by_side=False)
+    study = replace(study, arms=tuple(replace(arm, settings=LONG) for arm in study.arms))
     try:
         run({str(data)!r}, Path({str(tmp_path)!r}), study, jobs=2)
     except Interrupted as error:

@@ -258,6 +258,16 @@ def yarn_written_out(count, base, factor, original_length):
     return torch.tensor(found, dtype=torch.float64)
 
 
+def sharp_model(position):
+    """With weights so large that attention is far from even."""
+    torch.manual_seed(0)
+    model = Transformer(11, position, ModelConfig(**SMALL, delta_init="uniform")).eval()
+    for block in model.blocks:
+        block.attention.qkv.weight.data.mul_(30)
+        block.attention.out.weight.data.mul_(30)
+    return model
+
+
 class TestYaRN:
     @pytest.mark.parametrize("factor", [1.0, 1.5, 2, 10, 256])
     @pytest.mark.parametrize(("count", "base", "length"), [(24, 1e4, 2048), (16, 1e4, 256), (64, 5e5, 8192)])
@@ -304,47 +314,28 @@ class TestYaRN:
         config = ModelConfig(**SMALL)
         assert torch.equal(YaRN(config).attend(q, k, v), RoPE(config).attend(q, k, v))
 
+    @pytest.mark.parametrize(("position", "through"), [("rope", "yarn"), ("pope", "pope-yarn")])
     @torch.no_grad()
-    def test_reads_the_weights_of_rope(self):
-        torch.manual_seed(0)
-        model = Transformer(11, "rope", ModelConfig(**SMALL)).eval()
-        for block in model.blocks:
-            block.attention.qkv.weight.mul_(30)
-            block.attention.out.weight.mul_(30)
+    def test_reads_the_weights_of_a_trained_model(self, position, through):
+        """PoPE's deltas with them."""
+        model = sharp_model(position)
         ids = torch.randint(11, (2, 30))
         before = model(ids)
         longer = with_yarn(model, 3.0, 10)
-        assert (longer.position, longer.config.yarn_factor, longer.config.yarn_original_length) == (
-            "yarn",
-            3.0,
-            10,
-        )
+        told = (longer.position, longer.config.yarn_factor, longer.config.yarn_original_length)
+        assert told == (through, 3.0, 10)
         assert not longer.training
         assert torch.equal(model(ids), before)  # the model itself is as it was
-        same = Transformer(11, "yarn", longer.config).eval()
+        same = Transformer(11, through, longer.config).eval()
         same.load_state_dict(model.state_dict())
         assert torch.equal(longer(ids), same(ids))
         assert (longer(ids) - before).abs().max() > 1e-3
         assert torch.equal(with_yarn(model, 1.0, 10)(ids), before)
 
     @torch.no_grad()
-    def test_reads_the_weights_of_pope(self):
-        """Deltas with them; scores by the frequencies of YaRN for D of them, in fp64."""
-        torch.manual_seed(0)
-        model = Transformer(11, "pope", ModelConfig(**SMALL, delta_init="uniform")).eval()
-        for block in model.blocks:
-            block.attention.qkv.weight.mul_(30)
-            block.attention.out.weight.mul_(30)
-        ids = torch.randint(11, (2, 30))
-        before = model(ids)
-        longer = with_yarn(model, 3.0, 10)
-        assert longer.position == "pope-yarn"
-        same = Transformer(11, "pope-yarn", longer.config).eval()
-        same.load_state_dict(model.state_dict())
-        assert torch.equal(longer(ids), same(ids))
-        assert (longer(ids) - before).abs().max() > 1e-3
-        assert torch.equal(with_yarn(model, 1.0, 10)(ids), before)
-
+    def test_pope_is_the_formula(self):
+        """Scores by the frequencies of YaRN for D of them, in fp64."""
+        longer = with_yarn(sharp_model("pope"), 3.0, 10)
         encoding, (q, k, v) = longer.blocks[0].attention.position, small_inputs(40)
         theta, delta = yarn_frequencies(6, 1e4, 3.0, 10), encoding.delta.double()[:, None, None]
         assert torch.equal(encoding.theta(), theta)
