@@ -25,8 +25,11 @@ GREY = "#666666"
 
 
 def read_curve(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, nats/token) of training and validation from a run's logs; a resumed start overrides later steps."""
-    columns = ("train_nats_per_token", "validation_nats_per_token")
+    """(step, value) by what was logged of training and validation; a resumed start overrides later steps.
+
+    Nats/token, and accuracy as a share of the scored targets.
+    """
+    columns = ("train_nats_per_token", "validation_nats_per_token", "validation_accuracy")
     curves: dict[str, dict[int, float]] = {name: {} for name in columns}
     versions = [f for f in (run / "logs").glob("version_*/metrics.csv") if f.parent.name[8:].isdigit()]
     for file in sorted(versions, key=lambda f: int(f.parent.name[8:])):

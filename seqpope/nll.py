@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqpope.data.shards import Split
+from seqpope.data.shards import SCORED, Split
 from seqpope.data.windows import Window, plan_windows, window_inputs
 
 
@@ -151,3 +152,36 @@ def score_split(
         if progress is not None:
             progress(done, total)
     return nats
+
+
+class Validation(NamedTuple):
+    """What a split's scored targets come to: mean nats, and the share of them that were the likeliest token."""
+
+    nats: float
+    accuracy: float
+
+
+def validate(
+    forward: Callable[[Tensor], Tensor],
+    split: Split,
+    padding_id: int,
+    *,
+    length: int,
+    stride: int,
+    device: torch.device | str = "cpu",
+    batch_tokens: int = 16384,
+) -> Validation:
+    """Score a split as `score_split` does and sum it up."""
+    right = np.zeros(len(split.tokens), bool)
+    nats = score_split(
+        forward,
+        split,
+        padding_id,
+        length=length,
+        stride=stride,
+        device=device,
+        batch_tokens=batch_tokens,
+        right=right,
+    )
+    scored = (split.flags & SCORED).astype(bool)
+    return Validation(float(nats[scored].mean()), float(right[scored].mean()))

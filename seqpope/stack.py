@@ -25,16 +25,25 @@ from torch.utils.data import DataLoader, Dataset
 from seqpope.checkpoint import BEST, CheckpointInfo, save_checkpoint
 from seqpope.config import TrainConfig
 from seqpope.data.datamodule import Batch, Steps, TokenDataModule, leave_signals_to_the_trainer
-from seqpope.data.shards import SCORED, Store
+from seqpope.data.shards import Store
 from seqpope.errors import SeqpopeError
 from seqpope.model.config import ModelConfig
 from seqpope.model.positions import PositionEncoding, find_position
 from seqpope.model.transformer import Block, Transformer
-from seqpope.nll import batch_nats, score_split
+from seqpope.nll import Validation, batch_nats, validate
 from seqpope.processes import kill_workers_at_exit
 from seqpope.progress import clock
 from seqpope.signals import SAVE_SECONDS, Interrupted, stop_on_signal, tell
 from seqpope.training import begin_run, compiles_on, make_optimizer, precision_on, update_average
+
+LOGGED = (
+    "learning_rate",
+    "seconds",
+    "step",
+    "train_nats_per_token",
+    "validation_nats_per_token",
+    "validation_accuracy",
+)
 
 
 class StackedLinear(nn.Module):
@@ -343,12 +352,12 @@ class StackTraining:
             update_average(self.average, self.model, self.step, settings.average_decay)
         self.step += 1
 
-    def validate(self, infos: Sequence[CheckpointInfo]) -> list[float]:
-        """Validation nats/token of each model; the weights of those that were never better are saved."""
+    def validate(self, infos: Sequence[CheckpointInfo]) -> list[Validation]:
+        """Each model on the validation split; the weights of those that were never better are saved."""
         found = []
         for number, (seed, info) in enumerate(zip(self.seeds, infos, strict=True)):
             model = (self.model if self.average is None else self.average).take_out(number, self.alone)
-            nats = score_split(
+            validation = validate(
                 model,
                 self.validation,
                 self.store.manifest.padding_id,
@@ -357,8 +366,8 @@ class StackTraining:
                 device=self.device,
                 batch_tokens=65536 if self.device == "cuda" else 16384,
             )
-            value = float(nats[(self.validation.flags & SCORED).astype(bool)].mean())
-            found.append(value)
+            found.append(validation)
+            value = validation.nats
             if value < self.best[number]:
                 self.best[number], self.best_step[number] = value, self.step
                 info.trained |= {
@@ -421,8 +430,9 @@ def train_stack(
             if log_now:
                 log(training.step, values)
             if validate_now:
-                nats = training.validate(infos)
-                log(training.step, (), nats)
+                found_now = training.validate(infos)
+                log(training.step, (), found_now)
+                nats = [each.nats for each in found_now]
                 told = f"validation {min(nats):.4f} to {max(nats):.4f}"
             elif log_now:
                 told = f"train {min(values):.4f} to {max(values):.4f}"
@@ -452,13 +462,13 @@ def _logs(training: StackTraining) -> Iterator[Callable[..., None]]:
             place = logs / f"version_{max(there, default=-1) + 1}"
             place.mkdir()
             files.append(held.enter_context(open(place / "metrics.csv", "w", newline="")))
-            files[-1].write("learning_rate,seconds,step,train_nats_per_token,validation_nats_per_token\n")
+            files[-1].write(f"{','.join(LOGGED)}\n")
 
-        def log(step: int, train: Sequence[float], nats: Sequence[float] = ()) -> None:
+        def log(step: int, train: Sequence[float], validated: Sequence[Validation] = ()) -> None:
             rate, seconds = training.config.optimizer.rate_at(step - 1), round(training.seconds, 3)
             for number, file in enumerate(files):
-                row = [rate, seconds, step, train[number], ""] if train else ["", "", step, "", nats[number]]
-                csv.writer(file).writerow(row)
+                trained = [rate, seconds, step, train[number], "", ""] if train else []
+                csv.writer(file).writerow(trained or ["", "", step, "", *validated[number]])
                 file.flush()
 
         yield log

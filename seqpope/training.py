@@ -15,11 +15,11 @@ from torch import Tensor
 from seqpope.checkpoint import CheckpointInfo
 from seqpope.config import OptimizerConfig, TrainConfig
 from seqpope.data.datamodule import Batch
-from seqpope.data.shards import SCORED, Manifest, Split
+from seqpope.data.shards import Manifest, Split
 from seqpope.files import write_text
 from seqpope.model.transformer import Transformer
 from seqpope.muon import StackedMuon
-from seqpope.nll import batch_nats, score_split
+from seqpope.nll import Validation, batch_nats, validate
 from seqpope.provenance import provenance
 
 
@@ -235,13 +235,13 @@ class SequenceModule(lightning.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def validation_nats(self) -> float:
-        """Nats per scored token of the validation split, in fp32 whatever the training precision."""
+    def validated(self) -> Validation:
+        """The validation split's nats per scored token and accuracy, in fp32 whatever the training precision."""
         model = self.evaluated_model
         was_training = model.training
         model.eval()
         with torch.autocast(self.device.type, enabled=False):
-            nats = score_split(
+            found = validate(
                 model,
                 self.validation,
                 self.padding_id,
@@ -250,4 +250,4 @@ class SequenceModule(lightning.LightningModule):
                 device=self.device,
             )
         model.train(was_training)
-        return float(nats[(self.validation.flags & SCORED).astype(bool)].mean())
+        return found

@@ -19,6 +19,7 @@ from seqpope.errors import SeqpopeError
 from seqpope.evaluate import evaluate_run
 from seqpope.experiment import Interrupted, RunKeeper, choose_device, train, train_run
 from seqpope.model.config import ModelConfig
+from seqpope.nll import Validation
 from seqpope.progress import clock
 from seqpope.training import SequenceModule
 
@@ -206,7 +207,7 @@ class TestBestWeights:
     def config(self, tmp_path, monkeypatch):
         make_store(tmp_path)
         values = iter([3.0, 1.0, 2.0])
-        monkeypatch.setattr(SequenceModule, "validation_nats", lambda module: next(values))
+        monkeypatch.setattr(SequenceModule, "validated", lambda module: Validation(next(values), 0.5))
         return make_config(tmp_path)
 
     @pytest.mark.parametrize("stop_at", [None, 7, 9])

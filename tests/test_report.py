@@ -642,7 +642,8 @@ class TestCurves:
         (run / "logs" / "version_0").mkdir(parents=True)
         head = "learning_rate,step,train_nats_per_token\n"
         (run / "logs" / "version_0" / "metrics.csv").write_text(head + "0.1,10,3.0\n")
-        assert read_curve(run) == {"train_nats_per_token": [(10, 3.0)], "validation_nats_per_token": []}
+        nothing = {"validation_nats_per_token": [], "validation_accuracy": []}
+        assert read_curve(run) == {"train_nats_per_token": [(10, 3.0)], **nothing}
 
     def test_no_logs_no_picture(self, tmp_path):
         folder = tmp_path / "x"

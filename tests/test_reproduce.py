@@ -84,7 +84,8 @@ class TestShortened:
             assert short.optimizer.steps % short.eval_every == 0
             assert short.optimizer.warmup_steps < short.optimizer.steps
             assert short.optimizer.steps == pytest.approx(3000 * share, abs=30)
-        assert shortened(config, 1.0).optimizer == config.optimizer
+        whole = replace(config, eval_every=700)  # which does not divide them
+        assert shortened(whole, 1.0) == whole
         assert shortened(config, 0.5).optimizer.warmup_steps == 150
 
 
@@ -616,6 +617,15 @@ class TestClaims:
         (row,) = document["rows"]
         assert row["solved_at"] == [4]
         assert row["curves"][0][0] == [1, None]
+        # An accuracy tells more; of half it is not yet solved.
+        log.write_text(head.replace("\n", ",validation_accuracy\n") + "1,,2.0,0.5\n2,,1.0,0.501\n3,,0.1,0.9\n")
+        assert row_of(STUDY, ARMS[0], [run_folder])["solved_at"] == [2]
+        # What was never seen solved while training is so when tested, at the latest.
+        log.write_text(head + "1,,1.0\n2,,0.9\n")
+        result = json.loads((run_folder / "result.json").read_text())
+        for accuracy, at in ((0.5, None), (0.51, result["trained"]["step"])):
+            (run_folder / "result.json").write_text(json.dumps({**result, "accuracy": accuracy}))
+            assert row_of(STUDY, ARMS[0], [run_folder])["solved_at"] == [at]
         json.dumps(document, allow_nan=False)
         draw_study(document)
 

@@ -149,6 +149,8 @@ def test_runs_are_those_of_seeds_trained_alone(data, tmp_path, average, delta, b
                 values = [curve(run, column) for run in pair]
                 assert len(values[0]) == len(values[1]) > 0
                 np.testing.assert_allclose(*values, rtol=close)
+            np.testing.assert_allclose(*[curve(run, "validation_accuracy") for run in pair], atol=0.02)
+            assert len(curve(pair[0], "validation_accuracy")) == 2
             results = [json.loads((run / "result.json").read_text()) for run in pair]
             assert results[0]["nats_per_token"] == pytest.approx(results[1]["nats_per_token"], rel=close)
             assert results[0]["trained"]["step"] == results[1]["trained"]["step"]

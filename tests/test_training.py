@@ -303,42 +303,46 @@ def make_module(validation, model=None, **optimizer):
 class TestValidation:
     def test_is_the_mean_over_scored_tokens(self):
         split = make_split([30, 9, 17], unscored=3)
+        split.tokens[10:25] = split.tokens[9]  # an untrained model tells what it read
         module = make_module(split)
         model = module.model.eval()
-        nats = score_split(model, split, PADDING, length=8, stride=4)
+        right = np.zeros(len(split.tokens), bool)
+        nats = score_split(model, split, PADDING, length=8, stride=4, right=right)
         scored = (split.flags & SCORED).astype(bool)
         assert 0 < scored.sum() < len(scored)
         assert not math.isclose(nats[scored].mean(), nats.mean(), rel_tol=1e-6)
-        assert module.validation_nats() == pytest.approx(nats[scored].mean(), rel=1e-6)
+        found = module.validated()
+        assert found.nats == pytest.approx(nats[scored].mean(), rel=1e-6)
+        assert found.accuracy == right[scored].mean() != right.mean()
 
     def test_dropout_is_off_and_training_goes_on(self):
         module = make_module(make_split([30]))
         module.train()
-        assert module.validation_nats() == module.validation_nats()
+        assert module.validated() == module.validated()
         assert module.model.training
 
     def test_is_fp32_under_autocast(self):
         module = make_module(make_split([30]))
-        exact = module.validation_nats()
+        exact = module.validated()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert module.validation_nats() == exact
+            assert module.validated() == exact
 
     def test_draws_nothing(self):
         module = make_module(make_split([30]))
         before = torch.get_rng_state()
-        module.validation_nats()
+        module.validated()
         assert torch.equal(torch.get_rng_state(), before)
 
     def test_the_average_is_what_is_validated(self):
         module = make_module(make_split([30]), average_decay=0.9)
         assert module.evaluated_model is module.average
-        before = module.validation_nats()
+        before = module.validated()
         with torch.no_grad():
             module.model.embedding.weight.mul_(10)
-        assert module.validation_nats() == before
+        assert module.validated() == before
         with torch.no_grad():
             module.average.embedding.weight.mul_(10)
-        assert module.validation_nats() != before
+        assert module.validated() != before
         assert not any(p.requires_grad for p in module.average.parameters())
         assert make_module(make_split([30])).evaluated_model is not None
 

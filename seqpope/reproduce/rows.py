@@ -95,18 +95,28 @@ def row_of(study: Study, arm: Arm, paths: Sequence[Path], share: float = 1.0) ->
         "differs_from_preset": _differs(arm, recipe(results[0]["config"]), share),
     }
     if study.measure == "accuracy":
-        curves = [
-            read_curve(Path(r["folder"]))["validation_nats_per_token"] if "folder" in r else [] for r in results
-        ]
+        logged = [read_curve(Path(r["folder"])) if "folder" in r else {} for r in results]
+        curves = [each.get("validation_nats_per_token", []) for each in logged]
         # No number is null: JSON has no nan.
         row["curves"] = [
             [[step, nats if math.isfinite(nats) else None] for step, nats in curve] for curve in curves if curve
         ]
         row["solved"] = sum(value > SOLVED for value in values)
-        row["solved_at"] = [next((step for step, nats in curve if nats < SOLVED_NATS), None) for curve in curves]
+        row["solved_at"] = [
+            _solved_at(each, step if value > SOLVED else None)
+            for each, value, step in zip(logged, values, row["best_step"], strict=True)
+        ]
     if arm.lengths and folders:
         row |= lengths_of(folders, arm.lengths, study.lengths_split)
     return row
+
+
+def _solved_at(logged: Mapping[str, Sequence[tuple[int, float]]], tested: int | None) -> int | None:
+    """The first step at which validation or, at `tested`, the test shows that a task was solved."""
+    by_accuracy = [s for s, share in logged.get("validation_accuracy", ()) if 100 * share > SOLVED]
+    by_nats = [s for s, nats in logged.get("validation_nats_per_token", ()) if nats < SOLVED_NATS]
+    found = [*by_accuracy, *by_nats, *([] if tested is None else [tested])]
+    return min(found, default=None)
 
 
 def _differs(arm: Arm, found: dict[str, Any], share: float) -> dict[str, list[Any]]:

@@ -295,8 +295,7 @@ def _train_arm(
 
     config = arm_config(arm, seed=plan["seed"], seeds=plan["seeds"], side_by_side=study.side_by_side, **settings)
     config = replace(config, out=folder, name=slug(arm.label))
-    if plan["share"] < 1:
-        config = shortened(config, plan["share"])
+    config = shortened(config, plan["share"])
     place = folder / config.name
     try:
         train(config, resume=place, say=say)

@@ -126,7 +126,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         "steps",
         "minutes to the best step",
     ]
-    head += ["seeds solved (95% interval)", "surely solved at step"] if accuracy else ["best at step"]
+    head += ["seeds solved (95% interval)", "solved by step"] if accuracy else ["best at step"]
     lines = []
     for row in document["rows"]:
         found = estimate(row["values"])
@@ -179,8 +179,9 @@ def markdown(document: Mapping[str, Any]) -> str:
     if accuracy:
         facts.append(
             f"Solved: accuracy over {SOLVED:g}%; the interval is the exact one of the share of seeds that are. "
-            f"Surely solved: the first validation below {SOLVED_NATS:.3f} nats (ln 2 / 2), where more than half "
-            "of the targets must be the likeliest token; it may have been solved before."
+            "Solved by step: the first validation with such an accuracy or, where accuracies were not logged, "
+            f"below {SOLVED_NATS:.3f} nats (ln 2 / 2), where more than half of the targets must be the likeliest "
+            "token, else the step that was tested; it may have been solved before."
         )
     parts.append(" ".join(facts))
     parts += [_difference_text(difference, digits, unit) for difference in document["differences"]]
