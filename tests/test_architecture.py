@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = [
     ["seqpope.__main__"],
     ["seqpope.cli"],
+    ["seqpope.commands"],
     ["seqpope.studio"],
     ["seqpope.reproduce"],
     ["seqpope.experiment", "seqpope.generate", "seqpope.score", "seqpope.examine", "seqpope.inspection"],
@@ -177,7 +178,7 @@ def test_modules_imported_by_name_are_those_of_the_table():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__")
     }
-    assert callers == {"seqpope.cli", "seqpope.domains.base", "seqpope.studio.worker"}
+    assert callers == {"seqpope.commands.training", "seqpope.domains.base", "seqpope.studio.worker"}
     for dataset in DATASETS.values():
         assert dataset.preparation in source_files("data_prep")
         assert dataset.tokenizer.partition(":")[0].startswith(f"seqpope.domains.{dataset.domain}.")
@@ -243,7 +244,6 @@ def test_encodings_are_named_in_one_place():
         "seqpope.figures",
         "seqpope.config",
         "seqpope.checkpoint",
-        "seqpope.cli",
         "seqpope.reproduce.studies",
     }
     for module, path in MODULES.items():

@@ -15,6 +15,7 @@ import yaml
 
 import seqpope
 from seqpope import cli
+from seqpope.commands import sampling
 from seqpope.domains.base import DATASETS, KINDS
 from seqpope.errors import SeqpopeError
 
@@ -200,9 +201,9 @@ class TestKinds:
     def test_every_kind_has_options_of_generate(self):
         from inspect import signature
 
-        assert cli.GENERATORS.keys() == KINDS.keys()
-        for generator in cli.GENERATORS.values():
-            assert set(generator.options) < set(signature(cli.generate).parameters)
+        assert sampling.GENERATORS.keys() == KINDS.keys()
+        for generator in sampling.GENERATORS.values():
+            assert set(generator.options) < set(signature(sampling.generate).parameters)
         for dataset in DATASETS.values():
             if not dataset.samples:  # nothing is drawn from its models
                 assert dataset.domain not in {kind.domain for kind in KINDS.values()}

@@ -306,8 +306,8 @@ STUDIES = {
                 "(github PrashRangarajan/mapformer) found it all or nothing: 1 of 8 PoPE seeds at 100,000 "
                 "steps, 7 at 200,000.",
                 "On an H200, 8 seeds side by side take 18.7 ms a step with PoPE and 17.7 with RoPE: 31 and 30 "
-                "minutes an arm of 100,000 steps; by Muon 27 and 26 ms, 22 minutes an arm of 49,000. What decides whether it is learned: "
-                "`benchmarks/results/indexing-search.md`, and for a smaller task "
+                "minutes an arm of 100,000 steps; by Muon 27 and 26 ms, 22 minutes an arm of 49,000. What decides "
+                "whether it is learned: `benchmarks/results/indexing-search.md`, and for a smaller task "
                 "`benchmarks/results/indexing-small.md`.",
             ),
         ),
