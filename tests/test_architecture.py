@@ -25,7 +25,7 @@ FLOORS = [
     ["seqpope.studio"],
     ["seqpope.reproduce"],
     ["seqpope.experiment", "seqpope.generate", "seqpope.score", "seqpope.examine", "seqpope.inspection"],
-    ["seqpope.report", "seqpope.output", "seqpope.track", "seqpope.frequency_figures"],
+    ["seqpope.report", "seqpope.output", "seqpope.track"],
     ["seqpope.evaluate", "seqpope.figures"],
     ["seqpope.stack"],
     ["seqpope.training", "seqpope.sampling"],

@@ -18,21 +18,19 @@ from seqpope.data.shards import fingerprint, pack, write_store
 from seqpope.data.windows import window_inputs
 from seqpope.errors import SeqpopeError
 from seqpope.figures import load_pyplot
-from seqpope.inspection import (
+from seqpope.inspection.measure import (
     WHAT,
-    _delta_text,
     bands_of,
     choose_windows,
     describe_delta,
-    find_models,
-    inspect_models,
-    inspect_to,
-    look_back,
     measure_magnitudes,
     shares,
     watched,
     wrapped,
 )
+from seqpope.inspection.models import find_models, inspect_models
+from seqpope.inspection.text import _delta_text, look_back
+from seqpope.inspection.writing import inspect_to
 from seqpope.kernels.reference import pope_scores, rope_scores
 from seqpope.model.config import ModelConfig
 from seqpope.model.transformer import Transformer
@@ -273,7 +271,7 @@ class TestDelta:
 def drawn(monkeypatch):
     """Figures as they are before seconds are spent on making PNG of them."""
     figures = []
-    monkeypatch.setattr("seqpope.frequency_figures.as_png", lambda figure: figures.append(figure) or PNG)
+    monkeypatch.setattr("seqpope.inspection.figures.as_png", lambda figure: figures.append(figure) or PNG)
     yield figures
     for figure in figures:
         load_pyplot().close(figure)

@@ -144,7 +144,9 @@ def inspect(
         batch_tokens: About how many of them at once; less takes less memory.
         device: Where to compute.
     """
-    from seqpope.inspection import beyond, inspect_models, inspect_to
+    from seqpope.inspection.models import inspect_models
+    from seqpope.inspection.text import beyond
+    from seqpope.inspection.writing import inspect_to
 
     result = inspect_models(
         runs,

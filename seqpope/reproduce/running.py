@@ -86,7 +86,8 @@ def make_plan(
 
 def _inspect(runs: Mapping[str, Sequence[Path]], folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Write what the models use each frequency for to folder/inspect; return the gist of it."""
-    from seqpope.inspection import inspect_models, inspect_to
+    from seqpope.inspection.models import inspect_models
+    from seqpope.inspection.writing import inspect_to
 
     folders = [path for paths in runs.values() for path in paths if path.is_dir()]
     found = inspect_models(folders, settings.get("data_folder"), device=settings.get("device", "auto"))
@@ -96,7 +97,7 @@ def _inspect(runs: Mapping[str, Sequence[Path]], folder: Path, settings: Mapping
 
 def _gist(groups: Mapping[str, Any]) -> dict[str, Any]:
     """Of what `inspect_models` finds, what a study's document holds."""
-    from seqpope.inspection import band_title, beyond
+    from seqpope.inspection.text import band_title, beyond
 
     return {
         label: {
