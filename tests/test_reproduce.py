@@ -12,10 +12,13 @@ from tiny_study import ARMS, STUDY, TINY, prepare_data, run
 from data_prep.indexing import prepare
 from seqpope import cli
 from seqpope.config import TrainConfig
+from seqpope.data.shards import find_store
+from seqpope.domains.base import open_store
 from seqpope.errors import SeqpopeError
 from seqpope.files import held
 from seqpope.presets import presets
-from seqpope.reproduce import running
+from seqpope.reproduce import budget
+from seqpope.reproduce.budget import Cost, measure_cost
 from seqpope.reproduce.figures import draw_study
 from seqpope.reproduce.rows import SOLVED_NATS, row_of, standing_for
 from seqpope.reproduce.studies import STUDIES, Arm, arm_config, find_studies, meant, shortened, slug
@@ -147,20 +150,52 @@ class TestRun:
             run(data, tmp_path, only=["PoPE"], seeds=3)
 
     def test_a_budget_shortens_every_arm_alike(self, data, tmp_path, monkeypatch):
-        monkeypatch.setattr(running, "step_seconds", lambda config: 10.0 if config.position == "pope" else 20.0)
-        # 6 steps of 10 and of 20 s: 180 s in all; 0.9 x 100 s is half of it.
-        document, said = run(data, tmp_path, budget=100 / 60)
+        costs = {"pope": Cost(10.0, 7.0), "rope": Cost(20.0, 11.0)}
+        monkeypatch.setattr(budget, "measure_cost", lambda config, lengths: costs[config.position])
+        # 6 steps of 10 and of 20 s: 180 s in all; 0.9 x 120 s less 18 s beside them is half of it.
+        document, said = run(data, tmp_path, budget=2)
         assert document["share"] == pytest.approx(0.5)
         assert [row["steps"] for row in document["rows"]] == [[2], [2]]
         assert "**50% of the recipes' steps**, to fit a budget." in markdown(document)
-        assert any("all steps would take 3 minutes" in line for line in said)
-        monkeypatch.setattr(running, "step_seconds", lambda config: pytest.fail("probed again"))
-        assert run(data, tmp_path, budget=100 / 60)[0] == document
+        assert "PoPE, tiny: 10000.0 ms a step, 7 s beside them" in said
+        assert "all would take 3 minutes; 50.0% of the steps fit into 2" in said
+        monkeypatch.setattr(budget, "measure_cost", lambda *_: pytest.fail("probed again"))
+        assert run(data, tmp_path, budget=2)[0] == document
 
-    def test_a_step_is_timed(self, data):
-        config = arm_config(ARMS[0], data_folder=data, device="cpu", seeds=2, side_by_side=True)
-        assert 0 < running.step_seconds(config) < 5
-        assert 0 < running.step_seconds(replace(config, side_by_side=False)) < 5
+    def test_a_budget_that_tests_alone_would_use_up(self, data, tmp_path, monkeypatch):
+        monkeypatch.setattr(budget, "measure_cost", lambda *_: Cost(0.001, 30.0))
+        with pytest.raises(
+            SeqpopeError, match=r"tests alone take about 1\.0 minutes: give a --budget of more than 1\.1"
+        ):
+            run(data, tmp_path, budget=1)
+        assert not (tmp_path / "tiny" / "plan.yaml").exists()
+        assert run(data, tmp_path, budget=1.2)[0]["share"] == 1.0
+
+    @pytest.mark.parametrize("side_by_side", [True, False])
+    def test_a_run_is_timed(self, data, side_by_side):
+        config = arm_config(ARMS[0], data_folder=data, device="cpu", seeds=2, side_by_side=side_by_side)
+        cost = measure_cost(config)
+        assert 0 < cost.step < 5
+        assert 0 < cost.around < 120
+
+    def test_what_a_run_takes_beside_its_steps(self, data, monkeypatch):
+        """Steps of 0.5 s after 5 s of compiling, and 16 s for the rest of a run with one validation."""
+
+        def trained(config, folder, **_):
+            log = folder / "logs" / "version_0" / "metrics.csv"
+            log.parent.mkdir(parents=True)
+            log.write_text("seconds,step\n7.0,4\n9.0,8\n,8\n")
+            return [folder]
+
+        clock = iter([100.0, 125.0])
+        monkeypatch.setattr("seqpope.experiment.train_runs", trained)
+        monkeypatch.setattr("seqpope.reproduce.budget.time.perf_counter", lambda: next(clock))
+        config = arm_config(ARMS[0], data_folder=data, device="cpu")
+        cost = measure_cost(config, lengths=3)
+        store = open_store(find_store(data, "indexing"))
+        test = 16 * len(store.split("test").tokens) / len(store.split("validation").tokens)
+        assert cost.step == pytest.approx(0.5)
+        assert cost.around == pytest.approx(5 + 2 * 16 + 4 * test)  # 6 steps are validated twice
 
     def test_finished_runs_are_taken(self, data, tmp_path, whole):
         from seqpope.report import compare

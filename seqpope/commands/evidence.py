@@ -32,7 +32,8 @@ def reproduce(
     Args:
         study: Its name, or what several begin with; or `results`: one Markdown file of all documents.
         take: Finished runs that stand for an arm.
-        budget: Minutes of training, for which every run is shortened alike; all steps if not given.
+        budget: Minutes that training, validation and tests may take, for which every run is shortened alike; all
+            steps if not given. What --take names costs nothing; --jobs makes it less.
         share: Share of the recipes' steps to train, for work that is spread over several machines.
         seed: The first.
         seeds: Runs of each arm; as many as the study has if not given.

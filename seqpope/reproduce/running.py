@@ -10,7 +10,6 @@ OUT/STUDY/
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,67 +20,13 @@ import yaml
 from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
 from seqpope.files import held, write_text
+from seqpope.reproduce.budget import fitting_share
 from seqpope.reproduce.rows import check_alike, is_document, measured_on, row_of
 from seqpope.reproduce.spreading import train_spread
 from seqpope.reproduce.studies import Arm, Study, arm_config, meant, shortened, slug
 from seqpope.reproduce.summary import check_whole, summarise, write_study
 from seqpope.results import RESULT, load_results
 from seqpope.signals import Interrupted
-
-# The second half is timed: compiling and warming up are then over. A CPU compiles nothing and may take minutes a
-# step.
-PROBE_STEPS = {"cuda": 96, "cpu": 8}
-OF_BUDGET = 0.9  # the rest is for compiling, validation and tests
-
-
-def step_seconds(config: TrainConfig) -> float:
-    """Seconds a training step takes on this machine, with all seeds if they are trained side by side."""
-    import csv
-
-    from seqpope.experiment import train_runs
-    from seqpope.provenance import choose_device
-
-    last = PROBE_STEPS[choose_device(config.device)]
-    with tempfile.TemporaryDirectory(prefix="seqpope-probe-") as place:
-        optimizer = replace(config.optimizer, steps=last, warmup_steps=1)
-        seeds = config.seeds if config.side_by_side else 1
-        probe = replace(config, optimizer=optimizer, eval_every=last, seeds=seeds)
-        run = train_runs(probe, Path(place), say=lambda _: None, test=False)[0]
-        with open(run / "logs" / "version_0" / "metrics.csv", newline="") as file:
-            times = {int(row["step"]): float(row["seconds"]) for row in csv.DictReader(file) if row["seconds"]}
-    return (times[last] - times[last // 2]) / (last - last // 2)
-
-
-def make_plan(
-    study: Study,
-    arms: Sequence[Arm],
-    seeds: int,
-    budget: float | None,
-    share: float,
-    say: Callable[[str], None],
-    **settings: Any,
-) -> dict[str, Any]:
-    """What share of its steps each arm gets: `share`, or what makes all take `budget` minutes together."""
-    seconds = {}
-    if budget is not None and arms:
-        for arm in arms:
-            config = arm_config(arm, seeds=seeds, side_by_side=study.side_by_side, **settings)
-            try:
-                seconds[arm.label] = step_seconds(config)
-            except Interrupted:
-                raise Interrupted("stopped while steps were timed; the same command begins again") from None
-            say(f"{arm.label}: {seconds[arm.label] * 1000:.1f} ms a step")
-        runs = 1 if study.side_by_side else seeds
-        whole = sum(runs * seconds[arm.label] * arm_config(arm, **settings).optimizer.steps for arm in arms)
-        share = min(1.0, OF_BUDGET * budget * 60 / whole)
-        say(f"all steps would take {whole / 60:.0f} minutes, {share:.1%} of them fit into {budget:g}")
-    return {
-        "study": study.name,
-        "arms": [arm.label for arm in arms],
-        "seeds": seeds,
-        "budget": budget,
-        "share": share,
-    }
 
 
 def _inspect(runs: Mapping[str, Sequence[Path]], folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +133,8 @@ def run_study(
     """Train what is missing of a study, and write its JSON, table and figure to `out`/NAME.
 
     Args:
-        budget: minutes for all training; every arm then gets the same share of its steps.
+        budget: minutes for all that is to be trained and tested, one run after another; every arm then gets the
+            same share of its steps.
         share: of its steps that every arm gets, where there is no budget.
         seed: the first.
         seeds: of each arm, the study's if None.
@@ -261,8 +207,9 @@ def run_study(
     with held(folder, "give another --out"):
         plan = _take_up(folder / "plan.yaml", asked)
         if plan is None:
-            plan = make_plan(study, arms, seeds, budget, share, say, **settings)
-            plan |= {"seed": seed, "spread": jobs > 1, "data": data}
+            if budget is not None and arms:
+                share = fitting_share(study, arms, seeds, budget, say, **settings)
+            plan = {**asked, "share": share, "spread": jobs > 1}
             if arms:
                 write_text(folder / "plan.yaml", yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
         else:
