@@ -13,7 +13,7 @@ ITERATIONS, SMALLEST_NORM = 5, 1e-7
 
 
 class StackedMuon(torch.optim.Optimizer):
-    """`torch.optim.Muon(..., adjust_lr_fn="match_rms_adamw")` of parameters (M, A, B), M matrices each.
+    """`torch.optim.Muon(..., adjust_lr_fn="match_rms_adamw")` of fp32 parameters (M, A, B), M matrices each.
 
     Matrices of one shape are orthogonalised in one batch, over parameters and models.
     """
@@ -34,8 +34,9 @@ class StackedMuon(torch.optim.Optimizer):
         super().__init__(
             params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "precision": precision}
         )
-        if not 0 < momentum < 1:
-            raise ValueError(f"expected a momentum between 0 and 1, {momentum} came")
+        for group in self.param_groups:
+            if not 0 < group["momentum"] < 1:
+                raise ValueError(f"expected a momentum between 0 and 1, {group['momentum']} came")
         for parameter in (p for group in self.param_groups for p in group["params"]):
             if parameter.dim() != 3:
                 raise ValueError(f"expected parameters (M, A, B), one of shape {tuple(parameter.shape)} came")

@@ -37,6 +37,49 @@ def test_steps_are_those_of_torch(models):
         assert (parameter - before[n]).abs().mean() > 0.02  # ten times what the two may differ by
 
 
+def by_the_formula(weight, gradients, rates, decay, momentum=0.95):
+    """One matrix after Jordan et al. 2024 with the step's size of torch's match_rms_adamw, in fp64."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    buffer = torch.zeros_like(weight)
+    for gradient, rate in zip(gradients, rates, strict=True):
+        buffer = momentum * buffer + (1 - momentum) * gradient
+        x = momentum * buffer + (1 - momentum) * gradient
+        x = x / x.norm()
+        for _ in range(5):
+            x = a * x + b * x @ x.T @ x + c * x @ x.T @ x @ x.T @ x
+        weight = weight - rate * decay * weight - rate * 0.2 * max(weight.shape) ** 0.5 * x
+    return weight
+
+
+def test_steps_are_those_of_the_formula():
+    torch.manual_seed(0)
+    stacked = [torch.nn.Parameter(torch.randn(3, *shape, dtype=torch.float64)) for shape in SHAPES]
+    optimizer = StackedMuon(stacked, lr=1.0, weight_decay=0.3, precision=torch.float64)
+    every = [[g.double() for g in gradients(step, 3)] for step in range(5)]
+    rates = [0.05 / (step + 1) for step in range(5)]
+    expected = [
+        torch.stack([by_the_formula(p[m].detach(), [g[n][m] for g in every], rates, 0.3) for m in range(3)])
+        for n, p in enumerate(stacked)
+    ]
+    for step, rate in enumerate(rates):
+        optimizer.param_groups[0]["lr"] = rate
+        for parameter, gradient in zip(stacked, every[step], strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+    torch.testing.assert_close([p.detach() for p in stacked], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("asked", [{}, {"precision": torch.float32}])
+def test_matrices_are_orthogonalised_in_the_precision_asked_for(monkeypatch, asked):
+    seen = []
+    monkeypatch.setattr("seqpope.muon.orthogonal", lambda x, scale: seen.append(x.dtype) or x)
+    parameter = torch.nn.Parameter(torch.ones(2, 3, 4))
+    parameter.grad = torch.ones(2, 3, 4)
+    StackedMuon([parameter], lr=0.1, weight_decay=0.5, **asked).step()
+    assert seen == [asked.get("precision", torch.bfloat16)]
+    assert parameter.dtype == torch.float32
+
+
 def test_singular_values_become_one_or_so():
     x = (
         torch.randn(4, 6, 15, generator=torch.Generator().manual_seed(0))
@@ -77,3 +120,9 @@ def test_what_it_does_not_take_is_refused():
         StackedMuon([torch.nn.Parameter(torch.ones(3, 4))], lr=0.1, weight_decay=0.0)
     with pytest.raises(ValueError, match="no closure"):
         StackedMuon([torch.nn.Parameter(torch.ones(2, 3, 4))], lr=0.1, weight_decay=0.0).step(lambda: 0)
+    for momentum in (0.0, 1.0, float("nan")):
+        with pytest.raises(ValueError, match="expected a momentum between 0 and 1"):
+            StackedMuon([torch.nn.Parameter(torch.ones(2, 3, 4))], lr=0.1, weight_decay=0.0, momentum=momentum)
+    own = [{"params": [torch.nn.Parameter(torch.ones(2, 3, 4))], "momentum": 0.0}]
+    with pytest.raises(ValueError, match="expected a momentum between 0 and 1"):
+        StackedMuon(own, lr=0.1, weight_decay=0.0)

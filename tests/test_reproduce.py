@@ -655,6 +655,13 @@ class TestClaims:
         # An accuracy tells more; of half it is not yet solved.
         log.write_text(head.replace("\n", ",validation_accuracy\n") + "1,,2.0,0.5\n2,,1.0,0.501\n3,,0.1,0.9\n")
         assert row_of(STUDY, ARMS[0], [run_folder])["solved_at"] == [2]
+        # Logs of an older version, gone on with: the first that is solved, by whatever tells.
+        log.write_text(head + "1,,0.2\n")
+        newer = log.parent.parent / "version_1" / "metrics.csv"
+        newer.parent.mkdir()
+        newer.write_text(head.replace("\n", ",validation_accuracy\n") + "2,,2.0,0.7\n")
+        assert row_of(STUDY, ARMS[0], [run_folder])["solved_at"] == [1]
+        shutil.rmtree(newer.parent)
         # What was never seen solved while training is so when tested, at the latest.
         log.write_text(head + "1,,1.0\n2,,0.9\n")
         result = json.loads((run_folder / "result.json").read_text())

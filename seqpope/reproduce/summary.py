@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,10 @@ def markdown(document: Mapping[str, Any]) -> str:
             f"{sum(minutes) / len(minutes):.1f}" if minutes else "not recorded",
         ]
         if accuracy:
-            steps = [f"{step:,}" for step in row["solved_at"] if step is not None]
+            times = Counter(step for step in row["solved_at"] if step is not None)
+            steps = [
+                f"{step:,}" + (f" ({count} seeds)" if count > 1 else "") for step, count in sorted(times.items())
+            ]
             low, high = rate_interval(row["solved"], len(row["seeds"]))
             cells += [f"{row['solved']} of {len(row['seeds'])} ({low:.0%} to {high:.0%})", ", ".join(steps)]
         else:
