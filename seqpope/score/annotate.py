@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,9 @@ T = TypeVar("T")
 FORMAT = 2  # of part files, raised too when scores come to mean something else
 ENDINGS = (".vcf", ".vcf.gz", ".tsv", ".parquet")
 SHORTEST = 4  # tokens of a window: a base at least behind the longest allele
-BATCH = 32  # records whose windows are read together
+UNIT = 8  # records, at least, whose scores are kept as soon as they are known
+# Records whose windows are read together; 32 take minutes of a CPU, of which nothing would be seen.
+TOGETHER = {"cuda": 32, "cpu": 2}
 MOST_UNITS = 2000
 TOLD = 5  # line numbers that are named
 DOUBTED = 10  # mismatches of REF, if they are most records, that make it useless to go on
@@ -222,7 +224,7 @@ class Annotation:
             "phases": " ".join(map(str, chosen)),
             "strand": strand,
         }
-        self.size = max(BATCH, math.ceil(self.found.records / MOST_UNITS / BATCH) * BATCH)  # records of a unit
+        self.size = max(UNIT, math.ceil(self.found.records / MOST_UNITS))  # records of a unit
         self.units = math.ceil(self.found.records / self.size)
         said = json.dumps([FORMAT, self.size, sha256_of(self.file.path), self.options])
         self._key = hashlib.sha256(said.encode()).hexdigest()[:16]
@@ -241,26 +243,40 @@ class Annotation:
         return sum(min(self.size, self.found.records - unit * self.size) for unit in units)
 
     def compute(
-        self, units: Sequence[int], likelihood: Likelihoods, progress: Callable[[int], None] | None = None
+        self,
+        units: Sequence[int],
+        likelihood: Likelihoods,
+        progress: Callable[[int], None] | None = None,
+        *,
+        together: int = 2,
     ) -> None:
-        """Score units and keep what comes out; `progress` is called with the records done."""
+        """Score units and keep what comes out.
+
+        Args:
+            progress: called with the records done.
+            together: records whose windows are read at once.
+        """
         wanted, done = set(units), 0
-        for unit, records in enumerate(_batched(self.file, self.size)):
-            if unit not in wanted:
-                continue
-            scores: list[list[Score]] = []
-            waiting = None  # while a GPU reads some windows the next ones are made
-            for some in (*_batched(records, BATCH), None):
-                asked = None
-                if some is not None:
-                    asked = score_records(some, self.contigs, likelihood, **self._reading)
-                if waiting is not None:
-                    scores += waiting()
-                    if progress is not None:
-                        progress(done + len(scores))
-                waiting = asked
-            write_bytes(self.part(unit), _packed(scores))
-            done += len(scores)
+        left = deque((unit, self.records([unit])) for unit in sorted(units))
+        batches = _batched(self.file, self.size)
+        records = (record for unit, some in enumerate(batches) if unit in wanted for record in some)
+        scores: list[list[Score]] = []  # those of the units in `left`, as far as they are known
+        waiting = None  # while a GPU reads some windows the next ones are made
+        for some in itertools.chain(_batched(records, together), [None]):
+            asked = None
+            if some is not None:
+                asked = score_records(some, self.contigs, likelihood, **self._reading)
+            if waiting is not None:
+                found = waiting()
+                scores += found
+                done += len(found)
+                while left and len(scores) >= left[0][1]:
+                    unit, count = left.popleft()
+                    write_bytes(self.part(unit), _packed(scores[:count]))
+                    del scores[:count]
+                if progress is not None:
+                    progress(done)
+            waiting = asked
 
     def write(self) -> Summary:
         """Write the output from all units' scores."""
@@ -385,7 +401,12 @@ class Job(Annotation):
         if already and not quiet:
             _say(f"{self.out.name}: going on, {already} of {total} variants are there")
         shown = Progress(self.out.name, "variants", already=already)
-        self.compute(units, likelihood, None if quiet else lambda done: shown(already + left * done // own, total))
+        self.compute(
+            units,
+            likelihood,
+            None if quiet else lambda done: shown(already + left * done // own, total),
+            together=TOGETHER[likelihood.device.type],
+        )
 
     def merge(self) -> dict[str, Any]:
         """Write the output from all units' scores, and the sidecar; what is in it."""

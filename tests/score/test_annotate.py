@@ -73,12 +73,12 @@ def write(path, lines=LINES, header=HEADER, columns=COLUMNS):
     return path
 
 
-def run(vcf, out, model=None, progress=None, rank=0, world=1, **options):
+def run(vcf, out, model=None, progress=None, rank=0, world=1, together=2, **options):
     """A process's share of the units, those of all but the first left to others; the last to come writes."""
     model = model or Chain(borders=True)
     options = {"k": model.k, "window": model.length, "made": MADE, "tell": pytest.fail, **options}
     job = Annotation(vcf, GENOME, out, **options)
-    job.compute(job.missing() if world == 1 else range(rank, job.units, world), model, progress)
+    job.compute(job.missing() if world == 1 else range(rank, job.units, world), model, progress, together=together)
     if job.missing():
         return None
     summary = job.write()
@@ -178,7 +178,7 @@ def test_what_comes_out_of_order_is_sorted_and_scored_the_same(tmp_path):
 
 
 def test_parts_shards_and_lone_records_give_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr("seqpope.score.annotate.BATCH", 2)
+    monkeypatch.setattr("seqpope.score.annotate.UNIT", 2)
     run(write(tmp_path / "in.vcf"), tmp_path / "whole.vcf")
     usual = infos(tmp_path / "whole.vcf")
     for rank in (2, 0, 1):
@@ -186,6 +186,11 @@ def test_parts_shards_and_lone_records_give_the_same(tmp_path, monkeypatch):
         assert (summary is None) == (rank != 1)
         assert (tmp_path / "out.vcf").exists() == (rank == 1)
     assert infos(tmp_path / "out.vcf") == usual
+    for together in (1, 3, 100):  # records read at once end within units, or are of several
+        seen = []
+        run(write(tmp_path / "in.vcf"), tmp_path / "out.vcf", progress=seen.append, together=together)
+        assert infos(tmp_path / "out.vcf") == usual
+        assert seen == [*range(together, len(LINES), together), len(LINES)]
     alone = {}
     for line in LINES:
         run(write(tmp_path / "one.vcf", [line]), tmp_path / "one-out.vcf", tell=lambda text: None)
@@ -207,7 +212,7 @@ def test_a_trained_models_scores_do_not_depend_on_what_else_is_in_the_file(tmp_p
 
 
 def test_an_interrupted_start_is_gone_on_with(tmp_path, monkeypatch):
-    monkeypatch.setattr("seqpope.score.annotate.BATCH", 2)
+    monkeypatch.setattr("seqpope.score.annotate.UNIT", 2)
     vcf, model = write(tmp_path / "in.vcf"), Chain()
     run(vcf, tmp_path / "whole.vcf", model)
     all_rows, model.rows, begin = model.rows, 0, model.begin
@@ -385,7 +390,7 @@ def test_the_command(here, capsys):
 
 def test_processes_share_the_units(here, monkeypatch):
     """What each of two does, one after the other: that they are started and wait is tested where regions are."""
-    monkeypatch.setattr("seqpope.score.annotate.BATCH", 2)
+    monkeypatch.setattr("seqpope.score.annotate.UNIT", 2)
     asked = {
         "checkpoint": here / "m.safetensors",
         "fasta": here / "g.fa",
