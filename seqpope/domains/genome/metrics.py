@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from seqpope.domains.genome.bases import BASES
+from seqpope.markdown import table
 
 KS = range(1, 7)
 SEEDS = (32, 20, 12, 6, 1)  # bases; whoever shares fewer is looked for with the next
@@ -346,13 +347,12 @@ def render(result: dict[str, Any]) -> str:
     if result["windows"] is not None:
         sets += [("pooled", {"gc": None, "divergence": result["pooled"]}), ("training windows", result["windows"])]
     heads = {"samples": f"samples ({len(result['samples'])})", "pooled": "all samples together"}
-    lines = ["| | " + " | ".join(heads.get(name, name) for name, _ in sets) + " |", "|---|" + "---|" * len(sets)]
-    lines.append("| % of G and C | " + " | ".join(_cell(found["gc"], 100, 1) for _, found in sets) + " |")
+    lines = [["% of G and C", *[_cell(found["gc"], 100, 1) for _, found in sets]]]
     if result["windows"] is not None:
         for k in KS:
             cells = [_cell(found["divergence"][str(k)], 1, 4) for _, found in sets]
-            lines.append(f"| {k}-mers: bits from the training sequences | " + " | ".join(cells) + " |")
-    text = ["\n".join(lines)]
+            lines.append([f"{k}-mers: bits from the training sequences", *cells])
+    text = [table(["", *[heads.get(name, name) for name, _ in sets]], lines, aligned=True)]
     strands = "both strands" if result["both_strands"] else "the forward strand"
     if result["windows"] is not None:
         text.append(

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from seqpope.domains.music.chorales.codec import SILENCE, STEPS_PER_QUARTER, VOICES, Chorale
+from seqpope.domains.music.tables import table_of
 from seqpope.errors import SeqpopeError
 
 STEPS_PER_BAR = 4 * STEPS_PER_QUARTER
@@ -587,28 +588,13 @@ ROWS = [
 
 def render(result: dict[str, Any]) -> str:
     """What `examine` found as Markdown: a table, what it means, and a sentence for each sample that copies."""
-    sets = [(name, result[name]) for name in ("samples", "reference") if result[name] is not None]
-    table = [["", *[f"{name} ({len(found['pieces'])})" for name, found in sets]]]
-    for label, key, scale, digits in ROWS:
-        cells = []
-        for _, found in sets:
-            mean, sd = found["mean"].get(key), found["sd"].get(key)
-            spread = "" if sd is None else f" ± {scale * sd:.{digits}f}"
-            cells.append("" if mean is None else f"{scale * mean:.{digits}f}{spread}")
-        if any(cells):
-            table.append([label, *cells])
+    sets = {name: result[name] for name in ("samples", "reference") if result[name] is not None}
+    ranges = []
     for voice in VOICES:
-        ends = [found["range"][voice] for _, found in sets]
-        table.append(
-            [f"{voice}: lowest to highest", *["silent" if e is None else f"{e[0]} to {e[1]}" for e in ends]]
-        )
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    table.insert(1, ["-" * width for width in widths])
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in table
-    ]
-    return "\n\n".join(["\n".join(lines), _legend(result), *_copies_text(result)]) + "\n"
+        ends = [found["range"][voice] for found in sets.values()]
+        told = ["silent" if e is None else f"{e[0]} to {e[1]}" for e in ends]
+        ranges.append([f"{voice}: lowest to highest", *told])
+    return "\n\n".join([table_of(sets, ROWS, ranges), _legend(result), *_copies_text(result)]) + "\n"
 
 
 def _legend(result: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from seqpope.domains.music.chorales.metrics import SCALE, divergence, turned_to_scale
 from seqpope.domains.music.piano.codec import Performance
 from seqpope.domains.music.piano.corpus import is_stretched
+from seqpope.domains.music.tables import table_of
 from seqpope.errors import SeqpopeError
 
 WIDEST = 24  # intervals beyond two octaves are counted as these
@@ -345,19 +346,9 @@ ROWS = [
 
 def render(result: dict[str, Any]) -> str:
     """What `examine` found as Markdown: a table, what it means, and a sentence for each sample that copies."""
-    sets = [(name, result[name]) for name in ("samples", "reference") if result[name] is not None]
-    lines = ["| | " + " | ".join(f"{name} ({len(found['pieces'])})" for name, found in sets) + " |"]
-    lines.append("|---|" + "---|" * len(sets))
-    for label, key, scale, digits in ROWS:
-        cells = []
-        for _, found in sets:
-            mean, sd = found["mean"].get(key), found["sd"].get(key)
-            spread = "" if sd is None else f" ± {scale * sd:.{digits}f}"
-            cells.append("" if mean is None else f"{scale * mean:.{digits}f}{spread}")
-        if any(cells):
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-    ends = " | ".join(f"{found['range'][0]} to {found['range'][1]}" for _, found in sets)
-    lines.append(f"| lowest to highest pitch | {ends} |")
+    sets = {name: result[name] for name in ("samples", "reference") if result[name] is not None}
+    ends = [f"{found['range'][0]} to {found['range'][1]}" for found in sets.values()]
+    told = table_of(sets, ROWS, [["lowest to highest pitch", *ends]])
     text = "Mean over pieces ± sample standard deviation."
     if result["reference"] is not None:
         text += (
@@ -365,7 +356,7 @@ def render(result: dict[str, Any]) -> str:
             "the median. Bits: Jensen-Shannon divergence from all excerpts together; an excerpt is compared with "
             "the others."
         )
-    return "\n\n".join(["\n".join(lines), text, *_copies_text(result)]) + "\n"
+    return "\n\n".join([told, text, *_copies_text(result)]) + "\n"
 
 
 def _copies_text(result: dict[str, Any]) -> list[str]:
