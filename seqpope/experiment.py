@@ -108,7 +108,8 @@ class RunKeeper(lightning.Callback):
         self._tick = time.perf_counter()
 
     def _validate(self, trainer: lightning.Trainer, module: SequenceModule, step: int) -> None:
-        nats, accuracy = module.validated()
+        found = module.validated()
+        nats = found.nats
         _refuse_infinite(nats, step)  # a good loss can have a gradient that is not
         better = nats < self.best
         if better:
@@ -120,7 +121,8 @@ class RunKeeper(lightning.Callback):
                 "steps": self.config.optimizer.steps,
             }
             save_checkpoint(self.folder / BEST, module.evaluated_model, self.info)
-        self._log(trainer, step, {"validation_nats_per_token": nats, "validation_accuracy": accuracy})
+        values = {"validation_nats_per_token": nats, "validation_accuracy": found.accuracy}
+        self._log(trainer, step, {**values, "validation_seconds": found.seconds})
         self._save_last(trainer)
         self._show(step, f"validation {nats:.4f}" + (" (best)" if better else ""))
 

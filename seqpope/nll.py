@@ -6,9 +6,9 @@ and divide once at the end.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -154,11 +154,19 @@ def score_split(
     return nats
 
 
-class Validation(NamedTuple):
-    """What a split's scored targets come to: mean nats, and the share of them that were the likeliest token."""
+@dataclass(frozen=True)
+class Validation:
+    """What a split's scored targets come to.
+
+    Attributes:
+        nats: mean.
+        accuracy: the share of them that were the likeliest token.
+        seconds: that it took.
+    """
 
     nats: float
     accuracy: float
+    seconds: float = field(default=0.0, compare=False)
 
 
 def validate(
@@ -172,6 +180,7 @@ def validate(
     batch_tokens: int = 16384,
 ) -> Validation:
     """Score a split as `score_split` does and sum it up."""
+    began = time.perf_counter()
     right = np.zeros(len(split.tokens), bool)
     nats = score_split(
         forward,
@@ -184,4 +193,4 @@ def validate(
         right=right,
     )
     scored = (split.flags & SCORED).astype(bool)
-    return Validation(float(nats[scored].mean()), float(right[scored].mean()))
+    return Validation(float(nats[scored].mean()), float(right[scored].mean()), time.perf_counter() - began)

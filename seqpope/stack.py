@@ -13,7 +13,7 @@ import csv
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ LOGGED = (
     "train_nats_per_token",
     "validation_nats_per_token",
     "validation_accuracy",
+    "validation_seconds",
 )
 
 
@@ -467,8 +468,8 @@ def _logs(training: StackTraining) -> Iterator[Callable[..., None]]:
         def log(step: int, train: Sequence[float], validated: Sequence[Validation] = ()) -> None:
             rate, seconds = training.config.optimizer.rate_at(step - 1), round(training.seconds, 3)
             for number, file in enumerate(files):
-                trained = [rate, seconds, step, train[number], "", ""] if train else []
-                csv.writer(file).writerow(trained or ["", "", step, "", *validated[number]])
+                trained = [rate, seconds, step, train[number], "", "", ""] if train else []
+                csv.writer(file).writerow(trained or ["", "", step, "", *astuple(validated[number])])
                 file.flush()
 
         yield log

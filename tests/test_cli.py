@@ -618,3 +618,8 @@ class TestInterrupted:
         assert "seqpope: interrupted" in said
         assert "Traceback" not in said
         assert (tmp_path / "runs" / "x" / "pope-seed0" / "last.ckpt").is_file()  # of the last validation
+
+
+def test_a_port_that_is_none_is_refused(capsys):
+    assert cli.main(["app", "--port", "65536"]) == 1
+    assert "--port must be from 0 to 65535, it is 65536" in capsys.readouterr().err

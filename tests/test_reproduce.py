@@ -1,5 +1,6 @@
 """Studies: trained as asked, resumed, summed up, and written as tables that claim no more than the runs allow."""
 
+import itertools
 import json
 import os
 import shutil
@@ -151,16 +152,18 @@ class TestRun:
 
     def test_a_budget_shortens_every_arm_alike(self, data, tmp_path, monkeypatch):
         costs = {"pope": Cost(10.0, 7.0), "rope": Cost(20.0, 11.0)}
-        monkeypatch.setattr(budget, "measure_cost", lambda config, lengths: costs[config.position])
-        # 6 steps of 10 and of 20 s: 180 s in all; 0.9 x 120 s less 18 s beside them is half of it.
-        document, said = run(data, tmp_path, budget=2)
+        monkeypatch.setattr(budget, "measure_cost", lambda config, *_: costs[config.position])
+        # Timing takes 1 s.
+        monkeypatch.setattr(budget.time, "perf_counter", itertools.count().__next__)
+        # 6 steps of 10 and of 20 s: 180 s in all; 0.9 x 121 1/9 s less 18 s beside them and 1 s is half of it.
+        document, said = run(data, tmp_path, budget=109 / 54)
         assert document["share"] == pytest.approx(0.5)
         assert [row["steps"] for row in document["rows"]] == [[2], [2]]
         assert "**50% of the recipes' steps**, to fit a budget." in markdown(document)
         assert "PoPE, tiny: 10000.0 ms a step, 7 s beside them" in said
-        assert "all would take 3 minutes; 50.0% of the steps fit into 2" in said
+        assert "all would take 3.4 minutes; 50.0% of the steps fit into 2.01852" in said
         monkeypatch.setattr(budget, "measure_cost", lambda *_: pytest.fail("probed again"))
-        assert run(data, tmp_path, budget=2)[0] == document
+        assert run(data, tmp_path, budget=109 / 54)[0] == document
 
     def test_a_budget_that_tests_alone_would_use_up(self, data, tmp_path, monkeypatch):
         monkeypatch.setattr(budget, "measure_cost", lambda *_: Cost(0.001, 30.0))
@@ -179,23 +182,26 @@ class TestRun:
         assert 0 < cost.around < 120
 
     def test_what_a_run_takes_beside_its_steps(self, data, monkeypatch):
-        """Steps of 0.5 s after 5 s of compiling, and 16 s for the rest of a run with one validation."""
+        """Steps of 0.5 s after 5 s of compiling, two seeds validated in 3 s each, and 10 s for all else."""
 
         def trained(config, folder, **_):
-            log = folder / "logs" / "version_0" / "metrics.csv"
-            log.parent.mkdir(parents=True)
-            log.write_text("seconds,step\n7.0,4\n9.0,8\n,8\n")
-            return [folder]
+            for seed in "ab":
+                log = folder / seed / "logs" / "version_0" / "metrics.csv"
+                log.parent.mkdir(parents=True)
+                log.write_text("seconds,step,validation_seconds\n7.0,4,\n9.0,8,\n,8,3.0\n")
+            return [folder / "a", folder / "b"]
 
-        clock = iter([100.0, 125.0])
+        clock = itertools.cycle([100.0, 125.0])
         monkeypatch.setattr("seqpope.experiment.train_runs", trained)
         monkeypatch.setattr("seqpope.reproduce.budget.time.perf_counter", lambda: next(clock))
         config = arm_config(ARMS[0], data_folder=data, device="cpu")
-        cost = measure_cost(config, lengths=3)
+        cost = measure_cost(config)
         store = open_store(find_store(data, "indexing"))
-        test = 16 * len(store.split("test").tokens) / len(store.split("validation").tokens)
+        test = 6 * len(store.split("test").tokens) / len(store.split("validation").tokens)
         assert cost.step == pytest.approx(0.5)
-        assert cost.around == pytest.approx(5 + 2 * 16 + 4 * test)  # 6 steps are validated twice
+        assert cost.around == pytest.approx(5 + 10 + 2 * 6 + test)  # 6 steps are validated twice
+        assert measure_cost(config, 3).around == pytest.approx(cost.around + 3 * test)
+        assert measure_cost(config, 3, "validation").around == pytest.approx(cost.around + 3 * 6)
 
     def test_finished_runs_are_taken(self, data, tmp_path, whole):
         from seqpope.report import compare

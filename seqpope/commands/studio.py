@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from seqpope.errors import SeqpopeError
+
 
 def app(
     host: str = "127.0.0.1",
@@ -24,6 +26,8 @@ def app(
     """
     import secrets
 
+    if not 0 <= port <= 65535:
+        raise SeqpopeError(f"--port must be from 0 to 65535, it is {port}")
     from seqpope.studio.server import LOCAL, Settings, run
 
     local = host in LOCAL

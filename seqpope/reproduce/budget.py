@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -29,11 +30,14 @@ class Cost:
     around: float
 
 
-def measure_cost(config: TrainConfig, lengths: int = 0) -> Cost:
+def measure_cost(config: TrainConfig, lengths: int = 0, lengths_split: str = "test") -> Cost:
     """Train a few steps and validate once, in a folder that is then deleted.
 
+    A split is taken to cost as much a token as the validation did. What is measured once a data set (count tables
+    of DNA) or of finished models (`inspect`) is not counted.
+
     Args:
-        lengths: how many times a run reads the test split beside its test.
+        lengths: how many times a run reads `lengths_split` after its test.
     """
     from seqpope.data.shards import find_store
     from seqpope.domains.base import open_store
@@ -41,23 +45,32 @@ def measure_cost(config: TrainConfig, lengths: int = 0) -> Cost:
     from seqpope.provenance import choose_device
 
     last = PROBE_STEPS[choose_device(config.device)]
+    times: dict[int, float] = {}
+    validation = 0.0  # of all seeds
     with tempfile.TemporaryDirectory(prefix="seqpope-probe-") as place:
         optimizer = replace(config.optimizer, steps=last, warmup_steps=1)
         seeds = config.seeds if config.side_by_side else 1
         probe = replace(config, optimizer=optimizer, eval_every=last, seeds=seeds)
         began = time.perf_counter()
-        run = train_runs(probe, Path(place), say=lambda _: None, test=False)[0]
+        runs = train_runs(probe, Path(place), say=lambda _: None, test=False)
         wall = time.perf_counter() - began
-        with open(run / "logs" / "version_0" / "metrics.csv", newline="") as file:
-            times = {int(row["step"]): float(row["seconds"]) for row in csv.DictReader(file) if row["seconds"]}
+        for run in runs:
+            with open(run / "logs" / "version_0" / "metrics.csv", newline="") as file:
+                for row in csv.DictReader(file):
+                    if row["seconds"]:
+                        times[int(row["step"])] = float(row["seconds"])
+                    validation += float(row["validation_seconds"] or 0)
     step = (times[last] - times[last // 2]) / (last - last // 2)
     compiling = max(0.0, times[last] - last * step)
-    validation = wall - times[last]  # with all that begins and ends a run
+    begun_and_ended = max(0.0, wall - times[last] - validation)
     store = open_store(find_store(config.data_folder, config.dataset))
-    sizes = {split: max(1, len(store.split(split).tokens)) for split in ("validation", "test")}
-    test = validation * sizes["test"] / sizes["validation"]
+
+    def reading(split: str) -> float:
+        return validation * len(store.split(split).tokens) / max(1, len(store.split("validation").tokens))
+
     validations = max(1, config.optimizer.steps // config.eval_every)
-    return Cost(step, compiling + validations * validation + (1 + lengths) * test)
+    around = compiling + begun_and_ended + validations * validation + reading("test")
+    return Cost(step, around + (lengths * reading(lengths_split) if lengths else 0.0))
 
 
 def fitting_share(
@@ -76,24 +89,31 @@ def fitting_share(
     """
     from seqpope.model.positions import find_position
 
+    began = time.perf_counter()
     runs = 1 if study.side_by_side else seeds
     training = around = 0.0
     for arm in arms:
         config = arm_config(arm, seeds=seeds, side_by_side=study.side_by_side, **settings)
         ways = 1 + (find_position(arm.position).longer is not None)  # as trained, and through YaRN
         try:
-            cost = measure_cost(config, len(arm.lengths) * ways)
+            cost = measure_cost(config, len(arm.lengths) * ways, study.lengths_split)
         except Interrupted:
             raise Interrupted("stopped while steps were timed; the same command begins again") from None
         say(f"{arm.label}: {cost.step * 1000:.1f} ms a step, {cost.around:.0f} s beside them")
         training += runs * cost.step * config.optimizer.steps
         around += runs * cost.around
+    around += time.perf_counter() - began  # the timing is paid for as well
     left = MARGIN * minutes * 60 - around
     if left <= 0:
         raise SeqpopeError(
-            f"compiling, validation and tests alone take about {around / 60:.1f} minutes: give a --budget of more "
-            f"than {around / 60 / MARGIN:.1f}, fewer --seeds, or some --arms alone"
+            f"timing, compiling, validation and tests alone take about {_minutes(around)} minutes: give a "
+            f"--budget of more than {_minutes(around / MARGIN)}, fewer --seeds, or some --arms alone"
         )
     share = min(1.0, left / training)
-    say(f"all would take {(training + around) / 60:.0f} minutes; {share:.1%} of the steps fit into {minutes:g}")
+    say(f"all would take {_minutes(training + around)} minutes; {share:.1%} of the steps fit into {minutes:g}")
     return share
+
+
+def _minutes(seconds: float) -> str:
+    """Rounded up."""
+    return f"{math.ceil(seconds / 6) / 10:.1f}"

@@ -40,7 +40,7 @@ ENDINGS = (".vcf", ".vcf.gz", ".tsv", ".parquet")
 SHORTEST = 4  # tokens of a window: a base at least behind the longest allele
 UNIT = 8  # records, at least, whose scores are kept as soon as they are known
 # Records whose windows are read together; 32 take minutes of a CPU, of which nothing would be seen.
-TOGETHER = {"cuda": 32, "cpu": 2}
+TOGETHER = {"cuda": 32, "cpu": 4}
 MOST_UNITS = 2000
 TOLD = 5  # line numbers that are named
 DOUBTED = 10  # mismatches of REF, if they are most records, that make it useless to go on
@@ -256,13 +256,11 @@ class Annotation:
             progress: called with the records done.
             together: records whose windows are read at once.
         """
-        wanted, done = set(units), 0
-        left = deque((unit, self.records([unit])) for unit in sorted(units))
-        batches = _batched(self.file, self.size)
-        records = (record for unit, some in enumerate(batches) if unit in wanted for record in some)
+        wanted, done = sorted(set(units)), 0
+        left = deque((unit, self.records([unit])) for unit in wanted)
         scores: list[list[Score]] = []  # those of the units in `left`, as far as they are known
         waiting = None  # while a GPU reads some windows the next ones are made
-        for some in itertools.chain(_batched(records, together), [None]):
+        for some in itertools.chain(_batched(self._records_of(wanted), together), [None]):
             asked = None
             if some is not None:
                 asked = score_records(some, self.contigs, likelihood, **self._reading)
@@ -277,6 +275,16 @@ class Annotation:
                 if progress is not None:
                     progress(done)
             waiting = asked
+
+    def _records_of(self, units: Sequence[int]) -> Iterator[Record]:
+        """Those of units in rising order; what is behind the last one is not read."""
+        left = deque(units)
+        batches = enumerate(_batched(self.file, self.size))
+        while left:
+            unit, records = next(batches)
+            if unit == left[0]:
+                left.popleft()
+                yield from records
 
     def write(self) -> Summary:
         """Write the output from all units' scores."""

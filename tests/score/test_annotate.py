@@ -191,6 +191,14 @@ def test_parts_shards_and_lone_records_give_the_same(tmp_path, monkeypatch):
         run(write(tmp_path / "in.vcf"), tmp_path / "out.vcf", progress=seen.append, together=together)
         assert infos(tmp_path / "out.vcf") == usual
         assert seen == [*range(together, len(LINES), together), len(LINES)]
+    model = Chain(borders=True)
+    made = {"k": model.k, "window": model.length, "made": MADE, "tell": pytest.fail}
+    job = Annotation(write(tmp_path / "in.vcf"), GENOME, tmp_path / "out.vcf", **made)
+    job.compute([1, 0, 1], model)  # in any order
+    assert job.missing() == list(range(2, job.units))
+    job.compute(job.missing(), model)
+    job.write()
+    assert infos(tmp_path / "out.vcf") == usual
     alone = {}
     for line in LINES:
         run(write(tmp_path / "one.vcf", [line]), tmp_path / "one-out.vcf", tell=lambda text: None)
