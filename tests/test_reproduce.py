@@ -166,7 +166,7 @@ class TestRun:
         assert run(data, tmp_path, budget=109 / 54)[0] == document
 
     def test_a_budget_that_tests_alone_would_use_up(self, data, tmp_path, monkeypatch):
-        monkeypatch.setattr(budget, "measure_cost", lambda *_: Cost(0.001, 30.0))
+        monkeypatch.setattr(budget, "measure_cost", lambda *_: Cost(0.001, 29.0))
         with pytest.raises(
             SeqpopeError, match=r"tests alone take about 1\.0 minutes: give a --budget of more than 1\.1"
         ):
