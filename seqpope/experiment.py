@@ -121,8 +121,7 @@ class RunKeeper(lightning.Callback):
                 "steps": self.config.optimizer.steps,
             }
             save_checkpoint(self.folder / BEST, module.evaluated_model, self.info)
-        values = {"validation_nats_per_token": nats, "validation_accuracy": found.accuracy}
-        self._log(trainer, step, {**values, "validation_seconds": found.seconds})
+        self._log(trainer, step, found.logged())
         self._save_last(trainer)
         self._show(step, f"validation {nats:.4f}" + (" (best)" if better else ""))
 

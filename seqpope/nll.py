@@ -168,6 +168,14 @@ class Validation:
     accuracy: float
     seconds: float = field(default=0.0, compare=False)
 
+    def logged(self) -> dict[str, float]:
+        """By the columns of a run's log."""
+        return {
+            "validation_nats_per_token": self.nats,
+            "validation_accuracy": self.accuracy,
+            "validation_seconds": self.seconds,
+        }
+
 
 def validate(
     forward: Callable[[Tensor], Tensor],

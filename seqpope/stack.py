@@ -13,7 +13,7 @@ import csv
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -463,13 +463,17 @@ def _logs(training: StackTraining) -> Iterator[Callable[..., None]]:
             place = logs / f"version_{max(there, default=-1) + 1}"
             place.mkdir()
             files.append(held.enter_context(open(place / "metrics.csv", "w", newline="")))
-            files[-1].write(f"{','.join(LOGGED)}\n")
+            csv.DictWriter(files[-1], LOGGED).writeheader()
 
         def log(step: int, train: Sequence[float], validated: Sequence[Validation] = ()) -> None:
             rate, seconds = training.config.optimizer.rate_at(step - 1), round(training.seconds, 3)
             for number, file in enumerate(files):
-                trained = [rate, seconds, step, train[number], "", "", ""] if train else []
-                csv.writer(file).writerow(trained or ["", "", step, "", *astuple(validated[number])])
+                row: dict[str, float] = {"step": step}
+                if train:
+                    row |= {"learning_rate": rate, "seconds": seconds, "train_nats_per_token": train[number]}
+                else:
+                    row |= validated[number].logged()
+                csv.DictWriter(file, LOGGED).writerow(row)
                 file.flush()
 
         yield log
