@@ -21,8 +21,8 @@ from seqpope.presets import presets
 from seqpope.reproduce import budget
 from seqpope.reproduce.budget import Cost, measure_cost
 from seqpope.reproduce.figures import draw_study
-from seqpope.reproduce.rows import SOLVED_NATS, row_of, standing_for
-from seqpope.reproduce.studies import STUDIES, Arm, arm_config, find_studies, meant, shortened, slug
+from seqpope.reproduce.rows import SOLVED_NATS, row_of
+from seqpope.reproduce.studies import STUDIES, arm_config, find_studies, meant, shortened, slug
 from seqpope.reproduce.summary import _difference, markdown, summarise, write_results, write_study
 from seqpope.signals import Interrupted
 
@@ -221,130 +221,6 @@ class TestRun:
         (tmp_path / "no.json").write_text("[]")
         with pytest.raises(SeqpopeError, match=r"no\.json is no report\.json"):
             run(data, tmp_path / "d", taken={ARMS[0].label: [tmp_path / "no.json"]}, only=["RoPE"])
-
-    def test_rows_are_taken_from_documents(self, data, tmp_path, whole):
-        """What one machine trained stands beside what another did, though its runs' folders are gone."""
-        document = {name: value for name, value in whole[0].items() if name != "frequencies"}
-        file = whole[1] / "tiny" / "tiny.json"
-        both = {arm.label: [file] for arm in ARMS}
-        told, _ = run(data, tmp_path / "a", taken=both, only=[])
-        assert told == document
-        run(data, tmp_path / "b", only=["RoPE"])
-        mixed, _ = run(data, tmp_path / "c", taken={ARMS[0].label: [file]}, only=["RoPE"])
-        assert mixed["rows"][0] == document["rows"][0]
-        assert mixed["differences"][0]["mean"] == document["differences"][0]["mean"]
-        assert standing_for(STUDY, file) == ["PoPE, tiny", "RoPE, tiny"]
-
-    def test_documents_that_cannot_be_taken(self, data, tmp_path, whole):
-        file = whole[1] / "tiny" / "tiny.json"
-        label = ARMS[0].label
-
-        def refused(match, paths, study=STUDY, **settings):
-            with pytest.raises(SeqpopeError, match=match):
-                run(data, tmp_path / "out", study=study, taken={label: paths}, only=[], **settings)
-            assert not (tmp_path / "out").exists()
-
-        def other(**changes):
-            path = tmp_path / "other.json"
-            path.write_text(json.dumps({**whole[0], **changes}))
-            return [path]
-
-        runs = whole[1] / "tiny" / slug(label) / "pope-seed0"
-        refused("has the whole row, so nothing can be added", [file, runs])
-        refused("has 1.0 of the recipes' steps, 0.5 are asked.*give --share 1.0", [file], share=0.5)
-        refused("is of tiny, in nats, and has .*: expected tiny, in accuracy", other(measure="nats"))
-        refused("and has RoPE, tiny: expected tiny, in accuracy, with PoPE", other(rows=[whole[0]["rows"][1]]))
-        refused("no whole document of a study .KeyError", other(rows=[{"label": label}]))
-        refused("reads the models themselves: give the runs' folders", [file], replace(STUDY, inspect=True))
-        row = whole[0]["rows"][0]
-        refused("is of nope there, expected pope", other(rows=[{**row, "encoding": "nope"}]))
-        for wrong in (
-            {"seeds": [0]}, {"seeds": [0, 0]}, {"seeds": ["a", "b"]}, {"seeds": []}, {"values": [1.0]},
-            {"minutes": None}, {"solved_at": [1]}, {"recipe": None}, {"recipe": []},
-        ):  # fmt: skip
-            refused("is no whole document of a study", other(rows=[{**row, **wrong}]))
-        for wrong in (
-            {"baselines": []}, {"curves": [None]}, {"curves": [["x"]]}, {"values": [float("nan"), 1.0]},
-            {"steps": ["many"]}, {"commits": None}, {"protocol": {}},
-        ):  # fmt: skip
-            refused("the row of PoPE, tiny in a document is not whole", other(rows=[{**row, **wrong}]))
-        (tmp_path / "deep.json").write_text("[" * 100000)
-        refused("no report.json of `seqpope compare`", [tmp_path / "deep.json"])
-        strange = {**row, "data": "elsewhere"}
-        with pytest.raises(SeqpopeError, match=r"PoPE, tiny and RoPE, tiny cannot be compared: their data"):
-            run(data, tmp_path / "out", taken={label: other(rows=[strange])})
-        refused("a budget gives the runs a share .* has its own: give --share", [file], budget=1.0)
-        with pytest.raises(SeqpopeError, match="there is nothing to train and nothing is taken"):
-            run(data, tmp_path / "out", only=[])
-        with pytest.raises(SeqpopeError, match=r"is no document of a study .*expected STUDY\.json"):
-            standing_for(STUDY, tmp_path / "nothing.json")
-
-    def test_rows_are_taken_from_another_study_that_trained_the_same(self, data, tmp_path, whole):
-        """By recipe, not by label: what is called otherwise there is called as here."""
-        file, decayed = whole[1] / "tiny" / "tiny.json", {**TINY, "optimizer.weight_decay": 0.5}
-        arms = (
-            Arm("the same", "pope", "indexing-paper", {**TINY, "model.delta_init": "uniform"}),
-            Arm("decayed", "pope", "indexing-paper", decayed),
-            # What RoPE does not read makes it no other.
-            Arm("RoPE", "rope", "indexing-paper", {**TINY, "model.delta_init": "zero"}),
-        )
-        other = replace(STUDY, name="other", arms=arms, pairs=(("the same", "RoPE"),))
-        assert standing_for(other, file) == ["the same", "RoPE"]
-        taken = {label: [file] for label in ("the same", "RoPE")}
-        document, _ = run(data, tmp_path, study=other, taken=taken, only=[])
-        assert [row["label"] for row in document["rows"]] == ["the same", "RoPE"]
-        assert [row["values"] for row in document["rows"]] == [row["values"] for row in whole[0]["rows"]]
-        assert document["differences"][0]["paired"] == whole[0]["differences"][0]["paired"]
-        with pytest.raises(SeqpopeError, match="with decayed once, or a study that trained the same"):
-            run(data, tmp_path, study=other, taken={"decayed": [file]}, only=[])
-        for match, asked, share in (
-            (r"of tiny has PoPE, tiny, RoPE, tiny: other trains none of it$", replace(other, arms=arms[1:2]), 1.0),
-            (r"trains none of it at share 0\.5", other, 0.5),
-            ("trains none of it", replace(other, measure="nats_per_token"), 1.0),
-            ("trains none of it", replace(other, arms=tuple(replace(a, lengths=(51,)) for a in arms)), 1.0),
-        ):
-            with pytest.raises(SeqpopeError, match=match):
-                standing_for(asked, file, share)
-        strange = replace(STUDY, arms=STUDY.arms[:1])
-        with pytest.raises(SeqpopeError, match=r"tiny\.json has RoPE, tiny: tiny has no such arm, but PoPE, tiny"):
-            standing_for(strange, file)
-
-    def test_lengths_that_an_arm_does_not_have_are_left_out(self, tmp_path, whole):
-        row = {**whole[0]["rows"][0], "lengths": {"pope": {}}, "length_targets": {}, "positions": {}}
-        (tmp_path / "a.json").write_text(json.dumps({**whole[0], "study": "far", "rows": [row]}))
-        assert not row_of(STUDY, ARMS[0], [tmp_path / "a.json"]).keys() & {
-            "lengths",
-            "length_targets",
-            "positions",
-        }
-
-    def test_rows_from_documents_are_held_against_the_arm_of_today(self, data, tmp_path, whole):
-        path, row = tmp_path / "other.json", whole[0]["rows"][0]
-        recipe = {**row["recipe"], "optimizer": {**row["recipe"]["optimizer"], "weight_decay": 0.5}}
-        rows = [{**row, "published": 0.1, "recipe": recipe}]
-        path.write_text(json.dumps({**whole[0], "rows": rows}))
-        document, _ = run(data, tmp_path / "out", taken={ARMS[0].label: [path]}, only=[])
-        assert document["rows"][0]["published"] == 94.82
-        assert document["rows"][0]["differs_from_preset"] == {"optimizer.weight_decay": [0.01, 0.5]}
-
-    def test_of_rows_read_in_several_lengths(self, whole, tmp_path):
-        """The same lengths, on the same split."""
-        study, arm = replace(STUDY, lengths_split="validation"), replace(ARMS[0], lengths=(51, 102))
-        both = {length: {"same": [1.0, 1.0], "second_half": [1.0, 1.0]} for length in ("51", "102")}
-
-        def taken(split, lengths):
-            row = {**whole[0]["rows"][0], "lengths": {"pope": lengths}}
-            path = tmp_path / "lengths.json"
-            path.write_text(json.dumps({**whole[0], "rows": [row], "lengths_split": split}))
-            return row_of(study, arm, [path])
-
-        assert taken("validation", both)["lengths"] == {"pope": both}
-        with pytest.raises(SeqpopeError, match="read in several lengths on the test split, tiny is on validation"):
-            taken("test", both)
-        with pytest.raises(SeqpopeError, match=r"was read at 51 tokens, PoPE, tiny is at 51, 102"):
-            taken("validation", {"51": both["51"]})
-        with pytest.raises(SeqpopeError, match="not every list has a number for each of 2 seeds"):
-            taken("validation", {**both, "51": {"same": [1.0], "second_half": [1.0, 1.0]}})
 
     def test_nothing_is_written_of_what_cannot_be_drawn(self, tmp_path, whole):
         with pytest.raises(TypeError):
@@ -548,6 +424,15 @@ class TestCommand:
         again = reproduce("--take", file, "--arms", "RoPE", "--seed", 7, "--seeds", 1, out="again")
         assert [row["seeds"] for row in again["rows"]] == [[0, 1], [7]]
 
+    def test_documents_with_other_seeds_of_the_same_arms_are_put_together(self, reproduce, whole, tmp_path):
+        both, parts = whole[1] / "tiny" / "tiny.json", []
+        for seed in (0, 1):
+            parts += ["--take", str(tmp_path / f"{seed}.json")]
+            taken = [f"{arm.label}={whole[1]}/tiny/{slug(arm.label)}/{arm.position}-seed{seed}" for arm in ARMS]
+            words = [word for each in taken for word in ("--take", each)]
+            Path(parts[-1]).write_text(json.dumps(reproduce(*words, "--arms", "none", out=f"part{seed}")))
+        assert reproduce(*parts, "--arms", "none")["rows"] == json.loads(both.read_text())["rows"]
+
     def test_an_arm_whose_label_begins_another(self, reproduce, whole, monkeypatch):
         """What is called just so is meant alone; the other stays taken."""
         longer = (replace(ARMS[0], label="PoPE, tiny, again"),)
@@ -572,7 +457,7 @@ class TestCommand:
         file = whole[1] / "tiny" / "tiny.json"
         shutil.copy(file, tmp_path / "second.json")
         (tmp_path / "empty.json").write_text('{"study": "tiny", "rows": []}')
-        assert "second.json are named: take one document" in reproduce(
+        assert "PoPE, tiny: seed 0 comes twice: take each seed once" in reproduce(
             "--take", file, "--take", tmp_path / "second.json", status=1
         )
         assert "of tiny has no rows: tiny trains none of it" in reproduce(

@@ -15,7 +15,7 @@ from seqpope.reproduce.lengths import (
     lengths_tables,
     series_of,
 )
-from seqpope.reproduce.rows import check_alike, measured_on
+from seqpope.reproduce.merging import check_alike, measured_on
 from seqpope.reproduce.studies import STUDIES, Arm
 
 

@@ -1,11 +1,10 @@
-"""An arm's row of a study: from finished runs, from their reports, or from a document made before.
+"""An arm's row of a study: from finished runs, from their reports, from documents made before, or of all these.
 
 A row holds no place on a machine and all that tables, figures and differences are made of.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,9 @@ from typing import Any
 from seqpope.errors import SeqpopeError
 from seqpope.figures import read_curve
 from seqpope.reproduce.lengths import lengths_of
+from seqpope.reproduce.merging import OF_EACH_SEED, check_seeds, merge_rows
 from seqpope.reproduce.studies import Arm, Study, arm_config, is_read, shortened
-from seqpope.results import FIELDS, LATER, flat, load_results, precision_of, recipe, seed_of
+from seqpope.results import FIELDS, flat, load_results, precision_of, recipe, seed_of
 
 # What reading a file of another shape than expected comes to.
 NOT_WHOLE = (OSError, KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError)
@@ -27,7 +27,7 @@ SOLVED_NATS = math.log(2) / 2
 
 
 def row_of(study: Study, arm: Arm, paths: Sequence[Path], share: float = 1.0) -> dict[str, Any]:
-    """An arm's row: from folders of runs, from report.json files, or as it stands in one document of the study.
+    """An arm's row: of the seeds in folders of runs, in report.json files and in documents of studies.
 
     Args:
         share: of the recipe's steps that the runs should have.
@@ -37,13 +37,21 @@ def row_of(study: Study, arm: Arm, paths: Sequence[Path], share: float = 1.0) ->
             twice, a report is given where the study needs folders, or a document is of another study or share.
     """
     documents = [path for path in paths if is_document(path)]
-    if documents:
-        if len(paths) > 1:
-            raise SeqpopeError(
-                f"{arm.label}: {documents[0]} has the whole row, so nothing can be added to it, and "
-                f"{' and '.join(map(str, paths))} are named: take one document, or the folders of all runs"
-            )
-        return _of_document(study, arm, documents[0], share)
+    others = [path for path in paths if path not in documents]
+    rows = [_of_document(study, arm, path, share) for path in documents]
+    if others or not rows:
+        rows.append(_of_runs(study, arm, others, share))
+    try:
+        return merge_rows(arm.label, rows)
+    except NOT_WHOLE as error:
+        raise SeqpopeError(
+            f"{arm.label}: a row of {' or '.join(map(str, documents))} is not whole ({error!r}): take its runs' "
+            "folders"
+        ) from error
+
+
+def _of_runs(study: Study, arm: Arm, paths: Sequence[Path], share: float) -> dict[str, Any]:
+    """A row of runs' folders and reports."""
     reports = [path for path in paths if Path(path).suffix == ".json"]
     if reports and (arm.lengths or study.inspect):
         raise SeqpopeError(
@@ -60,7 +68,7 @@ def row_of(study: Study, arm: Arm, paths: Sequence[Path], share: float = 1.0) ->
             + (f"some are of {others[0]}" if others else "there are none")
         )
     results.sort(key=seed_of)
-    _check_seeds(arm, results)
+    check_seeds(arm.label, results)
     if study.measure == "accuracy":
         if any(not isinstance(r.get("accuracy"), (int, float)) for r in results):
             raise SeqpopeError(
@@ -128,36 +136,6 @@ def _differs(arm: Arm, found: dict[str, Any], share: float) -> dict[str, list[An
         if name in wanted and wanted[name] != value and not name.startswith("eval_") and name != "dataset"
         if is_read(name, arm.position)
     }
-
-
-def measured_on(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What numbers must share to stand in one table: data, windows, targets."""
-    return {
-        "data set": row["dataset"],
-        "data (content hash)": row["data"],
-        "window": row["protocol"]["window"],
-        "stride": row["protocol"]["stride"],
-        "number of targets": row["tokens_scored"],
-        **(
-            {"precision at several lengths": row["length_targets"]["precision"]} if "length_targets" in row else {}
-        ),
-    }
-
-
-def check_alike(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """Refuse arms, (label, what they are measured on), whose numbers cannot stand in one table.
-
-    Raises:
-        SeqpopeError: two differ in something that both tell.
-    """
-    for label, found in measured[1:]:
-        first, wanted = measured[0]
-        for name in wanted.keys() & found.keys():
-            if found[name] != wanted[name]:
-                raise SeqpopeError(
-                    f"{first} and {label} cannot be compared: their {name} differs, {wanted[name]!r} and "
-                    f"{found[name]!r}; take runs scored alike on the same data, and give its --data-folder"
-                )
 
 
 def is_document(path: Path) -> bool:
@@ -247,7 +225,6 @@ def _of_document(study: Study, arm: Arm, path: Path, share: float) -> dict[str, 
 
 
 _OF_LENGTHS = ("lengths", "length_targets", "positions")
-_OF_EACH_SEED = ("values", "validation", "best_step", "minutes")
 
 
 def _check_row(study: Study, arm: Arm, row: Mapping[str, Any], split: str, path: Path) -> None:
@@ -256,7 +233,7 @@ def _check_row(study: Study, arm: Arm, row: Mapping[str, Any], split: str, path:
     seeds = row["seeds"]
     if len(set(seeds)) < len(seeds) or not seeds or not all(type(seed) is int for seed in seeds):
         raise ValueError(f"seeds are {seeds}")
-    series = [row[name] for name in _OF_EACH_SEED]
+    series = [row[name] for name in OF_EACH_SEED]
     series += [row["solved_at"]] if study.measure == "accuracy" else []
     if arm.lengths:
         if split != study.lengths_split:
@@ -295,25 +272,3 @@ def _of_report(path: Path) -> list[dict[str, Any]]:
 
 
 _REPORTED = {name: kind for name, kind in FIELDS.items() if name not in ("by_position", "documents")}
-
-
-def _check_seeds(arm: Arm, results: Sequence[dict[str, Any]]) -> None:
-    """Refuse runs of an arm, by rising seed, that are not seeds of one recipe measured alike."""
-    first = results[0]
-    for before, result in itertools.pairwise(results):
-        if seed_of(before) == seed_of(result):
-            raise SeqpopeError(f"{arm.label}: seed {seed_of(result)} comes twice: take each seed once")
-    one = LATER | flat(recipe(first["config"]))
-    for result in results[1:]:
-        other = LATER | flat(recipe(result["config"]))
-        apart = [(name, one[name], other[name]) for name in sorted(one.keys() & other.keys())]
-        apart = [(name, a, b) for name, a, b in apart if a != b and name not in ("precision", "compile")]
-        apart = [values for values in apart if is_read(values[0], arm.position)]
-        measured = [measured_on({**r, "data": r["content"]}) for r in (first, result)]
-        apart += [(name, a, measured[1][name]) for name, a in measured[0].items() if a != measured[1][name]]
-        if apart:
-            name, a, b = apart[0]
-            raise SeqpopeError(
-                f"{arm.label}: seeds {seed_of(first)} and {seed_of(result)} differ in {name}, {a!r} and {b!r}: "
-                "expected seeds of one recipe, scored alike on the same data"
-            )

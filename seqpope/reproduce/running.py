@@ -21,7 +21,8 @@ from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
 from seqpope.files import held, write_text
 from seqpope.reproduce.budget import fitting_share
-from seqpope.reproduce.rows import check_alike, is_document, measured_on, row_of
+from seqpope.reproduce.merging import check_alike, measured_on
+from seqpope.reproduce.rows import is_document, row_of
 from seqpope.reproduce.spreading import train_spread
 from seqpope.reproduce.studies import Arm, Study, arm_config, meant, shortened, slug
 from seqpope.reproduce.summary import check_whole, summarise, write_study
@@ -140,7 +141,7 @@ def run_study(
         seeds: of each arm, the study's if None.
         only: arms to train, by label, or else by its beginning; all if None.
         taken: finished runs that stand for an arm, by its label: folders of runs, of experiments (whose runs of
-            the arm's encoding are taken), report.json files, or a document of the study, which has its row.
+            the arm's encoding are taken), report.json files, or documents of studies that have some of its seeds.
         jobs: runs that train at a time, each in a process of its own, spread over the GPUs (`spreading`).
         settings: data_folder, device and the like, for every arm.
 
@@ -180,7 +181,7 @@ def run_study(
     for arm in study.arms:
         if arm.label in taken:
             row = row_of(study, arm, taken[arm.label], share)
-            if is_document(taken[arm.label][0]):
+            if any(map(is_document, taken[arm.label])):
                 check_whole(study, row)
             measured.append((arm.label, measured_on(row)))
     data = {}

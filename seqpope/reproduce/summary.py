@@ -19,7 +19,8 @@ from seqpope.markdown import table
 from seqpope.provenance import commit
 from seqpope.reproduce.figures import draw_study
 from seqpope.reproduce.lengths import choice_text, choose, length_differences, lengths_tables
-from seqpope.reproduce.rows import NOT_WHOLE, SOLVED, SOLVED_NATS, check_alike, measured_on, row_of
+from seqpope.reproduce.merging import check_alike, measured_on
+from seqpope.reproduce.rows import NOT_WHOLE, SOLVED, SOLVED_NATS, row_of
 from seqpope.reproduce.studies import STUDIES, UNRUN, Study, arm_config, is_read
 from seqpope.results import LATER, flat, recipe
 from seqpope.statistics import detectable_effect, equal_rates, estimate, rate_interval

@@ -1,0 +1,232 @@
+"""Rows of a study that are taken from documents made before, on another machine or of another study."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from tiny_study import ARMS, STUDY, TINY, prepare_data, run
+
+from seqpope.errors import SeqpopeError
+from seqpope.reproduce.merging import merge_rows
+from seqpope.reproduce.rows import row_of, standing_for
+from seqpope.reproduce.studies import Arm, slug
+
+pytestmark = pytest.mark.usefixtures("unrendered")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepare_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The study run once: its document, and where it lies."""
+    out = tmp_path_factory.mktemp("whole")
+    return run(data, out)[0], out
+
+
+def test_rows_are_taken_from_documents(data, tmp_path, whole):
+    """What one machine trained stands beside what another did, though its runs' folders are gone."""
+    document, file = whole[0], whole[1] / "tiny" / "tiny.json"
+    both = {arm.label: [file] for arm in ARMS}
+    told, _ = run(data, tmp_path / "a", taken=both, only=[])
+    assert told == document
+    run(data, tmp_path / "b", only=["RoPE"])
+    mixed, _ = run(data, tmp_path / "c", taken={ARMS[0].label: [file]}, only=["RoPE"])
+    assert mixed["rows"][0] == document["rows"][0]
+    assert mixed["differences"][0]["mean"] == document["differences"][0]["mean"]
+    assert standing_for(STUDY, file) == ["PoPE, tiny", "RoPE, tiny"]
+
+
+def test_documents_that_cannot_be_taken(data, tmp_path, whole):
+    file = whole[1] / "tiny" / "tiny.json"
+    label = ARMS[0].label
+
+    def refused(match, paths, study=STUDY, **settings):
+        with pytest.raises(SeqpopeError, match=match):
+            run(data, tmp_path / "out", study=study, taken={label: paths}, only=[], **settings)
+        assert not (tmp_path / "out").exists()
+
+    def other(**changes):
+        path = tmp_path / "other.json"
+        path.write_text(json.dumps({**whole[0], **changes}))
+        return [path]
+
+    refused("has 1.0 of the recipes' steps, 0.5 are asked.*give --share 1.0", [file], share=0.5)
+    refused("is of tiny, in nats, and has .*: expected tiny, in accuracy", other(measure="nats"))
+    refused("and has RoPE, tiny: expected tiny, in accuracy, with PoPE", other(rows=[whole[0]["rows"][1]]))
+    refused("no whole document of a study .KeyError", other(rows=[{"label": label}]))
+    refused("reads the models themselves: give the runs' folders", [file], replace(STUDY, inspect=True))
+    row = whole[0]["rows"][0]
+    refused("is of nope there, expected pope", other(rows=[{**row, "encoding": "nope"}]))
+    for wrong in (
+        {"seeds": [0]}, {"seeds": [0, 0]}, {"seeds": ["a", "b"]}, {"seeds": []}, {"values": [1.0]},
+        {"minutes": None}, {"solved_at": [1]}, {"recipe": None}, {"recipe": []},
+    ):  # fmt: skip
+        refused("is no whole document of a study", other(rows=[{**row, **wrong}]))
+    for wrong in (
+        {"baselines": []}, {"curves": [None]}, {"curves": [["x"]]}, {"values": [float("nan"), 1.0]},
+        {"steps": ["many"]}, {"commits": None}, {"protocol": {}},
+    ):  # fmt: skip
+        refused("the row of PoPE, tiny in a document is not whole", other(rows=[{**row, **wrong}]))
+    (tmp_path / "deep.json").write_text("[" * 100000)
+    refused("no report.json of `seqpope compare`", [tmp_path / "deep.json"])
+    strange = {**row, "data": "elsewhere"}
+    with pytest.raises(SeqpopeError, match=r"PoPE, tiny and RoPE, tiny cannot be compared: their data"):
+        run(data, tmp_path / "out", taken={label: other(rows=[strange])})
+    refused("a budget gives the runs a share .* has its own: give --share", [file], budget=1.0)
+    with pytest.raises(SeqpopeError, match="there is nothing to train and nothing is taken"):
+        run(data, tmp_path / "out", only=[])
+    with pytest.raises(SeqpopeError, match=r"is no document of a study .*expected STUDY\.json"):
+        standing_for(STUDY, tmp_path / "nothing.json")
+
+
+def test_rows_are_taken_from_another_study_that_trained_the_same(data, tmp_path, whole):
+    """By recipe, not by label: what is called otherwise there is called as here."""
+    file, decayed = whole[1] / "tiny" / "tiny.json", {**TINY, "optimizer.weight_decay": 0.5}
+    arms = (
+        Arm("the same", "pope", "indexing-paper", {**TINY, "model.delta_init": "uniform"}),
+        Arm("decayed", "pope", "indexing-paper", decayed),
+        # What RoPE does not read makes it no other.
+        Arm("RoPE", "rope", "indexing-paper", {**TINY, "model.delta_init": "zero"}),
+    )
+    other = replace(STUDY, name="other", arms=arms, pairs=(("the same", "RoPE"),))
+    assert standing_for(other, file) == ["the same", "RoPE"]
+    taken = {label: [file] for label in ("the same", "RoPE")}
+    document, _ = run(data, tmp_path, study=other, taken=taken, only=[])
+    assert [row["label"] for row in document["rows"]] == ["the same", "RoPE"]
+    assert [row["values"] for row in document["rows"]] == [row["values"] for row in whole[0]["rows"]]
+    assert document["differences"][0]["paired"] == whole[0]["differences"][0]["paired"]
+    with pytest.raises(SeqpopeError, match="with decayed once, or a study that trained the same"):
+        run(data, tmp_path, study=other, taken={"decayed": [file]}, only=[])
+    for match, asked, share in (
+        (r"of tiny has PoPE, tiny, RoPE, tiny: other trains none of it$", replace(other, arms=arms[1:2]), 1.0),
+        (r"trains none of it at share 0\.5", other, 0.5),
+        ("trains none of it", replace(other, measure="nats_per_token"), 1.0),
+        ("trains none of it", replace(other, arms=tuple(replace(a, lengths=(51,)) for a in arms)), 1.0),
+    ):
+        with pytest.raises(SeqpopeError, match=match):
+            standing_for(asked, file, share)
+    strange = replace(STUDY, arms=STUDY.arms[:1])
+    with pytest.raises(SeqpopeError, match=r"tiny\.json has RoPE, tiny: tiny has no such arm, but PoPE, tiny"):
+        standing_for(strange, file)
+
+
+def test_lengths_that_an_arm_does_not_have_are_left_out(tmp_path, whole):
+    row = {**whole[0]["rows"][0], "lengths": {"pope": {}}, "length_targets": {}, "positions": {}}
+    (tmp_path / "a.json").write_text(json.dumps({**whole[0], "study": "far", "rows": [row]}))
+    assert not row_of(STUDY, ARMS[0], [tmp_path / "a.json"]).keys() & {
+        "lengths",
+        "length_targets",
+        "positions",
+    }
+
+
+def test_rows_from_documents_are_held_against_the_arm_of_today(data, tmp_path, whole):
+    path, row = tmp_path / "other.json", whole[0]["rows"][0]
+    recipe = {**row["recipe"], "optimizer": {**row["recipe"]["optimizer"], "weight_decay": 0.5}}
+    rows = [{**row, "published": 0.1, "recipe": recipe}]
+    path.write_text(json.dumps({**whole[0], "rows": rows}))
+    document, _ = run(data, tmp_path / "out", taken={ARMS[0].label: [path]}, only=[])
+    assert document["rows"][0]["published"] == 94.82
+    assert document["rows"][0]["differs_from_preset"] == {"optimizer.weight_decay": [0.01, 0.5]}
+
+
+def test_of_rows_read_in_several_lengths(whole, tmp_path):
+    """The same lengths, on the same split."""
+    study, arm = replace(STUDY, lengths_split="validation"), replace(ARMS[0], lengths=(51, 102))
+    both = {length: {"same": [1.0, 1.0], "second_half": [1.0, 1.0]} for length in ("51", "102")}
+
+    def taken(split, lengths):
+        row = {**whole[0]["rows"][0], "lengths": {"pope": lengths}}
+        path = tmp_path / "lengths.json"
+        path.write_text(json.dumps({**whole[0], "rows": [row], "lengths_split": split}))
+        return row_of(study, arm, [path])
+
+    assert taken("validation", both)["lengths"] == {"pope": both}
+    with pytest.raises(SeqpopeError, match="read in several lengths on the test split, tiny is on validation"):
+        taken("test", both)
+    with pytest.raises(SeqpopeError, match=r"was read at 51 tokens, PoPE, tiny is at 51, 102"):
+        taken("validation", {"51": both["51"]})
+    with pytest.raises(SeqpopeError, match="not every list has a number for each of 2 seeds"):
+        taken("validation", {**both, "51": {"same": [1.0], "second_half": [1.0, 1.0]}})
+
+
+class TestSeedsOfSeveral:
+    """A row put together of parts is that of all seeds at once."""
+
+    def test_documents_and_folders(self, data, whole, tmp_path):
+        """In any order; each of a part's seeds in a document or as a run."""
+        for arm, row in zip(ARMS, whole[0]["rows"], strict=True):
+            place = whole[1] / "tiny" / slug(arm.label)
+            runs = [place / f"{arm.position}-seed{seed}" for seed in (0, 1)]
+            parts = []
+            for seed, path in enumerate(runs):
+                run(data, tmp_path / f"{seed}{arm.position}", taken={arm.label: [path]}, only=[])
+                parts.append(tmp_path / f"{seed}{arm.position}" / "tiny" / "tiny.json")
+            for paths in (parts, parts[::-1], [parts[1], runs[0]], [runs[1], parts[0]]):
+                assert row_of(STUDY, arm, paths) | {"curves": ()} == row | {"curves": ()}
+            assert row_of(STUDY, arm, parts)["curves"] == row["curves"]
+
+    def test_read_in_several_lengths(self, whole):
+        """A part of two seeds and one of one: means over seeds weigh them alike."""
+
+        def part(seeds, nats):
+            row = whole[0]["rows"][0]
+            named = {
+                name: [row[name][0]] * len(seeds) for name in ("values", "validation", "best_step", "minutes")
+            }
+            named |= {"solved": 0, "solved_at": [None] * len(seeds), "curves": [], "seeds": seeds}
+            return {
+                **row,
+                **named,
+                "units": {"token": nats},
+                "lengths": {"pope": {"51": {"same": nats, "second_half": [2 * n for n in nats]}}},
+                "length_targets": {"precision": "bf16"},
+                "positions": {
+                    "length": 51,
+                    "documents": 9,
+                    "nats_per_token": {"pope": [[0, 8, sum(nats) / len(nats)]]},
+                },
+            }
+
+        one, other = part([0, 4], [1.0, 3.0]), part([2], [5.0])
+        merged = merge_rows("PoPE", [one, other])
+        assert merged["seeds"] == [0, 2, 4]
+        assert merged["lengths"] == {"pope": {"51": {"same": [1.0, 5.0, 3.0], "second_half": [2.0, 10.0, 6.0]}}}
+        assert merged["positions"]["nats_per_token"] == {"pope": [[0, 8, 3.0]]}
+        assert merged["units"] == {"token": [1.0, 5.0, 3.0]}
+        for changes, told in (
+            ({"lengths": {"pope": other["lengths"]["pope"], "pope+yarn": {}}}, "their encodings are"),
+            ({"length_targets": {"precision": "bf16", "same": 3}}, "their targets are"),
+            ({"positions": {**other["positions"], "length": 8}}, "their curves by position are"),
+            (
+                {"length_targets": {"precision": "fp32"}},
+                "differ in precision at several lengths, 'bf16' and 'fp32'",
+            ),
+        ):
+            with pytest.raises(SeqpopeError, match=f"seeds 0 and 2 .*{told}"):
+                merge_rows("PoPE", [one, {**other, **changes}])
+
+    def test_what_is_no_part_of_it(self, whole, tmp_path):
+        arm, row = ARMS[0], whole[0]["rows"][0]
+        file = whole[1] / "tiny" / "tiny.json"
+
+        def other(**changes):
+            path = tmp_path / "other.json"
+            moved = {**row, "seeds": [7, 8], **changes}
+            path.write_text(json.dumps({**whole[0], "rows": [moved]}))
+            return path
+
+        def refused(match, *paths):
+            with pytest.raises(SeqpopeError, match=match):
+                row_of(STUDY, arm, paths)
+
+        refused("PoPE, tiny: seed 1 comes twice: take each seed once", file, other(seeds=[1, 2]))
+        refused("seed 0 comes twice", file, whole[1] / "tiny" / slug(arm.label) / "pope-seed0")
+        decayed = {**row["recipe"], "optimizer": {**row["recipe"]["optimizer"], "weight_decay": 0.5}}
+        refused(r"seeds 0 and 7 differ in optimizer\.weight_decay, 0\.01 and 0\.5", file, other(recipe=decayed))
+        refused(r"seeds 0 and 7 differ in data \(content hash\)", file, other(data="elsewhere"))
+        refused("a row of .*other.json is not whole .KeyError", file, other(units={"token": []}, dates={}))
+        assert row_of(STUDY, arm, [file, other()])["seeds"] == [0, 1, 7, 8]
