@@ -3,8 +3,10 @@
 import itertools
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -592,6 +594,25 @@ class TestClaims:
             .replace(os.path.relpath(root / "benchmarks", tmp_path).replace(os.sep, "/"), "benchmarks")
         )
         assert made == (root / "RESULTS.md").read_text()
+
+    def test_the_readme_quotes_what_was_measured(self):
+        """Every mean with a spread in it stands in RESULTS.md or a report, there with as many digits or more."""
+        root = Path(__file__).parents[1]
+        reports = [root / "RESULTS.md", *(root / "benchmarks" / "results").rglob("*.md")]
+        spread = re.compile(r"(\d+\.\d+) ± (\d+\.\d+)")
+        measured = {pair for report in reports for pair in spread.findall(report.read_text())}
+
+        def quoted(pair):
+            half = Decimal(5).scaleb(-len(pair[0].partition(".")[2]) - 1)  # what rounding may move
+            return any(
+                all(abs(Decimal(a) - Decimal(b)) <= half for a, b in zip(pair, other, strict=True))
+                for other in measured
+            )
+
+        quotes = set(spread.findall((root / "README.md").read_text()))
+        assert len(quotes) > 50
+        assert {pair for pair in quotes if not quoted(pair)} == set()
+        assert not quoted(("1.8600", "0.0140"))
 
 
 def test_a_whole_label_means_that_arm_alone():
