@@ -13,10 +13,10 @@ from piano_pieces import random_performance
 from seqpope.data.shards import Manifest, pack, write_store
 from seqpope.domains.genome.codec import Record, read_fasta, write_fasta
 from seqpope.domains.music.chorales.codec import Chorale, CodecError, write_midi
+from seqpope.domains.music.chorales.notation import write_musicxml
 from seqpope.domains.music.chorales.tokenizer import ChoraleTokenizer
 from seqpope.domains.music.piano.codec import write_midi as write_performance
 from seqpope.domains.music.piano.tokenizer import RemiTokenizer
-from seqpope.domains.music.writers import write_musicxml
 from seqpope.errors import SeqpopeError
 from seqpope.examine import examine_files
 

@@ -504,12 +504,12 @@ class TestFormats:
         assert (tmp_path / "package.json").read_text() == "{}"
 
     def test_nothing_is_left_of_a_sample_that_could_not_be_finished(self, tmp_path, checkpoint, monkeypatch):
-        from seqpope.domains.music import writers
+        from seqpope.domains.music.chorales import picture
 
         def fail(*_, **options):
             raise SeqpopeError("no picture")
 
-        monkeypatch.setattr(writers, "draw_piano_roll", fail)
+        monkeypatch.setattr(picture, "draw_piano_roll", fail)
         with pytest.raises(SeqpopeError, match="no picture"):
             draw_chorales(tmp_path / "a.mid", checkpoint=checkpoint, bars=1, formats=("png",))
         assert list(tmp_path.iterdir()) == []
@@ -526,23 +526,23 @@ class TestFormats:
         ]
 
     def test_sound_leaves_a_midi_file_of_the_same_name_alone(self, tmp_path, checkpoint, monkeypatch):
-        from seqpope.domains.music import writers
+        from seqpope.domains.music import audio
 
-        monkeypatch.setattr(writers, "find_soundfont", lambda given=None: None)
-        monkeypatch.setattr(writers, "find_fluidsynth", lambda: None)
-        monkeypatch.setattr(writers, "write_wav", lambda midi, out, soundfont=None: out.write_bytes(b"sound"))
+        monkeypatch.setattr(audio, "find_soundfont", lambda given=None: None)
+        monkeypatch.setattr(audio, "find_fluidsynth", lambda: None)
+        monkeypatch.setattr(audio, "write_wav", lambda midi, out, soundfont=None: out.write_bytes(b"sound"))
         (tmp_path / "a.mid").write_bytes(b"mine")
         draw_chorales(tmp_path / "a.wav", checkpoint=checkpoint, bars=1)
         assert (tmp_path / "a.mid").read_bytes() == b"mine"
         assert (tmp_path / "a.wav").read_bytes() == b"sound"
 
     def test_sound_is_refused_before_anything_is_drawn(self, tmp_path, checkpoint, monkeypatch):
-        from seqpope.domains.music import writers
+        from seqpope.domains.music import audio
 
         def missing(given=None):
             raise SeqpopeError("no SoundFont")
 
-        monkeypatch.setattr(writers, "find_fluidsynth", lambda: None)
-        monkeypatch.setattr(writers, "find_soundfont", missing)
+        monkeypatch.setattr(audio, "find_fluidsynth", lambda: None)
+        monkeypatch.setattr(audio, "find_soundfont", missing)
         with pytest.raises(SeqpopeError, match="no SoundFont"):
             draw_chorales(tmp_path / "a.wav", checkpoint=tmp_path / "nothing")

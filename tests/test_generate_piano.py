@@ -270,12 +270,12 @@ class TestLimits:
 
 class TestFormats:
     def test_all(self, tmp_path, checkpoint, monkeypatch):
-        from seqpope.domains.music import writers
+        from seqpope.domains.music import audio
 
-        monkeypatch.setattr(writers, "find_soundfont", lambda given=None: None)
-        monkeypatch.setattr(writers, "find_fluidsynth", lambda: None)
+        monkeypatch.setattr(audio, "find_soundfont", lambda given=None: None)
+        monkeypatch.setattr(audio, "find_fluidsynth", lambda: None)
         monkeypatch.setattr(
-            writers, "write_wav", lambda midi, out, soundfont=None: out.write_bytes(midi.read_bytes()[:4])
+            audio, "write_wav", lambda midi, out, soundfont=None: out.write_bytes(midi.read_bytes()[:4])
         )
         make_prompt(tmp_path / "prompt.mid")
         run(

@@ -31,8 +31,8 @@ def reproduce(
 
     Args:
         study: Its name, or what several begin with; or `results`: one Markdown file of all documents.
-        take: Finished runs that stand for an arm, LABEL=FOLDER, or a STUDY.json made before; seeds of several are put
-            together.
+        take: Finished runs that stand for an arm, LABEL=FOLDER, or a STUDY.json made before; the seeds of several
+            are put together.
         budget: Minutes that training, validation and tests may take, for which every run is shortened alike; all
             steps if not given. What --take names costs nothing; --jobs makes it less.
         share: Share of the recipes' steps to train, for work that is spread over several machines.

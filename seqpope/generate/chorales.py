@@ -13,13 +13,14 @@ import torch
 from seqpope.checkpoint import shipped
 from seqpope.domains.music.chorales.codec import (
     SILENCE,
+    STEPS_PER_BAR,
     STEPS_PER_QUARTER,
     VOICES,
     Chorale,
     read_score,
     write_midi,
 )
-from seqpope.domains.music.chorales.constraints import FREE, STEPS_PER_BAR, ChoraleConstraint, runs_parallel
+from seqpope.domains.music.chorales.constraints import FREE, ChoraleConstraint, runs_parallel
 from seqpope.domains.music.chorales.metrics import RANGES
 from seqpope.domains.music.chorales.tokenizer import HIGHEST_PITCH, LOWEST_PITCH, ChoraleTokenizer
 from seqpope.errors import SeqpopeError
@@ -70,12 +71,13 @@ class ChoraleOutput(MusicOutput):
 
         `given` are voices that were given for so many steps behind the prompt: pictures show them.
         """
-        from seqpope.domains.music import writers
+        from seqpope.domains.music.chorales.notation import write_musicxml
+        from seqpope.domains.music.chorales.picture import draw_piano_roll
 
         options: dict[str, Any] = {"tempo": self.tempo, "merge_repeats": self.merge_repeats}
 
         def picture(file: Path) -> None:
-            drawn = writers.draw_piano_roll(
+            drawn = draw_piano_roll(
                 chorale,
                 prompt_steps=prompt_steps,
                 given=given,
@@ -90,7 +92,7 @@ class ChoraleOutput(MusicOutput):
 
         made: dict[str, Callable[[Path], object]] = {
             "mid": midi,
-            "musicxml": lambda file: writers.write_musicxml(chorale, file, **options),
+            "musicxml": lambda file: write_musicxml(chorale, file, **options),
             "png": picture,
             "wav": lambda file: self.sound(file, midi),
         }

@@ -18,14 +18,14 @@ class MusicOutput(Output):
     def check(self, num: int) -> None:
         super().check(num)
         if "wav" in self.wanted:
-            from seqpope.domains.music.writers import find_fluidsynth, find_soundfont
+            from seqpope.domains.music.audio import find_fluidsynth, find_soundfont
 
             find_fluidsynth()
             find_soundfont(self.soundfont)
 
     def sound(self, file: Path, write_midi: Callable[[Path], object]) -> None:
         """Write a WAV file of the MIDI that `write_midi` writes to a path; it is left beside."""
-        from seqpope.domains.music.writers import write_wav
+        from seqpope.domains.music.audio import write_wav
 
         midi = file.with_suffix(".sounded.mid")
         write_midi(midi)

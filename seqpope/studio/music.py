@@ -159,18 +159,19 @@ def as_chorale(grid: list[list[int | None]], title: str = "") -> Chorale:
 
 def convert(asked: requests.Converted, context: Context) -> bytes:
     """A grid as MIDI, MusicXML, PNG (a piano roll) or SVG (engraved by Verovio; pages end to end)."""
-    from seqpope.domains.music import writers
     from seqpope.domains.music.chorales.codec import write_midi
+    from seqpope.domains.music.chorales.notation import write_musicxml
+    from seqpope.domains.music.chorales.picture import draw_piano_roll
 
     chorale = as_chorale(asked.grid, asked.title)
     if asked.format == "png":
-        return writers.draw_piano_roll(chorale, title=chorale.name, tempo=asked.tempo)
+        return draw_piano_roll(chorale, title=chorale.name, tempo=asked.tempo)
     with tempfile.TemporaryDirectory(prefix="seqpope-studio-") as folder:
         file = Path(folder) / ("score.mid" if asked.format == "mid" else "score.musicxml")
         if asked.format == "mid":
             write_midi(chorale, file, tempo=asked.tempo)
         else:
-            writers.write_musicxml(chorale, file, tempo=asked.tempo)
+            write_musicxml(chorale, file, tempo=asked.tempo)
         return engrave(file.read_text()).encode() if asked.format == "svg" else file.read_bytes()
 
 

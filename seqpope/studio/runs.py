@@ -12,30 +12,26 @@ import threading
 import time
 from array import array
 from bisect import bisect_left
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from seqpope.checkpoint import BEST
 from seqpope.errors import SeqpopeError
 from seqpope.studio.catalogue import id_of, read_header
+from seqpope.studio.run_files import Encoding, Report, Result, Settings, Told, Trained
+from seqpope.studio.run_logs import CHUNK, CURVES, LONGEST_LOG, Log, thinned
 
 DEEPEST, MOST_FOLDERS = 3, 3000  # levels below the runs folder, and folders, that are looked into
 SETTINGS, SMALL, LARGE = 1 << 16, 1 << 20, 1 << 26  # bytes of settings, of a text, of a result
 MOST_BRACKETS = 200  # of settings: YAML's reader takes the square of how deep they nest
-CHUNK = 1 << 23  # bytes of logs that one request reads; the next goes on from there
-LONGEST_LOG = 1 << 26  # bytes of one log that are drawn
-POINTS = 1000  # of a curve
-LARGEST_VALUE = 1e9  # that can be drawn
 MOST_LOGS = 200  # runs whose logs are kept in memory
-PACE = 20  # logged rows that time left is told from
 QUIET = 120.0  # seconds without a new row after which a run counts as stopped, if its rows come faster
-CURVES = {"train": "train_nats_per_token", "validation": "validation_nats_per_token"}
 FIGURES = {
     "loss": "loss.png",
     "position": "position.png",
@@ -46,252 +42,7 @@ FIGURES = {
     "delta": "inspect/delta.png",
 }
 
-Count = Annotated[int, Field(ge=0, lt=1 << 53)]
-
-
-class Told(BaseModel):
-    """What files say; fields that the page does not show are passed over, nan is refused."""
-
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, frozen=True)
-
-
-class Optimizer(Told):
-    """What of the optimiser is shown."""
-
-    steps: Count
-
-
-class Settings(Told):
-    """config.yaml of a run or of an experiment."""
-
-    dataset: str
-    position: str
-    optimizer: Optimizer
-    baseline: str = "none"
-    domain: str = ""
-    seed: int = 0
-    seeds: Count = 1
-
-
-class Estimate(Told):
-    """A mean over seeds with its spread."""
-
-    mean: float
-    n: Count = 1
-    sd: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-class Interval(Told):
-    """A mean or difference with its interval."""
-
-    mean: float
-    low: float
-    high: float
-    pieces: Count | None = None
-
-
-class Encoding(Told):
-    """An encoding's runs together."""
-
-    seeds: list[int]
-    nats_per_token: Estimate
-    units: dict[str, Estimate] = {}
-    strata: dict[str, Estimate] = {}
-    paper_protocol: Estimate | None = None
-    accuracy: Estimate | None = None
-
-
-class Difference(Told):
-    """Two encodings, paired by seed."""
-
-    a: str
-    b: str
-    seeds: list[int]
-    seeds_without_twin: list[int] = []
-    paired: list[float] = []
-    over_seeds: Estimate | None = None
-    over_pieces: Interval | None = None
-    detectable: float | None = None
-    verdict: str = ""
-
-
-class Reference(Told):
-    """An encoding against the best measured baseline of a stratum."""
-
-    encoding: str
-    stratum: str
-    tokens: Count
-    documents: Count
-    nats_per_token: float
-    best: str
-    baselines: dict[str, float]
-    difference: Interval
-    verdict: str
-
-
-class Trained(Told):
-    """How a run was trained, up to its best step."""
-
-    seed: int = 0
-    step: Count | None = None
-    steps: Count | None = None
-    seconds: float | None = None
-    precision: str | None = None
-    validation_nats_per_token: float | None = None
-
-
-class Unit(Told):
-    """Nats of each unit, such as a base, and how many there are."""
-
-    nats: float | None
-    count: float
-
-
-class Protocol(Told):
-    """How a split was read."""
-
-    window: Count | None = None
-    stride: Count | None = None
-
-
-class Bin(Told):
-    """Positions in a piece, `to` left out."""
-
-    from_: int = Field(alias="from")
-    to: int
-    tokens: Count
-    nats_per_token: float | None
-
-
-class Result(Told):
-    """result.json of a run, or a run as report.json keeps it."""
-
-    position: str
-    dataset: str
-    nats_per_token: float
-    trained: Trained
-    run: str = ""
-    domain: str = ""
-    split: str = "test"
-    tokens_scored: Count = 0
-    parameters: Count | None = None
-    units: dict[str, Unit] = {}
-    baselines: dict[str, float | None] = {}
-    protocol: Protocol = Protocol()
-    by_position: list[Bin] = []
-    device: str = ""
-    date: str = ""
-
-
-class Report(Told):
-    """report.json of an experiment."""
-
-    encodings: dict[str, Encoding]
-    differences: list[Difference] = []
-    baselines: dict[str, float | None] = {}
-    references: list[Reference] = []
-    recipes_differ_in: dict[str, Any] = {}
-    results: list[Result] = []
-
-
 T = TypeVar("T", bound=Told)
-
-
-class Log:
-    """One metrics.csv, read on from where it was left, and from its start when its logger wrote it anew."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._begin()
-
-    def _begin(self) -> None:
-        self.offset, self.size, self.unread = 0, 0, 0
-        self.steps: dict[str, array[int]] = {name: array("q") for name in CURVES}
-        self.values: dict[str, array[float]] = {name: array("d") for name in CURVES}
-        self.pace: deque[tuple[int, float]] = deque(maxlen=PACE)
-        self._head = b""  # by which a file written anew is known
-        self._columns: dict[str, int] = {}
-
-    @property
-    def whole(self) -> bool:
-        """Whether all of it that will be read is read."""
-        return self.offset >= min(self.size, LONGEST_LOG)
-
-    @property
-    def last(self) -> int:
-        """The last step logged; 0 if none is."""
-        return max((steps[-1] for steps in self.steps.values() if steps), default=0)
-
-    @property
-    def first(self) -> int | None:
-        """The first step logged."""
-        return min((steps[0] for steps in self.steps.values() if steps), default=None)
-
-    def read_on(self, most: int) -> int:
-        """Read what is new, whole lines of up to `most` bytes; how many bytes that were.
-
-        Raises:
-            OSError: it cannot be read.
-        """
-        with open(self.file, "rb") as opened:
-            self.size = os.fstat(opened.fileno()).st_size
-            if self.size < self.offset or opened.read(len(self._head)) != self._head:
-                size = self.size
-                self._begin()
-                self.size = size
-            if self.whole:
-                return 0
-            opened.seek(self.offset)
-            block = opened.read(min(most, LONGEST_LOG - self.offset))
-        end = block.rfind(b"\n") + 1
-        if not end and len(block) >= CHUNK:  # no log has such lines
-            end, self.unread = len(block), self.unread + 1
-        if not self.offset:
-            self._head = block[: min(end, 256)]
-        self.offset += end
-        for line in block[:end].decode(errors="replace").split("\n")[:-1]:
-            self._take(line.rstrip("\r").split(","))
-        if not end and self.offset + len(block) >= LONGEST_LOG:
-            self.offset = LONGEST_LOG
-        return len(block)
-
-    def _take(self, cells: list[str]) -> None:
-        if not self._columns:
-            self._columns = {name: place for place, name in enumerate(cells)}
-            return
-        try:
-            step = int(cells[self._columns["step"]])
-            if not 0 <= step < 1 << 53:
-                raise ValueError
-            for name, column in CURVES.items():
-                told = cells[self._columns[column]] if column in self._columns else ""
-                if not told:
-                    continue
-                value, steps = float(told), self.steps[name]
-                if not abs(value) < LARGEST_VALUE or (steps and step <= steps[-1]):
-                    raise ValueError
-                steps.append(step)
-                self.values[name].append(value)
-            if seconds := cells[self._columns["seconds"]] if "seconds" in self._columns else "":
-                self.pace.append((step, float(seconds)))
-        except (ValueError, IndexError, KeyError):
-            self.unread += 1
-
-
-def thinned(steps: array[int], values: array[float], most: int = POINTS) -> tuple[list[int], list[float]]:
-    """At most so many of a curve's points: of equal stretches the lowest and the highest, and both ends."""
-    count = len(steps)
-    kept: list[int] | range = range(count)
-    if count > most:
-        stretches = (most - 2) // 2
-        chosen = {0, count - 1}
-        for number in range(stretches):
-            stretch = range(number * count // stretches, (number + 1) * count // stretches)
-            chosen |= {min(stretch, key=values.__getitem__), max(stretch, key=values.__getitem__)}
-        kept = sorted(chosen)
-    return [steps[i] for i in kept], [round(values[i], 5) for i in kept]
 
 
 @dataclass

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from seqpope.studio import run_logs
 from seqpope.studio import runs as studio_runs
 from seqpope.studio.catalogue import Catalogue, id_of
 from seqpope.studio.models_routes import card
-from seqpope.studio.runs import CHUNK, FIGURES, POINTS, Library, thinned
+from seqpope.studio.run_logs import CHUNK, POINTS, thinned
+from seqpope.studio.runs import FIGURES, Library
 from seqpope.studio.server import Settings, make_app
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -220,7 +222,7 @@ class TestDamage:
 
 class TestLargeLogs:
     def test_they_are_read_piece_by_piece_and_thinned(self, runs, monkeypatch):
-        monkeypatch.setattr(studio_runs, "CHUNK", CHUNK >> 6)
+        monkeypatch.setattr(run_logs, "CHUNK", CHUNK >> 6)
         monkeypatch.setattr(studio_runs.Budget.__init__, "__defaults__", (CHUNK >> 6,))
         text = HEAD + rows(1, 20_000)
         log(runs / "live" / "pope-seed0", text)
@@ -247,7 +249,7 @@ class TestLargeLogs:
         assert steps == sorted(set(steps))
 
     def test_one_without_line_ends(self, runs, monkeypatch):
-        monkeypatch.setattr(studio_runs, "CHUNK", 1000)
+        monkeypatch.setattr(run_logs, "CHUNK", 1000)
         monkeypatch.setattr(studio_runs.Budget.__init__, "__defaults__", (1000,))
         log(runs / "live" / "pope-seed0", HEAD + "x" * 5000 + "\n" + rows(1, 3))
         library = Library(runs)

@@ -26,6 +26,7 @@ from seqpope.files import write_bytes
 VOICES = ("Soprano", "Alto", "Tenor", "Bass")
 SILENCE = -1
 STEPS_PER_QUARTER = 4
+STEPS_PER_BAR = 4 * STEPS_PER_QUARTER  # whatever the metre: the grid does not know
 JSON_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 SCORE_SUFFIXES = (".mid", ".midi", ".musicxml", ".xml", ".mxl", ".krn")
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from seqpope.domains.music.chorales.codec import SILENCE, VOICES
+from seqpope.domains.music.chorales.codec import SILENCE, STEPS_PER_BAR, VOICES
 from seqpope.domains.music.chorales.metrics import RANGES
 from seqpope.domains.music.chorales.tokenizer import (
     HIGHEST_PITCH,
@@ -30,7 +30,6 @@ from seqpope.errors import SeqpopeError
 
 FREE = -2  # in a grid of given pitches: the model's to choose
 FINAL, DOMINANT = 8, 4  # sixteenths of a cadence's last chord, and of the one before it
-STEPS_PER_BAR = 16
 # Krumhansl & Kessler (1982): how well each pitch class, counted from the tonic, fits a major and a minor key.
 PROFILES = (
     np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88]),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from seqpope.domains.music.piano.codec import Performance
-from seqpope.domains.music.writers import BLACK_KEYS, DPI, GREY, INK, PALE, printable
+from seqpope.domains.music.printing import BLACK_KEYS, DPI, GREY, INK, PALE, printable
 from seqpope.errors import SeqpopeError
 
 # Lengths are inches.
