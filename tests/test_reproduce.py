@@ -118,7 +118,7 @@ class TestRun:
         assert "0 of 2 (0% to 84%)" in text
         assert "Solved by 0 of 2 and 0 of 2 seeds (Fisher's exact test: p = 1)." in text
         assert "A note." in text
-        assert "seeds trained side by side share theirs" in text
+        assert "of seeds trained side by side each has its share" in text
         assert str(tmp_path) not in text + json.dumps(document)
 
     def test_frequencies_are_shown(self, whole):
@@ -331,6 +331,9 @@ class TestRun:
         # What the encoding does not read makes no other run.
         arm = replace(ARMS[1], settings={**TINY, "model.delta_init": "zero", "model.magnitude": "relu"})
         assert row_of(STUDY, arm, runs)["differs_from_preset"] == {}
+        # How often it was validated decides which weights are tested; how it was read is the protocol's.
+        arm = replace(ARMS[1], settings={**TINY, "eval_every": 2, "eval_stride": 25})
+        assert row_of(STUDY, arm, runs)["differs_from_preset"] == {"eval_every": [2, 3]}
 
     @pytest.mark.parametrize("text", ["", "[1]", "share: 0.5", "share: .nan", "a: b: c"])
     def test_a_damaged_plan(self, data, tmp_path, text):

@@ -133,7 +133,7 @@ def _differs(arm: Arm, found: dict[str, Any], share: float) -> dict[str, list[An
     return {
         name: [wanted[name], value]
         for name, value in flat(found).items()
-        if name in wanted and wanted[name] != value and not name.startswith("eval_") and name != "dataset"
+        if name in wanted and wanted[name] != value and name not in ("eval_length", "eval_stride", "dataset")
         if is_read(name, arm.position)
     }
 

@@ -168,8 +168,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     ]
     if any(minutes is not None for row in document["rows"] for minutes in row["minutes"]):
         facts.append(
-            "Minutes are of training, compiling included; seeds trained side by side share theirs, and runs that "
-            "shared a GPU took longer than alone."
+            "Minutes are of training, compiling included; of seeds trained side by side each has its share of "
+            "theirs, and runs that shared a GPU took longer than alone."
         )
     if share < 1:
         why = ", to fit a budget" if document.get("budget") else ""
