@@ -97,8 +97,8 @@ def _add_arguments(verb: Any, name: str) -> None:
             action="append",
             type=str,
             help="LABEL=FOLDER: finished runs, or a report.json, that stand for an arm; or STUDY.json: a "
-            "document of this study or one that trained the same, for all arms in it that neither --take "
-            "nor --arms names. May be repeated; one document an arm.",
+            "document of this study or one that trained the same, for all arms in it that neither LABEL= nor "
+            "--arms names. Seeds of several are put together; LABEL=a.json,FOLDER adds runs to a document's.",
         )
         done = {"study", "take"}
     if name in WORDS:

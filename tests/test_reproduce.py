@@ -426,6 +426,10 @@ class TestCommand:
         runs = whole[1] / "tiny" / slug(label)
         first = reproduce("--take", file, "--take", f"{label}={runs}/rope-seed1", "--arms", "none")
         assert [row["seeds"] for row in first["rows"]] == [[0, 1], [1]]
+        added = reproduce(
+            "--take", file, "--take", f"{label}={runs}/rope-seed1,{file}", "--arms", "none", out="both"
+        )
+        assert [row["seeds"] for row in added["rows"]] == [[0, 1], [0, 1]]
         again = reproduce("--take", file, "--arms", "RoPE", "--seed", 7, "--seeds", 1, out="again")
         assert [row["seeds"] for row in again["rows"]] == [[0, 1], [7]]
 
@@ -460,12 +464,14 @@ class TestCommand:
 
     def test_refused(self, reproduce, whole, tmp_path):
         file = whole[1] / "tiny" / "tiny.json"
-        shutil.copy(file, tmp_path / "second.json")
+        second = json.loads(file.read_text())
+        second["rows"][0]["values"] = [1.0, 2.0]
+        (tmp_path / "second.json").write_text(json.dumps(second))
         (tmp_path / "empty.json").write_text('{"study": "tiny", "rows": []}')
-        assert "PoPE, tiny: seed 0 comes twice: take each seed once" in reproduce(
+        assert "PoPE, tiny: seed 0 comes twice, by other runs, in" in reproduce(
             "--take", file, "--take", tmp_path / "second.json", status=1
         )
-        assert "of tiny has no rows: tiny trains none of it" in reproduce(
+        assert "of tiny has no rows; tiny trains none of it" in reproduce(
             "--take", tmp_path / "empty.json", status=1
         )
         assert "--arms '' names none" in reproduce("--arms", "", status=1)
@@ -605,12 +611,12 @@ class TestClaims:
         spread = re.compile(r"(\d+\.\d+) ± (\d+\.\d+)")
         measured = {pair for report in reports for pair in spread.findall(report.read_text())}
 
+        def rounds_to(found, told):
+            digits, of_found = (len(number.partition(".")[2]) for number in (told, found))
+            return of_found >= digits and abs(Decimal(told) - Decimal(found)) <= Decimal(5).scaleb(-digits - 1)
+
         def quoted(pair):
-            half = Decimal(5).scaleb(-len(pair[0].partition(".")[2]) - 1)  # what rounding may move
-            return any(
-                all(abs(Decimal(a) - Decimal(b)) <= half for a, b in zip(pair, other, strict=True))
-                for other in measured
-            )
+            return any(all(map(rounds_to, other, pair)) for other in measured)
 
         quotes = set(spread.findall((root / "README.md").read_text()))
         assert len(quotes) > 50

@@ -1,5 +1,6 @@
 """Rows of a study that are taken from documents made before, on another machine or of another study."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -7,11 +8,19 @@ import pytest
 from tiny_study import ARMS, STUDY, TINY, prepare_data, run
 
 from seqpope.errors import SeqpopeError
+from seqpope.reproduce.documents import standing_for
 from seqpope.reproduce.merging import merge_rows
-from seqpope.reproduce.rows import row_of, standing_for
+from seqpope.reproduce.rows import row_of
 from seqpope.reproduce.studies import Arm, slug
+from seqpope.reproduce.summary import _difference
 
 pytestmark = pytest.mark.usefixtures("unrendered")
+
+
+READ = {
+    "length_targets": {"precision": "bf16", "same": {"documents": 9, "tokens": 90}},
+    "positions": {"length": 51, "documents": 9, "nats_per_token": {"pope": [[0, 8, 1.0]]}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +62,10 @@ def test_documents_that_cannot_be_taken(data, tmp_path, whole):
         path.write_text(json.dumps({**whole[0], **changes}))
         return [path]
 
+    def but(changes):
+        """The row with these changes; ... leaves a field out."""
+        return {name: value for name, value in {**row, **changes}.items() if value is not ...}
+
     refused("has 1.0 of the recipes' steps, 0.5 are asked.*give --share 1.0", [file], share=0.5)
     refused("is of tiny, in nats, and has .*: expected tiny, in accuracy", other(measure="nats"))
     refused("and has RoPE, tiny: expected tiny, in accuracy, with PoPE", other(rows=[whole[0]["rows"][1]]))
@@ -62,14 +75,16 @@ def test_documents_that_cannot_be_taken(data, tmp_path, whole):
     refused("is of nope there, expected pope", other(rows=[{**row, "encoding": "nope"}]))
     for wrong in (
         {"seeds": [0]}, {"seeds": [0, 0]}, {"seeds": ["a", "b"]}, {"seeds": []}, {"values": [1.0]},
-        {"minutes": None}, {"solved_at": [1]}, {"recipe": None}, {"recipe": []},
+        {"minutes": None}, {"solved_at": [1]}, {"recipe": None}, {"recipe": []}, {"recipe": {}}, {"commits": None},
+        {"values": [float("nan"), 1.0]}, {"values": [1e308, 1.0]}, {"values": [10**400, 1.0]}, {"protocol": {}},
+        {"device": "a GPU"}, {"units": {"token": [1.0]}}, {"data": ...},
     ):  # fmt: skip
-        refused("is no whole document of a study", other(rows=[{**row, **wrong}]))
+        refused("is no whole document of a study", other(rows=[but(wrong)]))
     for wrong in (
-        {"baselines": []}, {"curves": [None]}, {"curves": [["x"]]}, {"values": [float("nan"), 1.0]},
-        {"steps": ["many"]}, {"commits": None}, {"protocol": {}},
+        {"baselines": []}, {"curves": [None]}, {"curves": [["x"]]}, {"steps": ["many"]},
     ):  # fmt: skip
         refused("the row of PoPE, tiny in a document is not whole", other(rows=[{**row, **wrong}]))
+    refused(r"there is no .*nothing\.json: expected a document", [tmp_path / "nothing.json"])
     (tmp_path / "deep.json").write_text("[" * 100000)
     refused("no report.json of `seqpope compare`", [tmp_path / "deep.json"])
     strange = {**row, "data": "elsewhere"}
@@ -101,10 +116,15 @@ def test_rows_are_taken_from_another_study_that_trained_the_same(data, tmp_path,
     with pytest.raises(SeqpopeError, match="with decayed once, or a study that trained the same"):
         run(data, tmp_path, study=other, taken={"decayed": [file]}, only=[])
     for match, asked, share in (
-        (r"of tiny has PoPE, tiny, RoPE, tiny: other trains none of it$", replace(other, arms=arms[1:2]), 1.0),
-        (r"trains none of it at share 0\.5", other, 0.5),
-        ("trains none of it", replace(other, measure="nats_per_token"), 1.0),
-        ("trains none of it", replace(other, arms=tuple(replace(a, lengths=(51,)) for a in arms)), 1.0),
+        (r"of tiny has PoPE, tiny, RoPE, tiny; other trains none of it$", replace(other, arms=arms[1:2]), 1.0),
+        (r"trains none of it: it has 1\.0 of the recipes' steps, 0\.5 are asked for", other, 0.5),
+        ("trains none of it$", replace(other, measure="nats_per_token"), 1.0),
+        ("trains none of it$", replace(other, arms=tuple(replace(a, lengths=(51,)) for a in arms)), 1.0),
+        (
+            "it was read on the test split, other is on validation",
+            replace(other, arms=tuple(replace(a, lengths=(51,)) for a in arms), lengths_split="validation"),
+            1.0,
+        ),
     ):
         with pytest.raises(SeqpopeError, match=match):
             standing_for(asked, file, share)
@@ -139,7 +159,7 @@ def test_of_rows_read_in_several_lengths(whole, tmp_path):
     both = {length: {"same": [1.0, 1.0], "second_half": [1.0, 1.0]} for length in ("51", "102")}
 
     def taken(split, lengths):
-        row = {**whole[0]["rows"][0], "lengths": {"pope": lengths}}
+        row = {**whole[0]["rows"][0], **READ, "lengths": {"pope": lengths}}
         path = tmp_path / "lengths.json"
         path.write_text(json.dumps({**whole[0], "rows": [row], "lengths_split": split}))
         return row_of(study, arm, [path])
@@ -156,6 +176,19 @@ def test_of_rows_read_in_several_lengths(whole, tmp_path):
 class TestSeedsOfSeveral:
     """A row put together of parts is that of all seeds at once."""
 
+    @pytest.fixture
+    def made(self, whole, tmp_path):
+        """Writes a document whose row of the first arm is changed so; ... leaves a field out."""
+
+        def written(name="other", **changes):
+            row = {"seeds": [7, 8], **{n: v for n, v in whole[0]["rows"][0].items() if n != "seeds"}, **changes}
+            row = {n: v for n, v in row.items() if v is not ...}
+            path = tmp_path / f"{name}.json"
+            path.write_text(json.dumps({**whole[0], "rows": [row]}))
+            return path
+
+        return written
+
     def test_documents_and_folders(self, data, whole, tmp_path):
         """In any order; each of a part's seeds in a document or as a run."""
         for arm, row in zip(ARMS, whole[0]["rows"], strict=True):
@@ -166,8 +199,64 @@ class TestSeedsOfSeveral:
                 run(data, tmp_path / f"{seed}{arm.position}", taken={arm.label: [path]}, only=[])
                 parts.append(tmp_path / f"{seed}{arm.position}" / "tiny" / "tiny.json")
             for paths in (parts, parts[::-1], [parts[1], runs[0]], [runs[1], parts[0]]):
-                assert row_of(STUDY, arm, paths) | {"curves": ()} == row | {"curves": ()}
-            assert row_of(STUDY, arm, parts)["curves"] == row["curves"]
+                assert row_of(STUDY, arm, paths) == row
+
+    def test_of_several_machines(self, whole, made):
+        """What was found there stands in the order of seeds; what they were is told of all."""
+        arm, row = ARMS[0], whole[0]["rows"][0]
+        solved = made(
+            "solved", seeds=[5, 3], values=[90.0, 60.0], solved=0, solved_at=[40, 30], device=["another"],
+            commits=["abc"], precision=["bf16-mixed"], dates=["2020-01-01", "2999-01-01"],
+            recipe={**row["recipe"], "precision": "fp32", "compile": "false"}, curves=row["curves"][:1],
+        )  # fmt: skip
+        whole_file = whole[1] / "tiny" / "tiny.json"
+        merged = row_of(STUDY, arm, [solved, whole_file])
+        assert merged == {
+            **row_of(STUDY, arm, [whole_file, solved]),
+            "recipe": merged["recipe"],
+            "curves": merged["curves"],
+        }
+        assert merged["seeds"] == [0, 1, 3, 5]
+        assert merged["values"] == [*row["values"], 60.0, 90.0]
+        assert (merged["solved"], merged["solved_at"]) == (2, [*row["solved_at"], 30, 40])
+        assert len(merged["curves"]) == 3
+        assert merged["device"] == sorted(["another", *row["device"]])
+        assert merged["commits"] == sorted(["abc", *row["commits"]])
+        assert merged["precision"] == ["32-true", "bf16-mixed"]
+        assert merged["dates"] == ["2020-01-01", "2999-01-01"]
+        assert merged["differs_from_preset"] == {}
+
+    def test_seeds_of_two_precisions_are_told(self, whole, made):
+        """Which seed was trained in which is not in a row, so that pairs may be of two."""
+        other = row_of(STUDY, ARMS[0], [whole[1] / "tiny" / "tiny.json", made(precision=["bf16-mixed"])])
+        assert _difference(other, other, set())["unlike"] == ["training precision"]
+
+    def test_settings_that_only_some_tell(self, whole, made):
+        """Two parts that differ in one are told apart, whichever part comes between them."""
+        recipe, arm = whole[0]["rows"][0]["recipe"], ARMS[0]
+
+        def part(seed, decay=None, **model):
+            optimizer = {n: v for n, v in recipe["optimizer"].items() if n != "average_decay"}
+            optimizer |= {} if decay is None else {"average_decay": decay}
+            told = {**recipe, "optimizer": optimizer, "model": {**recipe["model"], **model}}
+            lists = {
+                n: whole[0]["rows"][0][n][:1]
+                for n in ("values", "validation", "best_step", "minutes", "solved_at")
+            }
+            units = {name: values[:1] for name, values in whole[0]["rows"][0]["units"].items()}
+            return made(str(seed), seeds=[seed], recipe=told, units=units, **lists)
+
+        silent, none, some = part(0), part(1, 0.0), part(2, 0.5)
+        for order in itertools.permutations((silent, none, some)):
+            with pytest.raises(SeqpopeError, match=r"seeds [12] and [12] differ in optimizer\.average_decay"):
+                row_of(STUDY, arm, order)
+        assert row_of(STUDY, arm, [silent, none])["recipe"]["optimizer"]["average_decay"] == 0.0
+        with pytest.raises(SeqpopeError, match=r"seeds 0 and 4 differ in model\.delta_init, 'uniform' and 'zero'"):
+            row_of(STUDY, arm, [silent, part(4, delta_init="zero")])
+        rope = [
+            {**row_of(STUDY, arm, [path]), "encoding": "rope"} for path in (silent, part(4, delta_init="zero"))
+        ]
+        assert merge_rows("RoPE", [("a", rope[0]), ("b", rope[1])])["seeds"] == [0, 4]
 
     def test_read_in_several_lengths(self, whole):
         """A part of two seeds and one of one: means over seeds weigh them alike."""
@@ -178,55 +267,82 @@ class TestSeedsOfSeveral:
                 name: [row[name][0]] * len(seeds) for name in ("values", "validation", "best_step", "minutes")
             }
             named |= {"solved": 0, "solved_at": [None] * len(seeds), "curves": [], "seeds": seeds}
+            positions = {**READ["positions"], "nats_per_token": {"pope": [[0, 8, sum(nats) / len(nats)]]}}
             return {
                 **row,
                 **named,
+                **READ,
                 "units": {"token": nats},
                 "lengths": {"pope": {"51": {"same": nats, "second_half": [2 * n for n in nats]}}},
-                "length_targets": {"precision": "bf16"},
-                "positions": {
-                    "length": 51,
-                    "documents": 9,
-                    "nats_per_token": {"pope": [[0, 8, sum(nats) / len(nats)]]},
-                },
+                "positions": positions,
             }
 
         one, other = part([0, 4], [1.0, 3.0]), part([2], [5.0])
-        merged = merge_rows("PoPE", [one, other])
+        merged = merge_rows("PoPE", [("a", one), ("b", other)])
         assert merged["seeds"] == [0, 2, 4]
         assert merged["lengths"] == {"pope": {"51": {"same": [1.0, 5.0, 3.0], "second_half": [2.0, 10.0, 6.0]}}}
         assert merged["positions"]["nats_per_token"] == {"pope": [[0, 8, 3.0]]}
         assert merged["units"] == {"token": [1.0, 5.0, 3.0]}
+        targets, positions = READ["length_targets"], other["positions"]
         for changes, told in (
-            ({"lengths": {"pope": other["lengths"]["pope"], "pope+yarn": {}}}, "their encodings are"),
-            ({"length_targets": {"precision": "bf16", "same": 3}}, "their targets are"),
-            ({"positions": {**other["positions"], "length": 8}}, "their curves by position are"),
             (
-                {"length_targets": {"precision": "fp32"}},
+                {"lengths": {"pope": other["lengths"]["pope"], "pope+yarn": {}}},
+                "not read alike .* their ways of reading differ, pope and pope, pope.yarn",
+            ),
+            ({"length_targets": {**targets, "second_half": 3}}, "not read alike .* their targets differ:"),
+            ({"positions": {**positions, "length": 8}}, "not read alike .* their curves by position differ:"),
+            (
+                {"positions": {**positions, "nats_per_token": {"pope": [[0, 9, 1.0]]}}},
+                "not read alike .* their bins differ:",
+            ),
+            (
+                {"length_targets": {**targets, "precision": "fp32"}},
                 "differ in precision at several lengths, 'bf16' and 'fp32'",
+            ),
+            (
+                {"length_targets": {**targets, "same": {"documents": 3, "tokens": 5}}},
+                "differ in targets at several lengths, '90 of 9 documents' and '5 of 3 documents'",
             ),
         ):
             with pytest.raises(SeqpopeError, match=f"seeds 0 and 2 .*{told}"):
-                merge_rows("PoPE", [one, {**other, **changes}])
+                merge_rows("PoPE", [("a", one), ("b", {**other, **changes})])
 
-    def test_what_is_no_part_of_it(self, whole, tmp_path):
+    def test_what_is_no_part_of_it(self, whole, made):
         arm, row = ARMS[0], whole[0]["rows"][0]
         file = whole[1] / "tiny" / "tiny.json"
-
-        def other(**changes):
-            path = tmp_path / "other.json"
-            moved = {**row, "seeds": [7, 8], **changes}
-            path.write_text(json.dumps({**whole[0], "rows": [moved]}))
-            return path
 
         def refused(match, *paths):
             with pytest.raises(SeqpopeError, match=match):
                 row_of(STUDY, arm, paths)
 
-        refused("PoPE, tiny: seed 1 comes twice: take each seed once", file, other(seeds=[1, 2]))
-        refused("seed 0 comes twice", file, whole[1] / "tiny" / slug(arm.label) / "pope-seed0")
+        refused(
+            "PoPE, tiny: seed 1 comes twice, by other runs, in .*tiny.json and in .*other.json",
+            file,
+            made(seeds=[1, 2]),
+        )
+        refused("seed 0 comes twice, by other runs", file, made(seeds=[0, 1], validation=[0.0, 0.0]))
+        refused("seed 0 comes twice, by the same run, in", file, made(seeds=[0, 2]))
         decayed = {**row["recipe"], "optimizer": {**row["recipe"]["optimizer"], "weight_decay": 0.5}}
-        refused(r"seeds 0 and 7 differ in optimizer\.weight_decay, 0\.01 and 0\.5", file, other(recipe=decayed))
-        refused(r"seeds 0 and 7 differ in data \(content hash\)", file, other(data="elsewhere"))
-        refused("a row of .*other.json is not whole .KeyError", file, other(units={"token": []}, dates={}))
-        assert row_of(STUDY, arm, [file, other()])["seeds"] == [0, 1, 7, 8]
+        refused(r"seeds 0 and 7 differ in optimizer\.weight_decay, 0\.01 and 0\.5", file, made(recipe=decayed))
+        refused(r"seeds 0 and 7 differ in data \(content hash\)", file, made(data="elsewhere"))
+        refused("seeds 0 and 7 differ in number of parameters", file, made(parameters=3))
+        protocol = {**row["protocol"], "selection": "the last step"}
+        refused("seeds 0 and 7 differ in protocol's selection", file, made(protocol=protocol))
+        refused("a row of .*other.json is not whole .KeyError", file, made(dates={}))
+        assert row_of(STUDY, arm, [file, made()])["seeds"] == [0, 1, 7, 8]
+
+    def test_the_very_same_runs_count_once(self, whole, made):
+        """Two studies that trained the same have them both; so has a document of the runs beside it."""
+        arm, file = ARMS[0], whole[1] / "tiny" / "tiny.json"
+        alone = row_of(STUDY, arm, [file])
+        assert row_of(STUDY, arm, [file, made(seeds=[0, 1])]) == alone
+        assert row_of(STUDY, arm, [file, whole[1] / "tiny" / slug(arm.label) / "pope-seed1"]) == alone
+
+    def test_a_document_is_not_written_over_by_what_it_is_a_part_of(self, data, whole):
+        file = whole[1] / "tiny" / "tiny.json"
+        before = file.read_bytes()
+        with pytest.raises(
+            SeqpopeError, match=r"tiny\.json is taken and would be written over: give another --out"
+        ):
+            run(data, whole[1], taken={arm.label: [file] for arm in ARMS}, only=[])
+        assert file.read_bytes() == before

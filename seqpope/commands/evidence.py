@@ -101,8 +101,11 @@ def _taken(take: Sequence[str], study: Any, share: float, trained: Collection[st
 
     Args:
         trained: labels of arms that are to be trained, which documents then do not stand for.
+
+    Returns:
+        Of an arm that LABEL= names what it names, else every document that has it.
     """
-    from seqpope.reproduce.rows import standing_for
+    from seqpope.reproduce.documents import standing_for
 
     taken: dict[str, list[Path]] = {}
     documents = [text for text in take if text.endswith(".json") and ("=" not in text or Path(text).is_file())]
@@ -118,7 +121,10 @@ def _taken(take: Sequence[str], study: Any, share: float, trained: Collection[st
     named = set(taken)  # which take the place of what documents have
     for path in map(Path, documents):
         for label in standing_for(study, path, share):
-            if label not in named and label not in trained:
+            if label in named and path not in taken[label]:
+                stands = ", ".join(map(str, taken[label]))
+                print(f'{label}: {stands}, not what {path} has of it; for both --take "{label}={stands},{path}"')
+            elif label not in named and label not in trained:
                 taken.setdefault(label, []).append(path)
     return taken
 

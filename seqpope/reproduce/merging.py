@@ -1,31 +1,61 @@
-"""What may stand together: seeds in one row of a study, rows in one table; and rows of several machines as one."""
+"""What may stand together: seeds in one row of a study, rows in one table; and parts of a row as one."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seqpope.errors import SeqpopeError
-from seqpope.reproduce.studies import is_read
+from seqpope.reproduce.studies import Arm, arm_config, is_read, shortened
 from seqpope.results import LATER, flat, recipe, seed_of
 
-OF_EACH_SEED = ("seeds", "values", "validation", "best_step", "minutes")
-_OF_ALL = ("steps", "precision", "device", "commits")  # sorted, each once
+Row = Mapping[str, Any]
+OF_ALL = ("steps", "precision", "device", "commits")  # of a row: sorted, each once
+# Settings that may differ between seeds of a row: the precision trained in is told beside them.
+_MACHINES = ("precision", "compile")
 
 
-def measured_on(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What numbers must share to stand in one table: data, windows, targets."""
+def each_seed(row: Row) -> dict[tuple[str, ...], list[Any]]:
+    """All that a row has a number of for each seed, by the names on the way to it."""
+    found: dict[tuple[str, ...], list[Any]] = {
+        (name,): row[name] for name in ("seeds", "values", "validation", "best_step", "minutes")
+    }
+    found |= {("units", unit): values for unit, values in row["units"].items()}
+    if "solved" in row:
+        found["solved_at",] = row["solved_at"]
+    for name, by_length in row.get("lengths", {}).items():
+        for length, parts in by_length.items():
+            found |= {("lengths", name, length, which): values for which, values in parts.items()}
+    return found
+
+
+def differs(arm: Arm, found: Mapping[str, Any], share: float) -> dict[str, list[Any]]:
+    """Settings of a recipe that the arm's, at that share of its steps, has otherwise: [the arm's, found]."""
+    wanted = flat(recipe(shortened(arm_config(arm), share).as_dict()))
     return {
+        name: [wanted[name], value]
+        for name, value in flat(dict(found)).items()
+        if name in wanted and wanted[name] != value
+        if name not in ("eval_length", "eval_stride", "dataset", *_MACHINES) and is_read(name, arm.position)
+    }
+
+
+def measured_on(row: Row) -> dict[str, Any]:
+    """What numbers must share to stand in one table: data, windows, targets."""
+    found = {
         "data set": row["dataset"],
         "data (content hash)": row["data"],
         "window": row["protocol"]["window"],
         "stride": row["protocol"]["stride"],
         "number of targets": row["tokens_scored"],
-        **(
-            {"precision at several lengths": row["length_targets"]["precision"]} if "length_targets" in row else {}
-        ),
     }
+    if "length_targets" in row:
+        same = row["length_targets"]["same"]
+        found["precision at several lengths"] = row["length_targets"]["precision"]
+        found["targets at several lengths"] = f"{same['tokens']} of {same['documents']} documents"
+    return found
 
 
 def check_alike(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
@@ -60,112 +90,145 @@ def check_seeds(label: str, results: Sequence[dict[str, Any]]) -> None:
         }
         for r in results
     ]
-    for before, part in itertools.pairwise(parts):
-        _check_new(label, before, part)
-    for part in parts[1:]:
-        _check_one_recipe(label, parts[0], part)
+    for one, other in itertools.combinations(parts, 2):
+        if one["seeds"] == other["seeds"]:
+            raise SeqpopeError(f"{label}: seed {one['seeds'][0]} comes twice: take each seed once")
+        _check_one_recipe(label, one, other)
 
 
-def _check_new(label: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    twice = sorted(set(one["seeds"]) & set(other["seeds"]))
-    if twice:
-        raise SeqpopeError(f"{label}: seed {twice[0]} comes twice: take each seed once")
+def _check_one_recipe(label: str, one: Row, other: Row) -> None:
+    """Refuse parts of a row that were trained or scored differently."""
+    first, second = (LATER | flat(dict(part["recipe"])) for part in (one, other))
+    first, second = ({n: v for n, v in each.items() if is_read(n, one["encoding"])} for each in (first, second))
+    first, second = ({n: v for n, v in each.items() if n not in _MACHINES} for each in (first, second))
+    for part, settings in ((one, first), (other, second)):
+        settings |= measured_on(part) | {f"protocol's {name}": v for name, v in part["protocol"].items()}
+        settings |= {f"baseline {name}": v and round(v, 6) for name, v in part["baselines"].items()}
+        settings["number of parameters"] = part["parameters"]
+    for name in sorted(first.keys() & second.keys()):
+        if first[name] != second[name]:
+            raise SeqpopeError(
+                f"{label}: seeds {one['seeds'][0]} and {other['seeds'][0]} differ in {name}, {first[name]!r} and "
+                f"{second[name]!r}: expected seeds of one recipe, scored alike on the same data"
+            )
 
 
-def _check_one_recipe(label: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    first, second = (LATER | flat(part["recipe"]) for part in (one, other))
-    apart = [(name, first[name], second[name]) for name in sorted(first.keys() & second.keys())]
-    apart = [(name, a, b) for name, a, b in apart if a != b and name not in ("precision", "compile")]
-    apart = [values for values in apart if is_read(values[0], one["encoding"])]
-    a, b = measured_on(one), measured_on(other)
-    apart += [(name, a[name], b[name]) for name in a if name in b and a[name] != b[name]]
-    if apart:
-        name, *values = apart[0]
-        raise SeqpopeError(
-            f"{label}: seeds {one['seeds'][0]} and {other['seeds'][0]} differ in {name}, {values[0]!r} and "
-            f"{values[1]!r}: expected seeds of one recipe, scored alike on the same data"
-        )
+def merge_rows(label: str, parts: Sequence[tuple[str, Row]]) -> dict[str, Any]:
+    """One row of the seeds of several.
 
-
-def merge_rows(label: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One row of the seeds of several, as if all had been trained at once.
+    It is what `row_of` would make of all their runs, but that curves of training stand in the order of the parts
+    where some seeds have none. A part whose seeds are all the very runs of another is left out.
 
     Args:
         label: of the arm, for messages.
-        rows: of the arm, as `row_of` makes them; whole.
+        parts: where each is from, for messages, and a row of the arm that is whole.
 
     Raises:
-        SeqpopeError: a seed comes twice, they are of different recipes or data, or were not read alike in
-            several lengths.
+        SeqpopeError: two parts have a seed in common that is not the same run, or are of different recipes or
+            data, or were not read alike in several lengths.
     """
-    merged = dict(rows[0])
-    for row in rows[1:]:
-        _check_new(label, merged, row)
-        _check_one_recipe(label, merged, row)
-        merged = _two(label, merged, row)
-    return merged
+    kept: list[tuple[str, Row]] = []
+    for source, row in parts:
+        if not any(_holds(label, other, row, where, source) for where, other in kept):
+            kept.append((source, row))
+    for (_, one), (_, other) in itertools.combinations(kept, 2):
+        _check_one_recipe(label, one, other)
+        if "lengths" in one:
+            _check_read_alike(label, one, other)
+    rows = [row for _, row in kept]
+    return dict(rows[0]) if len(rows) == 1 else _joined(rows)
 
 
-def _two(label: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    seeds = [*one["seeds"], *other["seeds"]]
-    order = sorted(range(len(seeds)), key=lambda n: seeds[n])
+def _holds(label: str, one: Row, other: Row, where: str, source: str) -> bool:
+    """Whether the first has every seed of the second, as the very same runs.
 
-    def each(a: Sequence[Any], b: Sequence[Any]) -> list[Any]:
-        both = [*a, *b]
-        return [both[n] for n in order]
+    Raises:
+        SeqpopeError: they have some in common, and not so.
+    """
+    common = sorted(set(one["seeds"]) & set(other["seeds"]))
+    if not common:
+        return False
 
-    merged = {**one, **{name: each(one[name], other[name]) for name in OF_EACH_SEED}}
-    merged |= {name: sorted({*one[name], *other[name]}) for name in _OF_ALL}
-    merged["units"] = {
-        unit: each(values, other["units"][unit]) for unit, values in one["units"].items() if unit in other["units"]
-    }
-    merged["dates"] = [min(one["dates"][0], other["dates"][0]), max(one["dates"][1], other["dates"][1])]
-    if "solved" in one:
-        merged["solved"] = one["solved"] + other["solved"]
-        merged["solved_at"] = each(one["solved_at"], other["solved_at"])
-        # Those of seeds whose logs were there, which need not be all.
-        merged["curves"] = [*one.get("curves", []), *other.get("curves", [])]
-    if "lengths" in one:
-        _check_read_alike(label, one, other)
-        merged["lengths"] = {
-            name: {
-                length: {which: each(values[which], other["lengths"][name][length][which]) for which in values}
-                for length, values in by_length.items()
-            }
-            for name, by_length in one["lengths"].items()
-        }
-        merged["positions"] = {
-            **one["positions"],
-            "nats_per_token": {
-                name: _mean_curve((one, other), name) for name in one["positions"]["nats_per_token"]
-            },
-        }
-    return merged
+    def of_seed(row: Row, seed: int) -> list[Any]:
+        return [row[name][row["seeds"].index(seed)] for name in ("values", "validation", "best_step")]
+
+    same = [seed for seed in common if of_seed(one, seed) == of_seed(other, seed)]
+    if len(same) == len(other["seeds"]):
+        return True
+    what = "the same run" if common[0] in same else "other runs"
+    raise SeqpopeError(
+        f"{label}: seed {common[0]} comes twice, by {what}, in {where} and in {source}: say what stands for the "
+        f'arm with --take "{label}=...", commas between several, each seed once'
+    )
 
 
-def _check_read_alike(label: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    def told(row: Mapping[str, Any]) -> dict[str, Any]:
-        positions = {name: row["positions"][name] for name in ("length", "documents")}
+def _joined(rows: Sequence[Row]) -> dict[str, Any]:
+    lists = [each_seed(row) for row in rows]
+    seeds = [seed for row in rows for seed in row["seeds"]]
+    order = sorted(range(len(seeds)), key=seeds.__getitem__)
+    joined = dict(rows[0])
+    joined |= {name: sorted({value for row in rows for value in row[name]}) for name in OF_ALL}
+    joined |= {name: {} for name in ("units", "lengths") if name in joined}
+    for path in lists[0]:
+        if all(path in each for each in lists):
+            every = [value for each in lists for value in each[path]]
+            at = joined
+            for name in path[:-1]:
+                at = at.setdefault(name, {})
+            at[path[-1]] = [every[n] for n in order]
+    joined["recipe"] = _union([row["recipe"] for row in rows])
+    joined["baselines"] = _union([row["baselines"] for row in rows])
+    joined["differs_from_preset"] = _union([row["differs_from_preset"] for row in rows])
+    joined["dates"] = [min(row["dates"][0] for row in rows), max(row["dates"][1] for row in rows)]
+    if "solved" in joined:
+        joined["solved"] = sum(row["solved"] for row in rows)
+        curves = [curve for row in rows for curve in row.get("curves", [])]
+        joined["curves"] = [curves[n] for n in order] if len(curves) == len(seeds) else curves
+    if "positions" in joined:
+        means = {name: _mean_curve(rows, name) for name in joined["positions"]["nats_per_token"]}
+        joined["positions"] = {**joined["positions"], "nats_per_token": means}
+    return joined
+
+
+def _union(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """All settings of any, the first's where several have one."""
+    found: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            if isinstance(value, Mapping):
+                found[name] = _union([found.get(name, {}), value])
+            else:
+                found.setdefault(name, value)
+    return found
+
+
+def _check_read_alike(label: str, one: Row, other: Row) -> None:
+    def told(row: Row) -> dict[str, Any]:
+        positions = row["positions"]
         return {
-            "encodings": {name: list(by_length) for name, by_length in row["lengths"].items()},
+            "ways of reading": ", ".join(row["lengths"]),
+            "lengths": ", ".join(next(iter(row["lengths"].values()))),
             "targets": row["length_targets"],
-            "curves by position": positions,
+            "curves by position": (positions["length"], positions["documents"]),
+            "bins": {n: [b[:2] for b in bins] for n, bins in positions["nats_per_token"].items()},
         }
 
     a, b = told(one), told(other)
     for name in a:
         if a[name] != b[name]:
+            values = f", {a[name]} and {b[name]}" if isinstance(a[name], str) else ""
             raise SeqpopeError(
                 f"{label}: seeds {one['seeds'][0]} and {other['seeds'][0]} were not read alike in several "
-                f"lengths, their {name} are {a[name]} and {b[name]}: take runs read by one `seqpope reproduce`"
+                f"lengths, their {name} differ{values}: take runs that one version of `seqpope reproduce` "
+                "read, with or without YaRN"
             )
 
 
-def _mean_curve(rows: Sequence[Mapping[str, Any]], name: str) -> list[list[float]]:
+def _mean_curve(rows: Sequence[Row], name: str) -> list[list[float]]:
     """NLL by position, the mean over all seeds, from the rows' means over theirs."""
     counts = [len(row["seeds"]) for row in rows]
     curves = [row["positions"]["nats_per_token"][name] for row in rows]
     return [
-        [bins[0][0], bins[0][1], sum(c * b[2] for c, b in zip(counts, bins, strict=True)) / sum(counts)]
+        [bins[0][0], bins[0][1], math.fsum(c * b[2] for c, b in zip(counts, bins, strict=True)) / sum(counts)]
         for bins in zip(*curves, strict=True)
     ]

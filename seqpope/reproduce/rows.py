@@ -13,14 +13,12 @@ from typing import Any
 
 from seqpope.errors import SeqpopeError
 from seqpope.figures import read_curve
+from seqpope.reproduce.documents import NOT_WHOLE, is_document, row_of_document
 from seqpope.reproduce.lengths import lengths_of
-from seqpope.reproduce.merging import OF_EACH_SEED, check_seeds, merge_rows
-from seqpope.reproduce.studies import Arm, Study, arm_config, is_read, shortened
-from seqpope.results import FIELDS, flat, load_results, precision_of, recipe, seed_of
+from seqpope.reproduce.merging import check_seeds, differs, merge_rows
+from seqpope.reproduce.studies import SOLVED, Arm, Study
+from seqpope.results import FIELDS, load_results, precision_of, recipe, seed_of
 
-# What reading a file of another shape than expected comes to.
-NOT_WHOLE = (OSError, KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError)
-SOLVED = 50.0  # per cent of targets
 # Mean nats of the validation targets. A target that is not the likeliest has a probability of 1/2 at most and
 # costs ln 2 or more; below half of that more than half of the targets are the likeliest, however the rest stand.
 SOLVED_NATS = math.log(2) / 2
@@ -36,13 +34,13 @@ def row_of(study: Study, arm: Arm, paths: Sequence[Path], share: float = 1.0) ->
         SeqpopeError: they are not finished, of another encoding, of different recipes or data, a seed comes
             twice, a report is given where the study needs folders, or a document is of another study or share.
     """
-    documents = [path for path in paths if is_document(path)]
+    documents = [path for path in dict.fromkeys(paths) if is_document(path)]
     others = [path for path in paths if path not in documents]
-    rows = [_of_document(study, arm, path, share) for path in documents]
-    if others or not rows:
-        rows.append(_of_runs(study, arm, others, share))
+    parts = [(str(path), row_of_document(study, arm, path, share)) for path in documents]
+    if others or not parts:
+        parts.append((", ".join(map(str, others)), _of_runs(study, arm, others, share)))
     try:
-        return merge_rows(arm.label, rows)
+        return merge_rows(arm.label, parts)
     except NOT_WHOLE as error:
         raise SeqpopeError(
             f"{arm.label}: a row of {' or '.join(map(str, documents))} is not whole ({error!r}): take its runs' "
@@ -53,6 +51,11 @@ def row_of(study: Study, arm: Arm, paths: Sequence[Path], share: float = 1.0) ->
 def _of_runs(study: Study, arm: Arm, paths: Sequence[Path], share: float) -> dict[str, Any]:
     """A row of runs' folders and reports."""
     reports = [path for path in paths if Path(path).suffix == ".json"]
+    missing = [path for path in reports if not Path(path).is_file()]
+    if missing:
+        raise SeqpopeError(
+            f"{arm.label}: there is no {missing[0]}: expected a document of a study, or report.json"
+        )
     if reports and (arm.lengths or study.inspect):
         raise SeqpopeError(
             f"{arm.label}: {study.name} reads the runs themselves, and {reports[0]} has only their results: "
@@ -100,7 +103,7 @@ def _of_runs(study: Study, arm: Arm, paths: Sequence[Path], share: float) -> dic
         "commits": sorted({r["commit"] or "unknown" for r in results}),
         "dates": [min(r["date"] for r in results), max(r["date"] for r in results)],
         "recipe": recipe(results[0]["config"]),
-        "differs_from_preset": _differs(arm, recipe(results[0]["config"]), share),
+        "differs_from_preset": differs(arm, recipe(results[0]["config"]), share),
     }
     if study.measure == "accuracy":
         logged = [read_curve(Path(r["folder"])) if "folder" in r else {} for r in results]
@@ -125,132 +128,6 @@ def _solved_at(logged: Mapping[str, Sequence[tuple[int, float]]], tested: int | 
     by_nats = [s for s, nats in logged.get("validation_nats_per_token", ()) if nats < SOLVED_NATS]
     found = [*by_accuracy, *by_nats, *([] if tested is None else [tested])]
     return min(found, default=None)
-
-
-def _differs(arm: Arm, found: dict[str, Any], share: float) -> dict[str, list[Any]]:
-    """Settings of a recipe that the arm's, at that share of its steps, has otherwise: [the arm's, found]."""
-    wanted = flat(recipe(shortened(arm_config(arm), share).as_dict()))
-    return {
-        name: [wanted[name], value]
-        for name, value in flat(found).items()
-        if name in wanted and wanted[name] != value and name not in ("eval_length", "eval_stride", "dataset")
-        if is_read(name, arm.position)
-    }
-
-
-def is_document(path: Path) -> bool:
-    """Whether a file is what `write_study` writes, whole or not."""
-    try:
-        return Path(path).suffix == ".json" and "rows" in json.loads(Path(path).read_text())
-    except NOT_WHOLE:
-        return False
-
-
-def standing_for(study: Study, path: Path, share: float = 1.0) -> list[str]:
-    """Labels of a study's arms for which a document has a row.
-
-    One of the study itself by its labels; one of another study where that trained just what the arm is.
-
-    Raises:
-        SeqpopeError: it is no document, or has nothing of the study.
-    """
-    try:
-        document = json.loads(Path(path).read_text())
-        labels = [arm.label for arm in study.arms if _rows_in(document, study, arm, share)]
-        own = document["study"] == study.name
-        strange = [str(row["label"]) for row in document["rows"] if own and row["label"] not in labels]
-        told = [str(row["label"]) for row in document["rows"]]
-    except NOT_WHOLE as error:
-        raise SeqpopeError(
-            f"{path} is no document of a study ({error!r}): expected STUDY.json of `seqpope reproduce`, or "
-            "LABEL=FOLDER for runs"
-        ) from error
-    if strange:
-        known = "; ".join(arm.label for arm in study.arms)
-        raise SeqpopeError(f"{path} has {', '.join(strange)}: {study.name} has no such arm, but {known}")
-    if not labels:
-        there = f"{path} of {document['study']} has {', '.join(told) or 'no rows'}"
-        asked = f" at share {share!r}" if share < 1 else ""
-        raise SeqpopeError(f"{there}: {study.name} trains none of it{asked}")
-    return labels
-
-
-def _rows_in(document: Mapping[str, Any], study: Study, arm: Arm, share: float) -> list[dict[str, Any]]:
-    """A document's rows that are of an arm."""
-    if document["study"] == study.name:
-        return [row for row in document["rows"] if row["label"] == arm.label]
-    if document["measure"] != study.measure or not math.isclose(document["share"], share):
-        return []
-    if arm.lengths and document.get("lengths_split", "test") != study.lengths_split:
-        return []
-    dataset = arm_config(arm).dataset
-    return [
-        row
-        for row in document["rows"]
-        if row["encoding"] == arm.position and row["dataset"] == dataset
-        if not _differs(arm, row["recipe"], share) and ("lengths" in row or not arm.lengths)
-    ]
-
-
-def _of_document(study: Study, arm: Arm, path: Path, share: float) -> dict[str, Any]:
-    """An arm's row as a document has it, held against the arm as it is now.
-
-    Raises:
-        SeqpopeError: the document is not of the arm or the share, or lacks what a row must tell.
-    """
-    try:
-        document = json.loads(Path(path).read_text())
-        found = _rows_in(document, study, arm, share)
-        if document["measure"] != study.measure or len(found) != 1:
-            raise SeqpopeError(
-                f"{path} is of {document['study']}, in {document['measure']}, and has "
-                f"{', '.join(str(row['label']) for row in document['rows'])}: expected {study.name}, in "
-                f"{study.measure}, with {arm.label} once, or a study that trained the same"
-            )
-        if not math.isclose(document["share"], share):
-            raise SeqpopeError(
-                f"{path} has {document['share']!r} of the recipes' steps, {share!r} are asked for: take runs of "
-                f"as many, or give --share {document['share']!r}"
-            )
-        row = {**found[0], "label": arm.label, "published": arm.published}
-        if not arm.lengths:
-            row = {name: value for name, value in row.items() if name not in _OF_LENGTHS}
-        _check_row(study, arm, row, document.get("lengths_split", "test"), path)
-        row["differs_from_preset"] = _differs(arm, row["recipe"], share)
-    except NOT_WHOLE as error:
-        raise SeqpopeError(f"{path} is no whole document of a study ({error!r}): take runs' folders") from error
-    if study.inspect:
-        raise SeqpopeError(f"{arm.label}: {study.name} reads the models themselves: give the runs' folders")
-    return row
-
-
-_OF_LENGTHS = ("lengths", "length_targets", "positions")
-
-
-def _check_row(study: Study, arm: Arm, row: Mapping[str, Any], split: str, path: Path) -> None:
-    if row["encoding"] != arm.position:
-        raise SeqpopeError(f"{path}: {arm.label} is of {row['encoding']} there, expected {arm.position}")
-    seeds = row["seeds"]
-    if len(set(seeds)) < len(seeds) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise ValueError(f"seeds are {seeds}")
-    series = [row[name] for name in OF_EACH_SEED]
-    series += [row["solved_at"]] if study.measure == "accuracy" else []
-    if arm.lengths:
-        if split != study.lengths_split:
-            raise SeqpopeError(
-                f"{path} was read in several lengths on the {split} split, {study.name} is on "
-                f"{study.lengths_split}: take the runs' folders"
-            )
-        row["lengths"][arm.position]
-        for by_length in row["lengths"].values():
-            if [int(length) for length in by_length] != sorted(set(arm.lengths)):
-                raise SeqpopeError(
-                    f"{path} was read at {', '.join(by_length)} tokens, {arm.label} is at "
-                    f"{', '.join(map(str, arm.lengths))}: take the runs' folders"
-                )
-            series += [value[which] for value in by_length.values() for which in ("same", "second_half")]
-    if any(len(each) != len(seeds) for each in series):
-        raise ValueError(f"not every list has a number for each of {len(seeds)} seeds")
 
 
 def _of_report(path: Path) -> list[dict[str, Any]]:

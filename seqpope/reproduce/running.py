@@ -21,8 +21,9 @@ from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
 from seqpope.files import held, write_text
 from seqpope.reproduce.budget import fitting_share
+from seqpope.reproduce.documents import is_document
 from seqpope.reproduce.merging import check_alike, measured_on
-from seqpope.reproduce.rows import is_document, row_of
+from seqpope.reproduce.rows import row_of
 from seqpope.reproduce.spreading import train_spread
 from seqpope.reproduce.studies import Arm, Study, arm_config, meant, shortened, slug
 from seqpope.reproduce.summary import check_whole, summarise, write_study
@@ -180,9 +181,9 @@ def run_study(
     measured = []
     for arm in study.arms:
         if arm.label in taken:
+            for path in filter(is_document, taken[arm.label]):
+                check_whole(study, row_of(study, arm, [path], share))
             row = row_of(study, arm, taken[arm.label], share)
-            if any(map(is_document, taken[arm.label])):
-                check_whole(study, row)
             measured.append((arm.label, measured_on(row)))
     data = {}
     for arm in arms:
@@ -195,6 +196,9 @@ def run_study(
         measured.append((arm.label, {**told, "window": config.eval_length, "stride": config.eval_stride}))
     check_alike(measured)
     folder = Path(out) / study.name
+    own = (folder / f"{study.name}.json").resolve()
+    if any(path.resolve() == own for path in documents):
+        raise SeqpopeError(f"{own} is taken and would be written over: give another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):

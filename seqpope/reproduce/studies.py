@@ -11,6 +11,7 @@ from seqpope.errors import SeqpopeError
 from seqpope.presets import find_config
 
 PAPER = "arXiv 2509.10534"
+SOLVED = 50.0  # per cent of targets, over which a seed has solved its task
 
 
 @dataclass(frozen=True)

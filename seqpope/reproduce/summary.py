@@ -17,11 +17,12 @@ from seqpope.errors import SeqpopeError
 from seqpope.files import write_bytes, write_text
 from seqpope.markdown import table
 from seqpope.provenance import commit
+from seqpope.reproduce.documents import NOT_WHOLE
 from seqpope.reproduce.figures import draw_study
 from seqpope.reproduce.lengths import choice_text, choose, length_differences, lengths_tables
 from seqpope.reproduce.merging import check_alike, measured_on
-from seqpope.reproduce.rows import NOT_WHOLE, SOLVED, SOLVED_NATS, row_of
-from seqpope.reproduce.studies import STUDIES, UNRUN, Study, arm_config, is_read
+from seqpope.reproduce.rows import SOLVED_NATS, row_of
+from seqpope.reproduce.studies import SOLVED, STUDIES, UNRUN, Study, arm_config, is_read
 from seqpope.results import LATER, flat, recipe
 from seqpope.statistics import detectable_effect, equal_rates, estimate, rate_interval
 
@@ -101,6 +102,8 @@ def _difference(a: Mapping[str, Any], b: Mapping[str, Any], meant: set[str]) -> 
     one, other = (LATER | flat(row["recipe"]) | {"training precision": row["precision"]} for row in (a, b))
     unlike = {name for name in one.keys() & other.keys() if one[name] != other[name]} - meant
     unlike -= {"precision", "compile"}
+    if len(a["precision"]) + len(b["precision"]) > 2:  # whose seed was trained in which is not known here
+        unlike.add("training precision")
     unlike = {name for name in unlike if is_read(name, a["encoding"]) and is_read(name, b["encoding"])}
     first, second = (dict(zip(row["seeds"], row["values"], strict=True)) for row in (a, b))
     seeds = sorted(first.keys() & second.keys())
