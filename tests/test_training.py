@@ -234,7 +234,8 @@ def plain_loop(store, config):
         torch.nn.functional.cross_entropy(logits, batch.targets[batch.scored]).backward()
         if o.gradient_clip:
             # In the optimisers' order: Muon's sums are bf16, where the norm's last digit can grow a thousandfold.
-            torch.nn.utils.clip_grad_norm_([*muon, *matrices, *others, *deltas], o.gradient_clip)
+            vectors = [p for name, p in model.named_parameters() if p.dim() == 1 or "delta" in name]
+            torch.nn.utils.clip_grad_norm_([*muon, *matrices, *vectors], o.gradient_clip)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = o.rate_at(step) * (o.delta_rate if group["params"] is groups[2]["params"] else 1)
