@@ -211,15 +211,12 @@ class TestSeedsOfSeveral:
         )  # fmt: skip
         whole_file = whole[1] / "tiny" / "tiny.json"
         merged = row_of(STUDY, arm, [solved, whole_file])
-        assert merged == {
-            **row_of(STUDY, arm, [whole_file, solved]),
-            "recipe": merged["recipe"],
-            "curves": merged["curves"],
-        }
+        assert merged == row_of(STUDY, arm, [whole_file, solved])
         assert merged["seeds"] == [0, 1, 3, 5]
         assert merged["values"] == [*row["values"], 60.0, 90.0]
         assert (merged["solved"], merged["solved_at"]) == (2, [*row["solved_at"], 30, 40])
-        assert len(merged["curves"]) == 3
+        assert merged["curves"] == [*row["curves"], row["curves"][0]]
+        assert merged["recipe"] == row["recipe"]
         assert merged["device"] == sorted(["another", *row["device"]])
         assert merged["commits"] == sorted(["abc", *row["commits"]])
         assert merged["precision"] == ["32-true", "bf16-mixed"]
@@ -312,37 +309,85 @@ class TestSeedsOfSeveral:
         file = whole[1] / "tiny" / "tiny.json"
 
         def refused(match, *paths):
-            with pytest.raises(SeqpopeError, match=match):
-                row_of(STUDY, arm, paths)
+            for order in itertools.permutations(paths):
+                with pytest.raises(SeqpopeError, match=match):
+                    row_of(STUDY, arm, order)
 
-        refused(
-            "PoPE, tiny: seed 1 comes twice, by other runs, in .*tiny.json and in .*other.json",
-            file,
-            made(seeds=[1, 2]),
-        )
-        refused("seed 0 comes twice, by other runs", file, made(seeds=[0, 1], validation=[0.0, 0.0]))
-        refused("seed 0 comes twice, by the same run, in", file, made(seeds=[0, 2]))
+        refused("seed 1 comes twice, by other runs, in .*json and in .*json: say what", file, made(seeds=[1, 2]))
+        for name in ("values", "validation", "best_step"):
+            changed = {name: [row[name][0], row[name][1] + 1]}
+            refused("seed 1 comes twice, by other runs", file, made(seeds=[0, 1], **changed))
         decayed = {**row["recipe"], "optimizer": {**row["recipe"]["optimizer"], "weight_decay": 0.5}}
-        refused(r"seeds 0 and 7 differ in optimizer\.weight_decay, 0\.01 and 0\.5", file, made(recipe=decayed))
-        refused(r"seeds 0 and 7 differ in data \(content hash\)", file, made(data="elsewhere"))
-        refused("seeds 0 and 7 differ in number of parameters", file, made(parameters=3))
         protocol = {**row["protocol"], "selection": "the last step"}
-        refused("seeds 0 and 7 differ in protocol's selection", file, made(protocol=protocol))
-        refused("a row of .*other.json is not whole .KeyError", file, made(dates={}))
+        for seeds in ([7, 8], [0, 1]):  # of other seeds, and of the same
+            for changes, told in (
+                ({"recipe": decayed}, r"optimizer\.weight_decay, 0\.\d+ and 0\.\d+"),
+                ({"data": "elsewhere"}, r"data \(content hash\)"),
+                ({"parameters": 3}, "number of parameters"),
+                ({"protocol": protocol}, "protocol's selection"),
+            ):
+                refused(rf"seeds \d and \d differ in {told}", file, made(seeds=seeds, **changes))
+        tables = made("a", baselines={"unigram": 1.0}), made("b", seeds=[3, 4], baselines={"unigram": 9.0})
+        refused(r"seeds \d and \d differ in baseline unigram, \d\.0 and \d\.0", *tables)
+        refused("what is taken is not whole .KeyError", file, made(dates={}))
         assert row_of(STUDY, arm, [file, made()])["seeds"] == [0, 1, 7, 8]
 
     def test_the_very_same_runs_count_once(self, whole, made):
         """Two studies that trained the same have them both; so has a document of the runs beside it."""
-        arm, file = ARMS[0], whole[1] / "tiny" / "tiny.json"
+        arm, file, row = ARMS[0], whole[1] / "tiny" / "tiny.json", whole[0]["rows"][0]
         alone = row_of(STUDY, arm, [file])
-        assert row_of(STUDY, arm, [file, made(seeds=[0, 1])]) == alone
-        assert row_of(STUDY, arm, [file, whole[1] / "tiny" / slug(arm.label) / "pope-seed1"]) == alone
+
+        def seed(number):
+            lists = {n: [row[n][number]] for n in ("values", "validation", "best_step", "minutes", "solved_at")}
+            lists["units"] = {unit: [values[number]] for unit, values in row["units"].items()}
+            return made(f"seed{number}", seeds=[number], curves=[row["curves"][number]], **lists)
+
+        silent = made("silent", seeds=[0, 1], curves=[], minutes=[None, None], solved_at=[None, None])
+        again = {"seeds": [0, 7], "values": [row["values"][0], 60.0], "solved_at": [None, 9]}
+        for parts in (
+            (file, made(seeds=[0, 1])),
+            (file, seed(0), seed(1)),
+            (seed(0), whole[1] / "tiny" / slug(arm.label) / "pope-seed1"),
+            (file, whole[1] / "tiny" / slug(arm.label) / "pope-seed1"),
+            (file, silent),
+        ):
+            for order in itertools.permutations(parts):
+                assert row_of(STUDY, arm, order) == alone
+        for order in itertools.permutations((file, made("again", **again))):
+            merged = row_of(STUDY, arm, order)
+            assert (merged["seeds"], merged["solved"], len(merged["curves"])) == ([0, 1, 7], 1, 3)
+            assert merged["values"] == [*row["values"], 60.0]
+
+    def test_means_over_seeds_cannot_be_taken_apart(self, whole):
+        row = whole[0]["rows"][0]
+        nats = {"pope": {"51": {"same": [1.0, 2.0], "second_half": [1.0, 2.0]}}}
+        one = {**row, **READ, "lengths": nats}
+        assert merge_rows("PoPE", [("a", one), ("b", one)]) == one
+        lists = {n: [row[n][1], row[n][0]] for n in ("values", "validation", "best_step", "minutes", "solved_at")}
+        units = {unit: values[::-1] for unit, values in row["units"].items()}
+        turned = {"pope": {"51": {"same": [2.0, 1.0], "second_half": [2.0, 1.0]}}}
+        other = {**one, **lists, "seeds": [1, 2], "units": units, "lengths": turned}
+        with pytest.raises(SeqpopeError, match="b has seeds that others have too, and its curves by position"):
+            merge_rows("PoPE", [("a", one), ("b", other)])
+        read_otherwise = {"pope": {"51": {"same": [1.0, 2.0], "second_half": [1.0, 3.0]}}}
+        with pytest.raises(SeqpopeError, match="seed 1 comes twice, by other runs, in a and in b"):
+            merge_rows("PoPE", [("a", one), ("b", {**one, "lengths": read_otherwise})])
+
+    def test_what_only_some_parts_tell_is_kept(self, whole, made):
+        row = whole[0]["rows"][0]
+        baselines = {**row["baselines"], "of more": 1.0}
+        recipe = {**row["recipe"], "model": {**row["recipe"]["model"], "dropout": 0.3}}
+        differing = made("differing", recipe=recipe, baselines=baselines)
+        less = {**row["recipe"], "model": {n: v for n, v in row["recipe"]["model"].items() if n != "dropout"}}
+        for order in itertools.permutations((differing, made("silent", seeds=[3, 4], recipe=less))):
+            merged = row_of(STUDY, ARMS[0], order)
+            assert merged["baselines"] == baselines
+            assert merged["recipe"]["model"]["dropout"] == 0.3
+            assert merged["differs_from_preset"] == {"model.dropout": [0.0, 0.3]}
 
     def test_a_document_is_not_written_over_by_what_it_is_a_part_of(self, data, whole):
         file = whole[1] / "tiny" / "tiny.json"
         before = file.read_bytes()
-        with pytest.raises(
-            SeqpopeError, match=r"tiny\.json is taken and would be written over: give another --out"
-        ):
+        with pytest.raises(SeqpopeError, match=r"tiny\.json is taken and would be written over: give another"):
             run(data, whole[1], taken={arm.label: [file] for arm in ARMS}, only=[])
         assert file.read_bytes() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -108,7 +109,7 @@ def _taken(take: Sequence[str], study: Any, share: float, trained: Collection[st
     from seqpope.reproduce.documents import standing_for
 
     taken: dict[str, list[Path]] = {}
-    documents = [text for text in take if text.endswith(".json") and ("=" not in text or Path(text).is_file())]
+    documents = [text for text in take if text.endswith(".json") and ("=" not in text or os.path.isfile(text))]
     for text in take:
         label, _, paths = text.partition("=")
         if text in documents:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from seqpope.errors import SeqpopeError
-from seqpope.reproduce.studies import Arm, arm_config, is_read, shortened
+from seqpope.reproduce.studies import SOLVED, Arm, arm_config, is_read, shortened
 from seqpope.results import LATER, flat, recipe, seed_of
 
 Row = Mapping[str, Any]
@@ -114,10 +114,10 @@ def _check_one_recipe(label: str, one: Row, other: Row) -> None:
 
 
 def merge_rows(label: str, parts: Sequence[tuple[str, Row]]) -> dict[str, Any]:
-    """One row of the seeds of several.
+    """One row of the seeds of several, whatever their order.
 
     It is what `row_of` would make of all their runs, but that curves of training stand in the order of the parts
-    where some seeds have none. A part whose seeds are all the very runs of another is left out.
+    where some seeds have none. A seed that several have as the very same run counts once.
 
     Args:
         label: of the arm, for messages.
@@ -125,41 +125,73 @@ def merge_rows(label: str, parts: Sequence[tuple[str, Row]]) -> dict[str, Any]:
 
     Raises:
         SeqpopeError: two parts have a seed in common that is not the same run, or are of different recipes or
-            data, or were not read alike in several lengths.
+            data, or were not read alike in several lengths, or share a seed and cannot be taken apart.
     """
-    kept: list[tuple[str, Row]] = []
-    for source, row in parts:
-        if not any(_holds(label, other, row, where, source) for where, other in kept):
-            kept.append((source, row))
-    for (_, one), (_, other) in itertools.combinations(kept, 2):
+    for (where, one), (source, other) in itertools.combinations(parts, 2):
         _check_one_recipe(label, one, other)
         if "lengths" in one:
             _check_read_alike(label, one, other)
-    rows = [row for _, row in kept]
-    return dict(rows[0]) if len(rows) == 1 else _joined(rows)
+        _check_common(label, one, other, where, source)
+    kept: list[Row] = []
+    known: set[int] = set()
+    for source, row in sorted(parts, key=_tells_most):
+        new = [seed for seed in row["seeds"] if seed not in known]
+        if new:
+            kept.append(row if len(new) == len(row["seeds"]) else _without(label, row, known, source))
+            known |= set(new)
+    kept.sort(key=lambda row: min(row["seeds"]))
+    return dict(kept[0]) if len(kept) == 1 else _joined(kept)
 
 
-def _holds(label: str, one: Row, other: Row, where: str, source: str) -> bool:
-    """Whether the first has every seed of the second, as the very same runs.
+def _tells_most(part: tuple[str, Row]) -> tuple[int, int, str]:
+    """Sorts parts so that of a run's copies that comes first which tells most."""
+    source, row = part
+    return -len(row["seeds"]), -len(row.get("curves", [])), source
+
+
+def _check_common(label: str, one: Row, other: Row, where: str, source: str) -> None:
+    """Refuse seeds that two rows have in common and that are not the same runs."""
+    first, second = each_seed(one), each_seed(other)
+    # What is told of the training alone may be missing where only a run's report was at hand.
+    compared = [path for path in first.keys() & second.keys() if path[0] not in ("minutes", "solved_at")]
+    for seed in sorted(set(one["seeds"]) & set(other["seeds"])):
+        a, b = one["seeds"].index(seed), other["seeds"].index(seed)
+        if any(first[path][a] != second[path][b] for path in compared):
+            raise SeqpopeError(
+                f"{label}: seed {seed} comes twice, by other runs, in {where} and in {source}: say what stands "
+                f'for the arm with --take "{label}=...", commas between several'
+            )
+
+
+def _without(label: str, row: Row, known: Collection[int], source: str) -> dict[str, Any]:
+    """A row without some of its seeds.
 
     Raises:
-        SeqpopeError: they have some in common, and not so.
+        SeqpopeError: it holds means over all of them.
     """
-    common = sorted(set(one["seeds"]) & set(other["seeds"]))
-    if not common:
-        return False
+    if "positions" in row:
+        raise SeqpopeError(
+            f"{label}: {source} has seeds that others have too, and its curves by position are means over all of "
+            f'its seeds: say what stands for the arm with --take "{label}=...", each seed once'
+        )
+    kept = [n for n, seed in enumerate(row["seeds"]) if seed not in known]
+    left = dict(row)
+    _put(left, {path: [values[n] for n in kept] for path, values in each_seed(row).items()})
+    if "solved" in row:
+        curves = row.get("curves", [])
+        left["curves"] = [curves[n] for n in kept] if len(curves) == len(row["seeds"]) else []
+        left["solved"] = sum(value > SOLVED for value in left["values"])
+    return left
 
-    def of_seed(row: Row, seed: int) -> list[Any]:
-        return [row[name][row["seeds"].index(seed)] for name in ("values", "validation", "best_step")]
 
-    same = [seed for seed in common if of_seed(one, seed) == of_seed(other, seed)]
-    if len(same) == len(other["seeds"]):
-        return True
-    what = "the same run" if common[0] in same else "other runs"
-    raise SeqpopeError(
-        f"{label}: seed {common[0]} comes twice, by {what}, in {where} and in {source}: say what stands for the "
-        f'arm with --take "{label}=...", commas between several, each seed once'
-    )
+def _put(row: dict[str, Any], lists: Mapping[tuple[str, ...], list[Any]]) -> None:
+    """Give a row these lists for what it has of each seed (`each_seed`), and no others."""
+    row |= {name: {} for name in ("units", "lengths") if name in row}
+    for path, values in lists.items():
+        at = row
+        for name in path[:-1]:
+            at = at.setdefault(name, {})
+        at[path[-1]] = values
 
 
 def _joined(rows: Sequence[Row]) -> dict[str, Any]:
@@ -168,14 +200,9 @@ def _joined(rows: Sequence[Row]) -> dict[str, Any]:
     order = sorted(range(len(seeds)), key=seeds.__getitem__)
     joined = dict(rows[0])
     joined |= {name: sorted({value for row in rows for value in row[name]}) for name in OF_ALL}
-    joined |= {name: {} for name in ("units", "lengths") if name in joined}
-    for path in lists[0]:
-        if all(path in each for each in lists):
-            every = [value for each in lists for value in each[path]]
-            at = joined
-            for name in path[:-1]:
-                at = at.setdefault(name, {})
-            at[path[-1]] = [every[n] for n in order]
+    shared = [path for path in lists[0] if all(path in each for each in lists)]
+    every = {path: [value for each in lists for value in each[path]] for path in shared}
+    _put(joined, {path: [values[n] for n in order] for path, values in every.items()})
     joined["recipe"] = _union([row["recipe"] for row in rows])
     joined["baselines"] = _union([row["baselines"] for row in rows])
     joined["differs_from_preset"] = _union([row["differs_from_preset"] for row in rows])

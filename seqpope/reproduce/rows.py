@@ -37,14 +37,14 @@ def row_of(study: Study, arm: Arm, paths: Sequence[Path], share: float = 1.0) ->
     documents = [path for path in dict.fromkeys(paths) if is_document(path)]
     others = [path for path in paths if path not in documents]
     parts = [(str(path), row_of_document(study, arm, path, share)) for path in documents]
-    if others or not parts:
-        parts.append((", ".join(map(str, others)), _of_runs(study, arm, others, share)))
     try:
+        if others or not parts:
+            parts.append((", ".join(map(str, others)), _of_runs(study, arm, others, share)))
         return merge_rows(arm.label, parts)
     except NOT_WHOLE as error:
         raise SeqpopeError(
-            f"{arm.label}: a row of {' or '.join(map(str, documents))} is not whole ({error!r}): take its runs' "
-            "folders"
+            f"{arm.label}: what is taken is not whole ({error!r}), {', '.join(map(str, paths))}: score the runs "
+            "again with `seqpope evaluate` and take their folders"
         ) from error
 
 

@@ -184,6 +184,7 @@ def run_study(
             for path in filter(is_document, taken[arm.label]):
                 check_whole(study, row_of(study, arm, [path], share))
             row = row_of(study, arm, taken[arm.label], share)
+            check_whole(study, row)
             measured.append((arm.label, measured_on(row)))
     data = {}
     for arm in arms:
