@@ -11,7 +11,7 @@ from PIL import Image
 
 from seqpope.domains.music.chorales import picture
 from seqpope.domains.music.chorales.codec import SILENCE, Chorale
-from seqpope.domains.music.printing import DPI
+from seqpope.domains.music.pictures import DPI
 from seqpope.errors import SeqpopeError
 
 

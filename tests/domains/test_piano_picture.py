@@ -21,7 +21,7 @@ from seqpope.domains.music.piano.picture import (
     draw_performance,
     shade,
 )
-from seqpope.domains.music.printing import DPI
+from seqpope.domains.music.pictures import DPI
 from seqpope.errors import SeqpopeError
 
 

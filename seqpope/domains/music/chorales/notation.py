@@ -21,7 +21,7 @@ from seqpope.domains.music.chorales.codec import (
     CodecError,
     runs,
 )
-from seqpope.domains.music.printing import printable
+from seqpope.domains.music.pictures import printable
 from seqpope.files import write_bytes
 
 SCORE_ENDINGS = (".musicxml", ".xml")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from seqpope.domains.music.chorales.codec import SILENCE, STEPS_PER_BAR, STEPS_PER_QUARTER, VOICES, Chorale, runs
-from seqpope.domains.music.printing import BLACK_KEYS, DPI, GREY, INK, PALE, printable
+from seqpope.domains.music.pictures import BLACK_KEYS, DPI, GREY, LEFT, PALE, RIGHT, draw_header, printable
 from seqpope.errors import SeqpopeError
 
 COLOURS = ("#cc5f9b", "#e69f00", "#009e73", "#0072b2")  # told apart by colour-blind eyes too
@@ -19,7 +19,7 @@ MAXIMUM_ROWS = 24
 ROW_HEIGHT, PICTURE_HEIGHT = 4.2, 50.0  # at most; inches, as all lengths of the picture
 SEMITONE = 0.09
 WIDTH = 13.0
-LEFT, RIGHT, FOOT, GAP = 0.5, 0.2, 0.34, 0.34
+FOOT, GAP = 0.34, 0.34
 HEADER = 0.68
 
 
@@ -203,39 +203,14 @@ def _draw_header(
     """Title and facts on the first line, legend on the second."""
     from matplotlib.patches import Patch
 
-    width, height = figure.get_size_inches()
     facts = [f"{bars} bar{'s' * (bars != 1)}"]
     if shown < bars:
         facts = [f"bars 1\N{EN DASH}{shown} of {bars}"]
     if tempo is not None:
         seconds = round(len(chorale) / STEPS_PER_QUARTER * 60 / tempo)
         facts += [f"\N{QUARTER NOTE} = {tempo:g}", f"{seconds // 60}:{seconds % 60:02d} min"]
-    line = 1 - 0.12 / height
-    right = figure.text(
-        1 - RIGHT / width, line, "   ".join(facts), ha="right", va="top", fontsize=9, color=GREY, parse_math=False
-    )
-    words = (printable(title) or printable(chorale.name))[:200]
-    left = figure.text(
-        LEFT / width, line, words, va="top", fontsize=12, color=INK, weight="bold", parse_math=False
-    )
-    room = right.get_window_extent(canvas.get_renderer()).x0 - 15
-    while words and left.get_window_extent(canvas.get_renderer()).x1 > room:
-        words = words[:-1].rstrip()
-        left.set_text(words + "\N{HORIZONTAL ELLIPSIS}")
-
     handles = [
         Patch(**_look(voice, COLOURS[voice], voice in given), label=name + " (given)" * (voice in given))
         for voice, name in enumerate(VOICES)
     ]
-    figure.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(LEFT / width, 1 - 0.36 / height),
-        ncols=len(handles),
-        frameon=False,
-        fontsize=9,
-        handlelength=1.6,
-        columnspacing=1.4,
-        borderaxespad=0,
-        borderpad=0.2,
-    )
+    draw_header(figure, canvas, printable(title) or printable(chorale.name), "   ".join(facts), handles)

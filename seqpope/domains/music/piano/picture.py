@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from seqpope.domains.music.piano.codec import Performance
-from seqpope.domains.music.printing import BLACK_KEYS, DPI, GREY, INK, PALE, printable
+from seqpope.domains.music.pictures import BLACK_KEYS, DPI, GREY, LEFT, PALE, RIGHT, draw_header, printable
 from seqpope.errors import SeqpopeError
 
 # Lengths are inches.
-WIDTH, NARROWEST, LEFT, RIGHT, HEADER, FOOT, GAP = 13.0, 7.0, 0.5, 0.2, 0.72, 0.38, 0.44
+WIDTH, NARROWEST, HEADER, FOOT, GAP = 13.0, 7.0, 0.72, 0.38, 0.44
 SECONDS_A_ROW = (20, 30)  # up to two minutes, and beyond
 TWO_MINUTES = 120.0
 MAXIMUM_ROWS = 24
@@ -166,22 +166,9 @@ def _draw_header(figure: Any, canvas: Any, played: Performance, title: str, show
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    width, height = figure.get_size_inches()
     facts = f"{len(played)} notes   {_clock(round(length))} min"
     if shown < length:
         facts = f"the first {_clock(round(shown))} of {facts}"
-    line = 1 - 0.12 / height
-    right = figure.text(
-        1 - RIGHT / width, line, facts, ha="right", va="top", fontsize=9, color=GREY, parse_math=False
-    )
-    words = (printable(title) or printable(played.name))[:200]
-    left = figure.text(
-        LEFT / width, line, words, va="top", fontsize=12, color=INK, weight="bold", parse_math=False
-    )
-    room = right.get_window_extent(canvas.get_renderer()).x0 - 15
-    while words and left.get_window_extent(canvas.get_renderer()).x1 > room:
-        words = words[:-1].rstrip()
-        left.set_text(words + "\N{HORIZONTAL ELLIPSIS}")
     levels = np.linspace(SOFTEST, LOUDEST, 4).astype(int)
     handles: list[Any] = [
         Patch(facecolor=tuple(colour), label=f"velocity {level}" if level == levels[0] else str(level))
@@ -189,15 +176,4 @@ def _draw_header(figure: Any, canvas: Any, played: Performance, title: str, show
     ]
     if len(played.pedal):
         handles.append(Line2D([], [], color=PEDAL, linewidth=2.2, label="sustain pedal"))
-    figure.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(LEFT / width, 1 - 0.36 / height),
-        ncols=len(handles),
-        frameon=False,
-        fontsize=9,
-        handlelength=1.6,
-        columnspacing=1.4,
-        borderaxespad=0,
-        borderpad=0.2,
-    )
+    draw_header(figure, canvas, printable(title) or printable(played.name), facts, handles)
