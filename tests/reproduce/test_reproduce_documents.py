@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from tiny_study import ARMS, STUDY, TINY, prepare_data, run
+from tiny_study import ARMS, STUDY, TINY, run
 
 from seqpope.errors import SeqpopeError
 from seqpope.reproduce.documents import standing_for
@@ -21,11 +21,6 @@ READ = {
     "length_targets": {"precision": "bf16", "same": {"documents": 9, "tokens": 90}},
     "positions": {"length": 51, "documents": 9, "nats_per_token": {"pope": [[0, 8, 1.0]]}},
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return prepare_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from tiny_study import ARMS, STUDY, TINY, prepare_data, run
+from tiny_study import ARMS, STUDY, TINY, run
 
 from data_prep.indexing import prepare
 from seqpope import cli
@@ -29,11 +29,6 @@ from seqpope.reproduce.summary import _difference, markdown, summarise, write_re
 from seqpope.signals import Interrupted
 
 pytestmark = pytest.mark.usefixtures("unrendered")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return prepare_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -595,7 +590,7 @@ class TestClaims:
             write_results(tmp_path / "empty", tmp_path / "sub.md")
 
     def test_the_shipped_file_is_made_from_the_shipped_documents(self, tmp_path):
-        root = Path(__file__).resolve().parent.parent
+        root = Path(__file__).resolve().parents[2]
         write_results(root / "benchmarks" / "results" / "reproduce", tmp_path / "RESULTS.md")
         made = (
             (tmp_path / "RESULTS.md")
@@ -606,7 +601,7 @@ class TestClaims:
 
     def test_the_readme_quotes_what_was_measured(self):
         """Every mean with a spread in it stands in RESULTS.md or a report, there with as many digits or more."""
-        root = Path(__file__).parents[1]
+        root = Path(__file__).parents[2]
         reports = [root / "RESULTS.md", *(root / "benchmarks" / "results").rglob("*.md")]
         spread = re.compile(r"(\d+\.\d+) ± (\d+\.\d+)")
         measured = {pair for report in reports for pair in spread.findall(report.read_text())}

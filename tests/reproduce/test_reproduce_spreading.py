@@ -10,18 +10,12 @@ from dataclasses import replace
 
 import pytest
 import tiny_study
-from tiny_study import prepare_data
 
 from seqpope.errors import SeqpopeError
 from seqpope.reproduce import spreading
 from seqpope.reproduce.spreading import VISIBLE, parts_of, train_spread
 
 STUDY = replace(tiny_study.STUDY, seeds=1, side_by_side=False)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return prepare_data(tmp_path_factory.mktemp("data"))
 
 
 def run(data, out, study=STUDY, **settings):
@@ -102,7 +96,7 @@ def test_gpus_are_shared_evenly_and_the_own_view_of_them_is_left(tmp_path, monke
 def test_stopped_it_waits_until_all_have_saved(data, tmp_path):
     program = f"""
 import sys
-sys.path.insert(0, {str(os.path.dirname(__file__))!r})
+sys.path.insert(0, {os.path.dirname(os.path.dirname(__file__))!r})
 from dataclasses import replace
 from pathlib import Path
 from tiny_study import STUDY, TINY, run
