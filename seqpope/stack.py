@@ -27,8 +27,7 @@ from seqpope.config import TrainConfig
 from seqpope.data.datamodule import Batch, Steps, TokenDataModule, leave_signals_to_the_trainer
 from seqpope.data.shards import Store
 from seqpope.errors import SeqpopeError
-from seqpope.model.config import ModelConfig
-from seqpope.model.positions import PositionEncoding, find_position
+from seqpope.model.positions import PositionEncoding
 from seqpope.model.transformer import Block, Transformer
 from seqpope.nll import Validation, batch_nats, validate
 from seqpope.processes import kill_workers_at_exit
@@ -47,6 +46,20 @@ LOGGED = (
 )
 
 
+def _apart(x: Tensor, models: int) -> Tensor:
+    """(M B, L, C) as (M, B L, C).
+
+    By way of one row of all tokens: from one shape to the other directly torch 2.11's compiler does not see that
+    nothing moves, and copies (2.13's does).
+    """
+    return x.reshape(-1, x.shape[-1]).view(models, -1, x.shape[-1])
+
+
+def _together(y: Tensor, x: Tensor) -> Tensor:
+    """(M, B L, C') as (M B, L, C'), where x is (M B, L, C)."""
+    return y.reshape(-1, y.shape[-1]).view(*x.shape[:-1], y.shape[-1])
+
+
 class StackedLinear(nn.Module):
     """M linear maps: (M B, L, C) to (M B, L, C'), `weight` (M, C, C').
 
@@ -59,8 +72,7 @@ class StackedLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(models, width, out))
 
     def forward(self, x: Tensor) -> Tensor:
-        models, width, out = self.weight.shape
-        return torch.bmm(x.reshape(models, -1, width), self.weight).view(*x.shape[:-1], out)
+        return _together(torch.bmm(_apart(x, len(self.weight)), self.weight), x)
 
 
 class StackedNorm(nn.Module):
@@ -72,8 +84,8 @@ class StackedNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(models, *norm.normalized_shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.rms_norm(x, self.shape, eps=self.eps).view(len(self.weight), -1, x.shape[-1])
-        return (y * self.weight[:, None]).view(x.shape)
+        y = F.rms_norm(x.reshape(-1, x.shape[-1]), self.shape, eps=self.eps)
+        return _together(_apart(y, len(self.weight)) * self.weight[:, None], x)
 
 
 class StackedEmbedding(nn.Module):
@@ -89,21 +101,16 @@ class StackedEmbedding(nn.Module):
         return F.embedding(ids.view(models, -1) + first, self.weight.view(-1, width)).view(*ids.shape, width)
 
 
-class StackedPosition(PositionEncoding):
-    """M encodings with weights, as one of M times as many heads; those without need none of it."""
+def stack_position(position: PositionEncoding, models: int) -> PositionEncoding:
+    """The same encoding with room for what M of them have learned, (M, ...) each: (M B, L, ...) to the same.
 
-    def __init__(self, models: int, position: str, config: ModelConfig) -> None:
-        super().__init__()
-        self.models = models
-        self.wide = find_position(position)(
-            replace(config, width=models * config.width, heads=models * config.heads)
-        )
-
-    def attend_packed(self, qkv: Tensor, *, dropout_p: float = 0.0) -> Tensor:
-        rows, length, _, heads, dim = qkv.shape
-        apart = qkv.view(self.models, -1, length, 3, heads, dim)  # (M, B, L, 3, H, D)
-        y = self.wide.attend_packed(apart.permute(1, 2, 3, 0, 4, 5).flatten(3, 4), dropout_p=dropout_p)
-        return y.unflatten(1, (self.models, heads)).transpose(0, 1).reshape(rows, heads, length, dim)
+    PoPE's attention takes a delta for each so many sequences; no other encoding learns anything.
+    """
+    stacked = copy.deepcopy(position)
+    for name, values in position.state_dict().items():
+        wide = values.new_empty(models, *values.shape)
+        setattr(stacked, name, nn.Parameter(wide) if name in dict(position.named_parameters()) else wide)
+    return stacked
 
 
 class StackedTransformer(Transformer):
@@ -126,8 +133,8 @@ class StackedTransformer(Transformer):
         parts = [model.state_dict() for model in models]
         with torch.no_grad():
             for name, values in self.state_dict().items():
-                stacked = torch.stack([part[self._name(name)] for part in parts])
-                values.copy_(stacked.transpose(1, 2) if name in self.turned else stacked.view_as(values))
+                stacked = torch.stack([part[name] for part in parts])
+                values.copy_(stacked.transpose(1, 2) if name in self.turned else stacked)
 
     def _exchange(self, module: nn.Module) -> None:
         for name, child in module.named_children():
@@ -137,21 +144,15 @@ class StackedTransformer(Transformer):
             elif isinstance(child, nn.RMSNorm):
                 leaf = StackedNorm(self.models, child)
             elif isinstance(child, PositionEncoding):
-                if child.state_dict():
-                    leaf = StackedPosition(self.models, self.position, self.config)
+                leaf = stack_position(child, self.models)
             else:
                 self._exchange(child)
             if leaf is not None:
                 setattr(module, name, leaf)
 
-    @staticmethod
-    def _name(name: str) -> str:
-        """What a stacked parameter is called in one model."""
-        return name.replace(".wide.", ".")
-
     def logits(self, states: Tensor) -> Tensor:
-        y = self.norm(states).view(self.models, -1, states.shape[-1])
-        return torch.bmm(y, self.embedding.weight.transpose(1, 2)).view(*states.shape[:-1], -1)
+        y = _apart(self.norm(states), self.models)
+        return _together(torch.bmm(y, self.embedding.weight.transpose(1, 2)), states)
 
     def clip_gradients(self, largest: float) -> None:
         """Scale each model's gradient down to that norm, all its parameters together."""
@@ -166,11 +167,7 @@ class StackedTransformer(Transformer):
         """Copy one model's weights into a transformer of its own."""
         targets = into.state_dict()
         for name, values in self.state_dict().items():
-            target = targets[self._name(name)]
-            if name in self.turned:
-                target.copy_(values[number].T)
-            else:
-                target.copy_(values.view(self.models, *target.shape)[number])
+            targets[name].copy_(values[number].T if name in self.turned else values[number])
         return into
 
 

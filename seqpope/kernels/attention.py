@@ -54,7 +54,8 @@ def pope_attention(
         q: (B, H, Lq, D) queries as projected, before `magnitude`.
         k: (B, Hkv, Lk, D) keys as projected; H is a multiple of Hkv, and head h reads key head h // (H / Hkv).
         v: (B, Hkv, Lk, D) values.
-        delta: (H, D) phase biases in radians.
+        delta: (H, D) phase biases in radians; or (G, H, D), each that of B / G sequences in turn (models side by
+            side).
         base: frequencies are base^(-c / D), c = 0..D-1.
         freqs: (D,) frequencies in radians a position, in place of those of `base`; no gradient flows to them. A
             Spectrum's tables are kept, those of a tensor are made anew at each call.
@@ -90,6 +91,8 @@ def pope_attention(
     if backend == "triton":
         return _triton(q, k, v, delta, base, freqs, scope, scale, dropout_p, dropout_seed)
     k, v = scope.own(k), scope.own(v)
+    if delta.dim() == 3:  # each sequence its own: (B, H, D)
+        delta = delta.repeat_interleave(q.shape[0] // delta.shape[0], 0)
     if backend == "reference":
         scores = functools.partial(reference.pope_scores, delta=delta, magnitude=magnitude)
         return _reference(scores, q, k, v, base, freqs, scope, scale, dropout_p, dropout_seed)
@@ -248,8 +251,12 @@ def _check_pope(
     if magnitude not in reference.MAGNITUDES:
         raise ValueError(f"magnitude must be one of {', '.join(reference.MAGNITUDES)}, it is {magnitude!r}")
     _check(q, k, v, scope, dropout_p, freqs, q.shape[-1])
-    if delta.shape != (q.shape[1], q.shape[3]):
-        raise ValueError(f"delta must be (H, D) = {(q.shape[1], q.shape[3])}, it is {tuple(delta.shape)}")
+    *groups, heads, dim = delta.shape if delta.dim() in (2, 3) else (0, 0, 0)
+    if (heads, dim) != (q.shape[1], q.shape[3]) or (groups and (groups[0] == 0 or q.shape[0] % groups[0])):
+        raise ValueError(
+            f"delta must be (H, D) = {(q.shape[1], q.shape[3])}, or (G, H, D) where G divides the {q.shape[0]} "
+            f"sequences; it is {tuple(delta.shape)}"
+        )
     if delta.device != q.device:
         raise ValueError(f"delta must be on q's device, {q.device}, it is on {delta.device}")
 
@@ -336,7 +343,7 @@ def _triton(
 
     batch, queries = q.shape[0], q.shape[2]
     delta = delta.float()
-    if _is_decoding(q, k, (q, k, v, delta), scope, dropout_p, DECODE_ROWS):
+    if delta.dim() == 2 and _is_decoding(q, k, (q, k, v, delta), scope, dropout_p, DECODE_ROWS):
         return _decode(q, k, v, delta.contiguous(), q.shape[-1], base, freqs, scope, scale)
     first = last = None
     if scope.cu_seqlens is not None:

@@ -26,9 +26,9 @@ def pope_attention(
         return _decode(q, k, v, delta, base, freqs, scope, softmax_scale, mu)
     cos_t, sin_t = _tables(scope.query_offset, q, dim, base, freqs)  # (Lq, D) or (B, 1, Lq, D)
     cos_s, sin_s = _tables(0, k, dim, base, freqs)  # (Lk, D)
-    # cos and sin of (t theta - delta) by the addition theorem, each head its own: (H, Lq, D). On the queries, keys
-    # are the same for every head of a group.
-    cos_delta, sin_delta = delta.float().cos()[:, None], delta.float().sin()[:, None]
+    # cos and sin of (t theta - delta) by the addition theorem, each head its own: (H, Lq, D) or, with a
+    # delta for each sequence, (B, H, Lq, D). On the queries, keys are the same for every head of a group.
+    cos_delta, sin_delta = delta.float().cos()[..., None, :], delta.float().sin()[..., None, :]
     cos_q, sin_q = cos_t * cos_delta + sin_t * sin_delta, sin_t * cos_delta - cos_t * sin_delta
     mu_q, mu_k = mu(q.float()), mu(k.float())
     q_polar = torch.cat((mu_q * cos_q, mu_q * sin_q), dim=-1).to(v.dtype)  # (B, H, Lq, 2D)
@@ -45,7 +45,7 @@ def _decode(
     group = heads // key_heads
     cos_t, sin_t = _tables(scope.query_offset, q, dim, base, freqs)  # (1, D) or (B, 1, 1, D)
     cos_s, sin_s = _tables(0, k, dim, base, freqs)  # (Lk, D)
-    cos_delta, sin_delta = delta.float().cos()[:, None], delta.float().sin()[:, None]
+    cos_delta, sin_delta = delta.float().cos()[..., None, :], delta.float().sin()[..., None, :]
     mu_q = mu(q.float()) * scale
     q_cos = mu_q * (cos_t * cos_delta + sin_t * sin_delta)  # (B, H, 1, D)
     q_sin = mu_q * (sin_t * cos_delta - cos_t * sin_delta)

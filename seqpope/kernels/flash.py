@@ -141,7 +141,7 @@ def fit(tiles: Tiles, queries: int, keys: int) -> Tiles:
 class Problem(NamedTuple):
     """What both passes need besides q, k and v."""
 
-    turns: Tensor  # (H, 2D) fp32: the cosines and then the sines of delta
+    turns: Tensor  # (H, 2D) or (G, H, 2D) fp32: the cosines and then the sines of delta
     tables: RotationTables
     first: Tensor | None  # (B, L) int32: first key that each query may see, for packed documents
     last: Tensor | None  # (B, L) int32: end of the keys that each query may see
@@ -152,6 +152,11 @@ class Problem(NamedTuple):
     causal: bool
     scale: float
     dropout_p: float
+
+    @property
+    def groups(self) -> int:
+        """How many deltas there are, each of as many sequences."""
+        return self.turns.shape[0] if self.turns.dim() == 3 else 1
 
     @property
     def keep_scale(self) -> float:
@@ -196,7 +201,7 @@ def launch_rotate(
         problem.offsets, problem.lengths,
         *q.stride(), *k.stride(), *(out.stride()[:3] if out is not None else (0, 0, 0)),
         *(grad.stride() if grad is not None else (0, 0, 0, 0)),
-        key_programs, heads, queries, keys, problem.offset, problem.scale * LOG2_E,
+        key_programs, heads, queries, keys, batch // problem.groups, problem.offset, problem.scale * LOG2_E,
         GROUP=heads // key_heads, D=dim, C=_padded(dim), ROWS=rows,
         HAS_OFFSETS=problem.offsets is not None, HAS_LENGTHS=problem.lengths is not None, BACKWARD=out is not None,
     )  # fmt: skip
@@ -305,7 +310,7 @@ def attention_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsum: Tensor, problem: Problem,
     gradients: tuple[Tensor, Tensor, Tensor],
 ) -> Tensor:  # fmt: skip
-    """Fill the gradients of q, k and v, `like_tokens` or parts of a projection; return ddelta (H, D) fp32."""
+    """Fill the gradients of q, k and v, `like_tokens` or parts of a projection; return ddelta, fp32, as delta."""
     chosen = choose_tiling(q.shape[-1], k.shape[2], q.dtype, q.device)
     tiling = Tiling(*(fit(tiles, q.shape[2], k.shape[2]) for tiles in chosen))
     # Programmatic dependent launch; the interpreter has none.
@@ -321,4 +326,5 @@ def attention_backward(
     launch_backward_keys(
         polar_q, k, polar_k, v, grad, logsum, row_dots, dk, dv, problem, tiling.backward_keys, overlap
     )
-    return delta_part.sum((0, 2))
+    *groups, heads, _ = problem.turns.shape
+    return delta_part.view(problem.groups, -1, *delta_part.shape[1:]).sum((1, 3)).view(*groups, heads, -1)

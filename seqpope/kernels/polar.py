@@ -34,15 +34,18 @@ def rotate_keys(
 @triton.jit
 def rotate_queries(
     Q, POLAR_Q, TURN, COARSE, FINE, stride_batch, stride_head, stride_row, stride_column,
-    block, pair, heads, queries, offset, scale,
+    block, pair, heads, queries, sharers, offset, scale,
     D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """A block of Q (B, H, Lq, D) -> POLAR_Q (B, H, Lq padded, 2D), turned by delta too, and scaled."""
+    """A block of Q (B, H, Lq, D) -> POLAR_Q (B, H, Lq padded, 2D), turned by delta too, and scaled.
+
+    So many sequences (`sharers`), one after the other, share one delta.
+    """
     begin = block * ROWS
     batch, head = pair // heads, pair % heads
     near, columns = tl.arange(0, ROWS), tl.arange(0, C)
     Q += batch * stride_batch + head * stride_head + begin.to(tl.int64) * stride_row
-    TURN += head * (2 * D)
+    TURN += (batch // sharers * heads + head) * (2 * D)
     origin = tl.where(begin < queries, offset + begin, 0)  # padding may lie beyond the tables: 0 x nan is nan
     polar = polar_query(
         Q, stride_row, stride_column, TURN, COARSE, FINE, near, queries - begin, origin, columns, scale, D
@@ -77,7 +80,7 @@ def pope_rotate(
     stride_k_batch, stride_k_head, stride_k_row, stride_k_column,
     stride_out_batch, stride_out_head, stride_out_row,
     stride_grad_batch, stride_grad_head, stride_grad_row, stride_grad_column,
-    key_programs, heads, queries, keys, offset, scale,
+    key_programs, heads, queries, keys, sharers, offset, scale,
     GROUP: tl.constexpr, D: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
     HAS_OFFSETS: tl.constexpr, HAS_LENGTHS: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
@@ -97,7 +100,7 @@ def pope_rotate(
             offset = tl.load(OFFSETS + pair // heads)
         rotate_queries(
             Q, POLAR_Q, TURN, COARSE, FINE, stride_q_batch, stride_q_head, stride_q_row, stride_q_column,
-            block, pair, heads, queries, offset, scale, D, C, ROWS,
+            block, pair, heads, queries, sharers, offset, scale, D, C, ROWS,
         )  # fmt: skip
         if BACKWARD:
             dot_rows(

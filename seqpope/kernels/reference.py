@@ -38,7 +38,7 @@ def pope_scores(
     Args:
         q: (B, H, Lq, D) queries as projected, at positions query_offset + 0..Lq-1.
         k: (B, H, Lk, D) keys as projected, at positions 0..Lk-1.
-        delta: (H, D) learned phase biases in radians.
+        delta: (H, D) learned phase biases in radians; (B, H, D) for each sequence its own.
         freqs: (D,) theta in radians a position, in place of base^(-c / D).
         query_offset: one for all sequences or (B,).
         magnitude: mu, a key of MAGNITUDES.
@@ -50,7 +50,7 @@ def pope_scores(
     distance = _distances(q, k, query_offset)  # (1 or B, Lq, Lk)
     theta = theta_of(q.shape[-1], base, freqs, q.device)
     angle = distance[..., None] * theta % (2 * math.pi)  # (1 or B, Lq, Lk, D)
-    phase = torch.cos(angle.to(dtype)[:, None] + delta.to(dtype)[:, None, None, :])  # (1 or B, H, Lq, Lk, D)
+    phase = torch.cos(angle.to(dtype)[:, None] + delta.to(dtype)[..., None, None, :])  # (1 or B, H, Lq, Lk, D)
     mu = MAGNITUDES[magnitude]
     mu_q, mu_k = mu(q.to(dtype)), mu(k.to(dtype))
     return torch.einsum("bhtc,bhsc,bhtsc->bhts", mu_q, mu_k, phase.expand(q.shape[0], -1, -1, -1, -1))

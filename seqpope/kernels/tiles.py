@@ -17,7 +17,7 @@ PAD = 128  # no tile has more rows
 SHORT = 64  # nor any tile of sequences no longer than this, which are padded to no more
 _PAD, _SHORT = tl.constexpr(PAD), tl.constexpr(SHORT)
 # Triton compiles a kernel anew for numbers that are 1 or multiples of 16, unless told that it does not matter.
-SIZES = ["key_programs", "pairs", "span", "heads", "queries", "keys", "offset", "threshold"]
+SIZES = ["key_programs", "pairs", "span", "heads", "queries", "keys", "sharers", "offset", "threshold"]
 
 
 def padded_length(length: int) -> int:

@@ -473,6 +473,57 @@ def test_packed_is_the_same(encoding):
     torch.testing.assert_close(got, attend(encoding, q, k, v, delta), atol=2e-6, rtol=2e-6)
 
 
+@pytest.mark.parametrize(("encoding", "backend"), [*FAST[:3], ("pope relu", "reference"), ("pope", "reference")])
+@pytest.mark.parametrize(
+    ("queries", "keys", "offset", "heads", "key_heads"), [(33, 33, 0, 3, 3), (2, 20, 18, 4, 2)]
+)
+class TestDeltaOfItsOwn:
+    """Six sequences, of which two and two share a delta."""
+
+    def test_values_and_gradients_are_those_of_the_groups_apart(
+        self, encoding, backend, queries, keys, offset, heads, key_heads
+    ):
+        groups = [make_inputs(queries, keys, 20, heads=heads, key_heads=key_heads, seed=seed) for seed in range(3)]
+        q, k, v, delta = zip(*groups, strict=True)
+        together = [*(torch.cat(x) for x in (q, k, v)), torch.stack(delta)]
+        upstream = torch.randn(6, heads, queries, 20, generator=torch.Generator().manual_seed(3)).to(DEVICE)
+        options = {"backend": backend, "query_offset": offset}
+        got = with_gradients(encoding, together, upstream, torch.float32, **options)
+        apart = [
+            with_gradients(encoding, group, upstream[2 * n : 2 * n + 2], torch.float32, **options)
+            for n, group in enumerate(groups)
+        ]
+        *expected, ddelta = zip(*apart, strict=True)
+        for ours, theirs in zip(got, [*(torch.cat(x) for x in expected), torch.stack(ddelta)], strict=True):
+            torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=2e-6)
+        assert len({round(float(x.norm()), 4) for x in ddelta}) == 3
+
+    def test_one_query_without_gradient(self, encoding, backend, queries, keys, offset, heads, key_heads):
+        groups = [make_inputs(1, keys, 20, heads=heads, key_heads=key_heads, seed=seed) for seed in range(3)]
+        q, k, v, delta = zip(*groups, strict=True)
+        options = {"backend": backend, "query_offset": keys - 1}
+        with torch.no_grad():
+            got = attend(encoding, *(torch.cat(x) for x in (q, k, v)), torch.stack(delta), **options)
+            expected = torch.cat([attend(encoding, *group, **options) for group in groups])
+        torch.testing.assert_close(got, expected, atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize("backend", ["triton", "cartesian"])
+def test_packed_with_a_delta_for_each_sequence(backend):
+    q, k, v, _ = make_inputs(35, 35, 16)
+    delta = torch.stack([make_inputs(35, 35, 16, seed=seed)[3] for seed in range(2)])
+    qkv = torch.stack((q, k, v)).permute(1, 3, 0, 2, 4)
+    found = []
+    for attention, arguments in ((pope_attention_packed, (qkv,)), (pope_attention, (q, k, v))):
+        leaf = delta.clone().requires_grad_()
+        out = attention(*arguments, leaf, backend=backend)
+        found.append((out, *torch.autograd.grad((out * v).sum(), leaf)))
+    for packed, plain in zip(*found, strict=True):
+        torch.testing.assert_close(packed, plain, atol=2e-6, rtol=2e-6)
+    alone = [pope_attention(q[n:][:1], k[n:][:1], v[n:][:1], delta[n], backend=backend) for n in range(2)]
+    torch.testing.assert_close(found[0][0], torch.cat(alone), atol=2e-6, rtol=2e-6)
+
+
 class TestErrors:
     @pytest.mark.parametrize("backend", ["auto", "reference"])
     @pytest.mark.parametrize(
@@ -503,7 +554,7 @@ class TestErrors:
         with pytest.raises(ValueError, match="nothing to attend"):
             attend(encoding, x, x, x, torch.zeros(3, shape[3]))
 
-    @pytest.mark.parametrize("shape", [(6,), (2, 6), (3, 3), (3, 1, 6)])
+    @pytest.mark.parametrize("shape", [(6,), (2, 6), (3, 3), (3, 1, 6), (3, 3, 6), (0, 3, 6)])
     def test_delta_of_another_shape(self, shape):
         q, k, v, _ = make_inputs(4, 4, 6)
         with pytest.raises(ValueError, match=r"delta must be \(H, D\) = \(3, 6\)"):
