@@ -93,13 +93,10 @@ def search(asked: argparse.Namespace) -> dict[str, object]:
         for p in parameters
     ]
     batches = training.batches()
-    losses = training.compile() if training.compiled else training.losses
+    training.compile()
     total, curve, began = torch.zeros(len(rates), device=device), [], time.perf_counter()
     for batch in batches:
-        moved = [x.to(device, non_blocking=True) for x in batch]
-        torch.compiler.cudagraph_mark_step_begin()
-        with torch.autocast(device, torch.bfloat16, enabled=training.precision != "32-true"):
-            found = losses(*moved)
+        found = training.read(batch)
         total += found.detach()
         before = [p.detach().clone() for p in parameters]
         training.update(found)
@@ -188,7 +185,7 @@ def table(recorded: list[dict]) -> str:
         settings = f"| {optimizer} | {name} | {start} | {rate:g} | {batch} | {beta2} | "
         lines.append(settings + " | ".join(cells) + f" | {last} |")
     devices = sorted({f"{one['device']}, torch {one['versions']['torch']}" for one in recorded})
-    commits = sorted({one["commit"][:12] for one in recorded})
+    commits = sorted({one["commit"] or "unknown" for one in recorded})
     dates = sorted({one["date"][:10] for one in recorded})
     lines += ["", f"{'; '.join(devices)}; bf16-mixed; commit {', '.join(commits)}; {', '.join(dates)}.", ""]
     return "\n".join(lines)

@@ -217,6 +217,7 @@ class StackTraining:
         self.validation = store.split("validation")
         self.precision, self.compiled = precision_on(device, config), compiles_on(device, config)
         self.one_shape = self.one_target = False  # of all batches: known with them
+        self.losses: Callable[[Tensor, Tensor, Tensor], Tensor] = self.mean_nats
         self.clip_gradients = self.model.clip_gradients
 
     @property
@@ -322,19 +323,30 @@ class StackTraining:
             worker_init_fn=leave_signals_to_the_trainer if workers else None,
         )
 
-    def losses(self, ids: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
+    def mean_nats(self, ids: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
         """Mean nats over the scored targets of each model's batch, (M,)."""
         batch = (ids, targets, scored)
         return batch_nats(self.model, batch, self.model.models, one_target=self.one_target).view(-1)
 
-    def compile(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """`losses`, compiled; as CUDA graphs where all batches have one shape."""
+    def compile(self) -> None:
+        """Compile what a step computes, if this run is; as CUDA graphs where all batches have one shape."""
+        if not self.compiled:
+            return
         torch._dynamo.reset()  # as for a run trained alone
         # One kernel for the norms of all the gradients where there would be three for each of them.
         self.clip_gradients = torch.compile(self.model.clip_gradients)
         if self.device == "cuda" and self.one_shape:
-            return torch.compile(self.losses, mode="reduce-overhead", dynamic=False)
-        return torch.compile(self.losses)
+            self.losses = torch.compile(self.mean_nats, mode="reduce-overhead", dynamic=False)
+        else:
+            self.losses = torch.compile(self.mean_nats)
+
+    def read(self, batch: Batch) -> Tensor:
+        """Mean nats of each model's part of a batch, (M,), for `update`."""
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step)  # dropout, a function of the step
+        ids, targets, scored = (x.to(self.device, non_blocking=True) for x in batch)
+        torch.compiler.cudagraph_mark_step_begin()
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.precision != "32-true"):
+            return self.losses(ids, targets, scored)
 
     def update(self, losses: Tensor) -> None:
         """One optimiser step; the models' gradients have nothing to do with each other."""
@@ -409,17 +421,13 @@ def train_stack(
         + (f"from step {training.step}" if training.step else "from scratch")
     )
     batches = training.batches()
-    losses = training.compile() if training.compiled else training.losses
+    training.compile()
     training.model.train()
     first, began, shown, saved = training.step, time.perf_counter(), 0.0, time.perf_counter()
     with stop_on_signal(training), _logs(training) as log:
         for batch in batches:
             tick = time.perf_counter()
-            torch.manual_seed(config.seed * 1_000_003 + training.step)  # dropout, a function of the step
-            moved = [x.to(device, non_blocking=True) for x in batch]
-            torch.compiler.cudagraph_mark_step_begin()
-            with torch.autocast(device, torch.bfloat16, enabled=training.precision != "32-true"):
-                found = losses(*moved)
+            found = training.read(batch)
             training.update(found)
             validate_now = training.step % config.eval_every == 0 or training.step == steps
             log_now = validate_now or training.step % max(1, min(50, steps // 50)) == 0
