@@ -154,7 +154,7 @@ def report(runs: list[dict[str, Any]]) -> str:
     head = ["", "seeds", "solved", "over 50% at step", "over 90% at step", "last loss, nats", "ms a step"]
     dates = sorted({r["date"][:10] for r in runs})
     devices = sorted({f"{r['device']}, torch {r['versions']['torch']}" for r in runs})
-    commits = sorted({r["commit"][:12] for r in runs})
+    commits = sorted({r["commit"] or "unknown" for r in runs})
     return "\n".join(
         [
             "# What decides whether Indirect Indexing is learned: a small model of a smaller task",
