@@ -102,6 +102,17 @@ class TestModel:
                 own = own.T if name in stacked.turned else own
                 torch.testing.assert_close(p.grad[n], own, rtol=1e-4, atol=1e-6)
 
+    def test_what_is_not_learned_stays_so(self, position):
+        config = replace(MODEL, delta_learned=False)
+        alone = [Transformer(30, position, config) for _ in range(2)]
+        stacked = StackedTransformer(alone)
+        for ours, theirs in ((stacked.named_parameters(), alone[0].named_parameters()),
+                             (stacked.named_buffers(), alone[0].named_buffers())):  # fmt: skip
+            assert [name for name, _ in ours] == [name for name, _ in theirs]
+        ids = torch.randint(30, (4, 9), generator=torch.Generator().manual_seed(0))
+        expected = torch.cat([model(ids[2 * n : 2 * n + 2]) for n, model in enumerate(alone)])
+        torch.testing.assert_close(stacked(ids), expected, rtol=2e-5, atol=2e-5)
+
     def test_taken_out_again(self, position):
         alone = models(position)
         for n, model in enumerate(alone):

@@ -92,6 +92,7 @@ def pope_attention(
         return _triton(q, k, v, delta, base, freqs, scope, scale, dropout_p, dropout_seed)
     k, v = scope.own(k), scope.own(v)
     if delta.dim() == 3:  # each sequence its own: (B, H, D)
+        delta = delta.to(torch.promote_types(delta.dtype, torch.float32))  # in which its gradients are summed
         delta = delta.repeat_interleave(q.shape[0] // delta.shape[0], 0)
     if backend == "reference":
         scores = functools.partial(reference.pope_scores, delta=delta, magnitude=magnitude)

@@ -508,6 +508,21 @@ class TestDeltaOfItsOwn:
         torch.testing.assert_close(got, expected, atol=2e-6, rtol=2e-6)
 
 
+@pytest.mark.parametrize("backend", ["triton", "cartesian", "reference"])
+def test_deltas_in_half_precision_are_raised(backend):
+    q, k, v, _ = make_inputs(9, 9, 16, batch=4)
+    half = torch.stack([make_inputs(9, 9, 16, seed=seed)[3] for seed in range(2)]).half().requires_grad_()
+    whole = half.detach().float().requires_grad_()
+    for ours, theirs in zip(
+        *(
+            (out := pope_attention(q, k, v, delta, backend=backend), *torch.autograd.grad((out * v).sum(), delta))
+            for delta in (half, whole)
+        ),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours.float(), theirs, atol=1e-6, rtol=6e-4)
+
+
 @pytest.mark.parametrize("backend", ["triton", "cartesian"])
 def test_packed_with_a_delta_for_each_sequence(backend):
     q, k, v, _ = make_inputs(35, 35, 16)
@@ -554,7 +569,7 @@ class TestErrors:
         with pytest.raises(ValueError, match="nothing to attend"):
             attend(encoding, x, x, x, torch.zeros(3, shape[3]))
 
-    @pytest.mark.parametrize("shape", [(6,), (2, 6), (3, 3), (3, 1, 6), (3, 3, 6), (0, 3, 6)])
+    @pytest.mark.parametrize("shape", [(6,), (2, 6), (3, 3), (3, 1, 6), (3, 3, 6), (0, 3, 6), (1, 1, 3, 6)])
     def test_delta_of_another_shape(self, shape):
         q, k, v, _ = make_inputs(4, 4, 6)
         with pytest.raises(ValueError, match=r"delta must be \(H, D\) = \(3, 6\)"):

@@ -505,9 +505,30 @@ class TestPacked:
         with pytest.raises(ValueError, match=r"delta must be \(H, D\) = \(2, 4\)"):
             pope_attention_packed(torch.zeros(1, 5, 3, 2, 4, device=DEVICE), torch.zeros(4, 2), backend="triton")
 
+    def test_compiled_with_deltas_of_their_own(self):
+        """As seeds side by side are: in half precision, the gradients in the shapes that are promised."""
+        torch._dynamo.reset()
+
+        def run(qkv, delta):
+            with torch.autocast(DEVICE.type, torch.float16):
+                return pope_attention_packed(qkv * 1, delta, backend="triton")
+
+        compiled = torch.compile(run, backend="inductor" if ON_GPU else "aot_eager", fullgraph=True)
+        inputs = make_inputs(9, 9, 16, batch=4, heads=2)[:3]
+        qkv = torch.stack(inputs).permute(1, 3, 0, 2, 4).contiguous().requires_grad_()
+        delta = torch.stack([make_inputs(1, 1, 16, heads=2, seed=n)[3] for n in range(2)]).requires_grad_()
+        upstream, got = upstream_like(inputs[0]), []
+        for f in (compiled, run):
+            out = f(qkv, delta)
+            got.append([out.detach(), *torch.autograd.grad(out, (qkv, delta), upstream.to(out.dtype))])
+        for ours, theirs in zip(*got, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=5e-3)
+
     @pytest.mark.slow
-    def test_operators(self):
-        q, k, v, delta = make_inputs(33, 33, 16, batch=1, heads=2)
+    @pytest.mark.parametrize("groups", [0, 2])
+    def test_operators(self, groups):
+        q, k, v, delta = make_inputs(33, 33, 16, batch=groups or 1, heads=2)
+        delta = torch.stack([delta] * groups) if groups else delta
         tables = two_level_tables(33, 16, 10000.0, DEVICE)
         qkv = torch.stack((q, k, v)).permute(1, 3, 0, 2, 4).contiguous().requires_grad_()
         rest = (turned(delta), *tables, None, None, None, None, None, 0, True, 0.25, 0.0)
@@ -520,8 +541,9 @@ class TestPacked:
 
 
 class TestInTorch:
-    def arguments(self, **options):
-        q, k, v, delta = make_inputs(33, 33, 16, batch=1, heads=2)
+    def arguments(self, groups=0, **options):
+        q, k, v, delta = make_inputs(33, 33, 16, batch=groups or 1, heads=2)
+        delta = torch.stack([delta] * groups) if groups else delta
         tables = two_level_tables(33, 16, 10000.0, DEVICE)
         extra = {"first": None, "last": None, "offsets": None, "lengths": None, "seed": None} | options
         return (
@@ -539,16 +561,18 @@ class TestInTorch:
         )
 
     @pytest.mark.slow
+    @pytest.mark.parametrize("groups", [0, 2])
     @pytest.mark.parametrize("seeded", [False, True])
-    def test_forward_operator(self, seeded):
+    def test_forward_operator(self, seeded, groups):
         seed = {"seed": torch.tensor([7], device=DEVICE)} if seeded else {}
-        arguments = self.arguments(**seed)
+        arguments = self.arguments(groups, **seed)
         for x in arguments[:4]:
             x.requires_grad_()
         torch.library.opcheck(torch.ops.seqpope.pope_attention.default, arguments)
 
-    def test_backward_operator(self):
-        q, k, v, delta, *rest = self.arguments()
+    @pytest.mark.parametrize("groups", [0, 2])
+    def test_backward_operator(self, groups):
+        q, k, v, delta, *rest = self.arguments(groups)
         out, logsum = operators.pope_forward(q, k, v, delta, *rest)
         arguments = (torch.randn_like(out), q, k, v, delta, out, logsum, *rest)
         torch.library.opcheck(torch.ops.seqpope.pope_attention_backward.default, arguments)
