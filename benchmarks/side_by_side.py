@@ -164,9 +164,7 @@ def report(rows: list[dict[str, Any]]) -> str:
         "PoPE, minutes",
         "RoPE, minutes",
     ]
-    made = sorted(
-        {f"commit {row['commit'] or 'unknown'}, torch {row['versions']['torch']}" for row in rows}
-    )
+    made = sorted({f"commit {row['commit'] or 'unknown'}, torch {row['versions']['torch']}" for row in rows})
     return "\n".join(
         [
             "# A training step of several seeds side by side",
