@@ -106,7 +106,7 @@ class TestWeightDecay:
 
     @pytest.mark.parametrize("name", ["adamw", "muon"])
     def test_of_a_stack_too(self, name):
-        """Norms of several models have two dimensions, and are vectors all the same."""
+        """Norms of several models have two dimensions and deltas three, and are vectors and angles all the same."""
         model = StackedTransformer([make_model(), make_model()])
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
         config = OptimizerConfig(name=name, learning_rate=0.1, weight_decay=0.5)
@@ -115,8 +115,8 @@ class TestWeightDecay:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
         for n, parameter in model.named_parameters():
-            left = 0.95 if parameter.dim() == 3 else 1.0
-            assert n.endswith("delta") or (parameter.dim() == 3) == ("norm" not in n)
+            left = 1.0 if n.endswith("delta") or "norm" in n else 0.95
+            assert parameter.dim() == (2 if "norm" in n else 3)
             torch.testing.assert_close(parameter.detach(), before[n] * left, msg=n)
 
     @pytest.mark.parametrize("name", ["adamw", "muon"])
