@@ -106,7 +106,7 @@ class TestWeightDecay:
 
     @pytest.mark.parametrize("name", ["adamw", "muon"])
     def test_of_a_stack_too(self, name):
-        """Norms of several models have two dimensions and deltas three, and are vectors and angles all the same."""
+        """Norms of several models have two dimensions, their deltas three: vectors and angles all the same."""
         model = StackedTransformer([make_model(), make_model()])
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
         config = OptimizerConfig(name=name, learning_rate=0.1, weight_decay=0.5)
