@@ -4,9 +4,10 @@
     python benchmarks/side_by_side.py --config jsb-augmented --seeds 3 --optimizer adamw --data-folder data
 
 A step is that of `seqpope train --config ... --side-by-side true --seeds N`, batches and their way to the GPU
-included, validation apart: --warm-up steps, the first of which compile, then --rounds times --steps. The encodings
-follow each other in one process. Results: side-by-side.json and side-by-side.md in --out, written anew after every
-row; earlier rows of the same configuration, optimiser and seeds are replaced.
+included, validation apart. It is timed once the models' losses are found to be those that each has alone:
+--warm-up steps, the first of which compile, then --rounds times --steps. The encodings follow each other in one
+process. Results: side-by-side.json and side-by-side.md in --out, written anew after every row; earlier rows of the
+same configuration, optimiser and seeds are replaced.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,10 @@ from seqpope.config import TrainConfig
 from seqpope.data.datamodule import Batch
 from seqpope.data.shards import find_store
 from seqpope.domains.base import open_store
+from seqpope.errors import SeqpopeError
 from seqpope.files import write_text
 from seqpope.markdown import table
+from seqpope.nll import batch_nats
 from seqpope.presets import find_config
 from seqpope.provenance import choose_device, provenance
 from seqpope.stack import StackTraining
@@ -73,33 +75,20 @@ def main(words: list[str] | None = None) -> None:
             **measure(config, device, asked.warm_up, asked.steps, asked.rounds),
             **provenance(device),
         }
+        gc.collect()  # before the next one asks for as much
+        if device == "cuda":
+            torch.cuda.empty_cache()
         rows = [old for old in rows if any(old[name] != row[name] for name in KEY)] + [row]
         write_text(file, json.dumps(rows, indent=1) + "\n")
         write_text(file.with_suffix(".md"), report(rows))
         print(optimizer, seeds, position, row["ms"], "ms a step", flush=True)
 
 
-@contextmanager
-def training_of(config: TrainConfig, device: str) -> Iterator[tuple[StackTraining, Iterator[Batch]]]:
-    """A training that is ready for its first step, and its batches; its memory is given back."""
-    store = open_store(find_store(config.data_folder, config.dataset))
-    with tempfile.TemporaryDirectory() as place:
-        training = StackTraining(config, store, Path(place), device)
-        batches = iter(training.batches())
-        training.compile()
-        training.model.train()
-        yield training, batches
-    del training, batches
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.empty_cache()
-
-
 def measure(config: TrainConfig, device: str, warm_up: int, steps: int, rounds: int) -> dict[str, Any]:
     """Milliseconds a step, round by round; seconds of the warm-up; peak memory.
 
     Raises:
-        SeqpopeError: the data set has not been prepared.
+        SeqpopeError: the data set has not been prepared, or the models' losses are not those that they have alone.
     """
 
     def seconds(count: int) -> float:
@@ -111,20 +100,51 @@ def measure(config: TrainConfig, device: str, warm_up: int, steps: int, rounds: 
         return time.perf_counter() - began
 
     recipe_steps = config.optimizer.steps
-    config.optimizer.steps = max(recipe_steps, warm_up + steps * rounds)
+    config.optimizer.steps = max(recipe_steps, 1 + warm_up + steps * rounds)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    with training_of(config, device) as (training, batches):
-        warm = seconds(warm_up)
-        found = [round(1e3 * seconds(steps) / steps, 3) for _ in range(rounds)]
-        return {
-            "ms": found,
-            "warm_up_seconds": round(warm, 1),
-            "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if device == "cuda" else None,
-            "compiled": training.compiled,
-            "precision": training.precision,
-            "recipe_steps": recipe_steps,
-        }
+    store = open_store(find_store(config.data_folder, config.dataset))
+    with tempfile.TemporaryDirectory() as place:
+        training = StackTraining(config, store, Path(place), device)
+    batches = iter(training.batches())
+    training.compile()
+    apart = losses_apart(training, next(batches))
+    training.model.train()
+    warm = seconds(warm_up)
+    return {
+        "ms": [round(1e3 * seconds(steps) / steps, 3) for _ in range(rounds)],
+        "warm_up_seconds": round(warm, 1),
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if device == "cuda" else None,
+        "losses_apart": apart,
+        "compiled": training.compiled,
+        "precision": training.precision,
+        "recipe_steps": recipe_steps,
+    }
+
+
+def losses_apart(training: StackTraining, batch: Batch) -> float:
+    """Take a step; how far the models' losses in it lie from those that each has alone, a share of them.
+
+    Raises:
+        SeqpopeError: it is more than their precision explains: what would be timed is wrong.
+    """
+    dropout = training.config.model.dropout or training.config.model.attention_dropout
+    training.model.train(not dropout)
+    together = training.read(batch)
+    alone = []
+    with torch.no_grad(), torch.autocast(training.device, torch.bfloat16, enabled=training.precision != "32-true"):
+        for number, rows in enumerate(zip(*(x.chunk(training.model.models) for x in batch), strict=True)):
+            model = training.model.take_out(number, training.alone)
+            alone.append(batch_nats(model, [x.to(training.device) for x in rows], one_target=training.one_target))
+    share = float((together.detach() / torch.stack(alone).view(-1) - 1).abs().max())
+    allowed = 1e-4 if training.precision == "32-true" else 1e-2
+    if not share <= allowed:
+        raise SeqpopeError(
+            f"side by side the losses are off by {share:.1e} of what each model has alone, expected at most "
+            f"{allowed:.0e}: a step that computes something else is not timed"
+        )
+    training.update(together)  # CUDA graphs want a backward pass behind each forward pass
+    return share
 
 
 def each(found: dict[str, dict[str, Any]], told: Callable[[dict[str, Any]], str]) -> list[str]:

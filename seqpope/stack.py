@@ -101,16 +101,15 @@ class StackedEmbedding(nn.Module):
         return F.embedding(ids.view(models, -1) + first, self.weight.view(-1, width)).view(*ids.shape, width)
 
 
-def stack_position(position: PositionEncoding, models: int) -> PositionEncoding:
-    """The same encoding with room for what M of them have learned, (M, ...) each: (M B, L, ...) to the same.
+def make_room(position: PositionEncoding, models: int) -> None:
+    """Give an encoding a first axis of models in all that it has learned.
 
     PoPE's attention takes a delta for each so many sequences; no other encoding learns anything.
     """
-    stacked = copy.deepcopy(position)
+    learned = dict(position.named_parameters())
     for name, values in position.state_dict().items():
         wide = values.new_empty(models, *values.shape)
-        setattr(stacked, name, nn.Parameter(wide) if name in dict(position.named_parameters()) else wide)
-    return stacked
+        setattr(position, name, nn.Parameter(wide) if name in learned else wide)
 
 
 class StackedTransformer(Transformer):
@@ -144,7 +143,7 @@ class StackedTransformer(Transformer):
             elif isinstance(child, nn.RMSNorm):
                 leaf = StackedNorm(self.models, child)
             elif isinstance(child, PositionEncoding):
-                leaf = stack_position(child, self.models)
+                make_room(child, self.models)
             else:
                 self._exchange(child)
             if leaf is not None:

@@ -44,6 +44,7 @@ def test_rows_and_their_table(measured, script):
         ("rope", 2, "adamw"),
     ]
     assert all(len(row["ms"]) == 3 and min(row["ms"]) > 0 and row["recipe_steps"] == 6000 for row in rows)
+    assert all(0 <= row["losses_apart"] < 1e-4 for row in rows)
     assert told.count("| AdamW | 2 |") == 1
     again, told = measured("--seeds", "2", "--optimizer", "adamw", "muon")
     assert len(again) == 4  # rows measured again are replaced
@@ -52,6 +53,14 @@ def test_rows_and_their_table(measured, script):
         row["ms"] = ms
     assert "| AdamW | 2 | 2.0 | 4.0 | 0.500 | 0.2 | 0.4 |" in script.report(again)
     assert "| AdamW | 2 | 2.0 |  |  | 0.2 |  |" in script.report(again[:1])
+
+
+def test_a_step_that_computes_something_else_is_not_timed(measured, script, monkeypatch, tmp_path):
+    read = script.StackTraining.read
+    monkeypatch.setattr(script.StackTraining, "read", lambda self, batch: read(self, batch) * 1.001)
+    with pytest.raises(SeqpopeError, match=r"off by 1.0e-03 .* expected at most 1e-04"):
+        measured("--seeds", "2", "--optimizer", "adamw")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_measured(measured, tmp_path, capsys):

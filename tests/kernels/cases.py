@@ -10,6 +10,8 @@ import torch
 from seqpope.kernels import pope_attention, rope_attention
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ON_GPU = DEVICE.type == "cuda"
+DROPOUT = {"dropout_p": 0.3, "dropout_seed": 123_456_789_012_345}
 
 ENCODINGS = ["pope", "pope relu", "pope none", "rope"]  # PoPE with softplus, and with another magnitude
 FAST = [("pope", "triton"), *((encoding, "cartesian") for encoding in ENCODINGS)]
@@ -28,6 +30,11 @@ def make_inputs(queries, keys, dim, *, batch=2, heads=3, key_heads=None, dtype=t
     )
     delta = -2 * math.pi * torch.rand(heads, dim, generator=generator)
     return q, k, v, delta.to(DEVICE)
+
+
+def upstream_like(q):
+    """A gradient of what attention returns, the same each time."""
+    return torch.randn(q.shape, generator=torch.Generator().manual_seed(1)).to(q.device)
 
 
 def attend(encoding, q, k, v, delta, **options):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
@@ -47,3 +48,15 @@ if not torch.cuda.is_available():
         hurry(interpreter)
     except (ImportError, AttributeError):  # no Triton, or one that is another inside: it takes its time
         pass
+
+
+@pytest.fixture
+def poisoned():
+    """Memory that nothing was written to reads as nan."""
+    before = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = before
