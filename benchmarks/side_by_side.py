@@ -131,10 +131,12 @@ def losses_apart(training: StackTraining, batch: Batch) -> float:
     dropout = training.config.model.dropout or training.config.model.attention_dropout
     training.model.train(not dropout)
     together = training.read(batch)
+    half = training.precision != "32-true"
     alone = []
-    with torch.no_grad(), torch.autocast(training.device, torch.bfloat16, enabled=training.precision != "32-true"):
-        for number, rows in enumerate(zip(*(x.chunk(training.model.models) for x in batch), strict=True)):
-            model = training.model.take_out(number, training.alone)
+    for number, rows in enumerate(zip(*(x.chunk(training.model.models) for x in batch), strict=True)):
+        model = training.model.take_out(number, training.alone)
+        # Autocast of its own for each: one would keep the first model's weights in bf16 and use them for all.
+        with torch.no_grad(), torch.autocast(training.device, torch.bfloat16, enabled=half):
             alone.append(batch_nats(model, [x.to(training.device) for x in rows], one_target=training.one_target))
     share = float((together.detach() / torch.stack(alone).view(-1) - 1).abs().max())
     allowed = 1e-4 if training.precision == "32-true" else 1e-2

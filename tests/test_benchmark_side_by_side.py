@@ -25,9 +25,9 @@ def measured(script, tmp_path):
         "data": {"length": 51, "batch_size": 2},
         "optimizer": {"steps": 6000},
     }
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
 
-    def run(*words):
+    def run(*words, **changes):
+        (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config | changes))
         out = tmp_path / "out"
         plan = ["--config", str(tmp_path / "tiny.yaml"), "--data-folder", str(tmp_path), "--out", str(out)]
         small = ["--device", "cpu", "--steps", "2", "--rounds", "3", "--warm-up", "1"]
@@ -61,6 +61,13 @@ def test_a_step_that_computes_something_else_is_not_timed(measured, script, monk
     with pytest.raises(SeqpopeError, match=r"off by 1.0e-03 .* expected at most 1e-04"):
         measured("--seeds", "2", "--optimizer", "adamw")
     assert not (tmp_path / "out").exists()
+
+
+def test_in_bf16_each_model_is_held_against_its_own_weights(measured):
+    wide = {"width": 64, "layers": 2, "heads": 2}
+    rows, _ = measured("--seeds", "3", "--optimizer", "adamw", precision="bf16-mixed", model=wide)
+    assert [row["precision"] for row in rows] == ["bf16-mixed"] * 2
+    assert all(row["losses_apart"] < 2e-3 for row in rows)  # the weights of another are off by more than 1e-2
 
 
 def test_what_cannot_be_measured(measured, tmp_path, capsys):
