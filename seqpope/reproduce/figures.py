@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,37 +71,74 @@ def _draw_curves(document: Mapping[str, Any]) -> bytes:
     return as_png(figure)
 
 
+def _second_halves(by_length: Mapping[str, Any]) -> np.ndarray:
+    """(lengths, seeds) nats/token; nan where nothing is scored."""
+    return np.array([value["second_half"] for value in by_length.values()], float)
+
+
+def held_range(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """From the least to the most NLL of what holds: at the longest length it lies in the lowest fifth of all.
+
+    None where that is one series, or all.
+    """
+    found = [values for row in rows for values in map(_second_halves, series_of(row).values())]
+    found = [values for values in found if np.isfinite(values).all()]
+    last = np.array([values[-1].mean() for values in found])
+    if not last.size:
+        return None
+    held = last <= last.min() + (last.max() - last.min()) / 5
+    if not 1 < held.sum() < len(last):
+        return None
+    kept = np.concatenate([values for values, kept in zip(found, held, strict=True) if kept], axis=None)
+    return float(kept.min()), float(kept.max())
+
+
 def _draw_lengths(document: Mapping[str, Any]) -> bytes:
-    """NLL by what is read at once, and by position in the longest window that many documents fill."""
+    """NLL by what is read at once, and by position in the longest window that many documents fill.
+
+    What holds has a panel of its own where, beside what collapses, it could not be told apart.
+    """
     rows = document["rows"]
-    size = (14, max(4.8, 0.4 * len(rows)))
-    figure, (axes, places) = load_pyplot().subplots(1, 2, figsize=size, layout="constrained", sharey=True)
+    held = held_range(rows)
+    size = (14 if held is None else 17, max(4.8, 0.4 * len(rows)))
+    figure, panels = load_pyplot().subplots(1, 2 if held is None else 3, figsize=size, layout="constrained")
+    axes, places, halves = panels[0], panels[-1], panels[:-1]
+    places.sharey(axes)
+    places.tick_params(labelleft=False)
     for number, (row, colour) in enumerate(zip(rows, _colours(document), strict=True)):
         common: dict[str, Any] = {"color": colour, "zorder": 3 + len(rows) - number}  # the first is hidden by none
         for label, by_length in series_of(row).items():
             style = {**common, "linestyle": "--" if label != row["label"] else "-"}
             lengths = [int(length) for length in by_length]
-            values = np.array([value["second_half"] for value in by_length.values()], float)  # (lengths, seeds)
+            values = _second_halves(by_length)
             own = label if label == row["label"] else None
-            axes.plot(lengths, values.mean(1), marker="o", markersize=4, label=own, **style)
-            if values.shape[1] > 1 and np.isfinite(values).all():
-                axes.fill_between(lengths, values.min(1), values.max(1), color=colour, alpha=0.15, linewidth=0)
+            for panel in halves:
+                named = own if panel is axes else None
+                panel.plot(lengths, values.mean(1), marker="o", markersize=4, label=named, **style)
+                if values.shape[1] > 1 and np.isfinite(values).all():
+                    least, most = values.min(1), values.max(1)
+                    panel.fill_between(lengths, least, most, color=colour, alpha=0.15, linewidth=0)
         for name, bins in row.get("positions", {}).get("nats_per_token", {}).items():
             start, end, nats = np.array(bins, float).reshape(-1, 3).T
             style = {**common, "linestyle": "--" if name.endswith(WITH_YARN) else "-"}
             places.plot(np.sqrt((start + 1) * end), nats, linewidth=1.2, **style)
     trained = rows[0]["recipe"].get("data", {}).get("length")
-    for each in (axes, places):
+    for each in panels:
         if trained:
             each.axvline(trained, color=GREY, linestyle=":", linewidth=1)
         each.set_xscale("log", base=2)
     first = next(row for row in rows if row.get("lengths"))
     lengths = [int(length) for length in next(iter(first["lengths"].values()))]
     shown = [n for n, after in itertools.pairwise(lengths) if after >= 1.3 * n] + lengths[-1:]
-    axes.set_xticks(shown, [f"{n:,}" for n in shown])
-    axes.minorticks_off()
+    for panel in halves:
+        panel.set_xticks(shown, [f"{n:,}" for n in shown])
+        panel.minorticks_off()
+        panel.set(xlabel="tokens read at once")
+    if held is not None:
+        room = 0.05 * (held[1] - held[0])
+        panels[1].set(ylim=(held[0] - room, held[1] + room), title="the same, what holds")
     split = document.get("lengths_split", "test")
-    axes.set(xlabel="tokens read at once", ylabel=f"{split} NLL, nats/token", title="second halves of windows")
+    axes.set(ylabel=f"{split} NLL, nats/token", title="second halves of windows")
     at = first["positions"]
     # Each a few times the one before, so that numbers do not run into each other.
     ticks = [1]

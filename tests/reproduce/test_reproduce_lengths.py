@@ -6,7 +6,7 @@ import pytest
 
 from seqpope.errors import SeqpopeError
 from seqpope.reproduce import lengths, running
-from seqpope.reproduce.figures import draw_study
+from seqpope.reproduce.figures import draw_study, held_range
 from seqpope.reproduce.lengths import (
     choice_text,
     choose,
@@ -178,6 +178,28 @@ def test_of_one_encoding_like_stands_against_like(row):
 def test_the_figure_takes_bins_that_are_empty(row):
     rows = [row("PoPE", *map(result, POPE)), row("RoPE", *map(result, ROPE))]
     assert draw_study({"rows": rows, "title": "a title"})[:4] == b"\x89PNG"
+
+
+class TestWhatHolds:
+    @staticmethod
+    def rows(*last):
+        """Of each the seeds' NLL at the longest length; 1.0 and 1.1 at the shorter one."""
+        halves = [{"8": {"second_half": [1.0, 1.1]}, "16": {"second_half": seeds}} for seeds in last]
+        return [{"label": str(n), "lengths": {"pope": each}} for n, each in enumerate(halves)]
+
+    def test_the_lowest_fifth_of_the_longest_length(self):
+        held = held_range(self.rows([1.2, 1.3], [5.9, 6.1], [1.9, 2.1], [2.2, 2.4]))  # 1.25 to 6: up to 2.2
+        assert held == (1.0, 2.1)
+        assert held_range(self.rows([0.2, 0.3], [5.9, 6.1], [0.9, 1.0])) == (0.2, 1.1)
+
+    def test_a_panel_for_one_alone_or_for_all_would_tell_nothing(self):
+        assert held_range(self.rows([1.2, 1.3], [5.9, 6.1], [3.0, 3.1])) is None
+        assert held_range(self.rows([1.2, 1.2], [1.2, 1.2])) is None
+        assert held_range(self.rows([1.2, 1.3])) is held_range([]) is None
+
+    def test_what_is_not_scored_is_left_out(self):
+        assert held_range(self.rows([None, None], [None, 1.0])) is None
+        assert held_range(self.rows([1.2, 1.3], [6.0, 6.0], [1.4, 1.4], [None, 1.0])) == (1.0, 1.4)
 
 
 def test_halves_in_which_nothing_is_scored(row):
