@@ -307,8 +307,8 @@ STUDIES = {
                 "A seed is solved if it names more than half of the test targets. An independent replication "
                 "(github PrashRangarajan/mapformer) found it all or nothing: 1 of 8 PoPE seeds at 100,000 "
                 "steps, 7 at 200,000.",
-                "On an H200, 5 seeds side by side took 10.0 ms a step with PoPE and 9.9 with RoPE, 17.3 minutes"
-                " an arm of 100,000 steps (the recorded runs are of 3 and of 5); 8 by Muon took 27 and 26 ms "
+                "On an H200, 5 seeds side by side took 10.0 ms a step with PoPE and 9.9 with RoPE, 17.3 minutes "
+                "an arm of 100,000 steps (the recorded runs are of 3 and of 5); 8 by Muon took 27 and 26 ms "
                 "with earlier code, 22 minutes an arm of 49,000. What decides whether it is learned: "
                 "`benchmarks/results/indexing-search.md`, and for a smaller task "
                 "`benchmarks/results/indexing-small.md`.",
