@@ -326,6 +326,11 @@ STUDIES = {
             seeds=3,
             side_by_side=True,
             published=f"{PAPER}; its protocol is a little another (see a run's report)",
+            notes=(
+                "Other runs of the same recipes and seeds, on an H100, have reports with strata "
+                "and the paper's protocol: `benchmarks/results/jsb-paper/report.md`, `jsb-augmented/report.md`. "
+                "The recorded augmented rows are those of the study `frequencies`.",
+            ),
         ),
         Study(
             name="maestro",

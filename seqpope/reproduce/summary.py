@@ -140,7 +140,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         cells = [
             row["label"],
             str(len(row["seeds"])),
-            f"{found.mean:.{digits}f}{spread}",
+            f"{found.mean:.{digits}f}{spread}" + (_ends(row["values"], digits) if accuracy else ""),
             "" if row["published"] is None else f"{row['published']:g}",
             ", ".join(f"{steps:,}" for steps in row["steps"]),
             f"{sum(minutes) / len(minutes):.1f}" if minutes else "not recorded",
@@ -167,7 +167,7 @@ def markdown(document: Mapping[str, Any]) -> str:
     facts = [
         f"{first['tokens_scored']:,} targets of the test split, windows of {first['protocol']['window']} with "
         f"stride {first['protocol']['stride']}, weights of the best validation step, mean ± standard deviation "
-        "over seeds."
+        + ("(least to most) over seeds." if accuracy else "over seeds.")
     ]
     if any(minutes is not None for row in document["rows"] for minutes in row["minutes"]):
         facts.append(
@@ -192,6 +192,7 @@ def markdown(document: Mapping[str, Any]) -> str:
             "token, else the step that was tested; it may have been solved before."
         )
     parts.append(" ".join(facts))
+    unit = "points" if accuracy else unit
     parts += [_difference_text(difference, digits, unit) for difference in document["differences"]]
     of_lengths = [each for found in document.get("length_differences", []) for each in found["lengths"].values()]
     every = [each for each in document["differences"] + of_lengths if each is not None and each["low"] is not None]
@@ -252,6 +253,11 @@ def _frequencies_table(document: Mapping[str, Any]) -> list[str]:
         "Share of query x key by wavelength in tokens, % (in brackets: even would be the share of frequencies):",
         table(["", *bands], by_band),
     ]
+
+
+def _ends(values: Sequence[float], digits: int) -> str:
+    """Of accuracies that may have two peaks a mean and its spread tell little."""
+    return f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
 
 
 def _difference_text(found: Mapping[str, Any], digits: int, unit: str) -> str:

@@ -527,8 +527,13 @@ class TestClaims:
         assert _difference(a, {**b, "recipe": recipe}, {"optimizer.steps"})["unlike"] == []
         text = markdown({**whole[0], "differences": [apart, same, other]})
         assert "no seed in common, so no difference is told." in text
-        assert "+2.0 % in each of 2 pairs: no spread to judge it by." in text
+        assert "+2.0 points in each of 2 pairs: no spread to judge it by." in text
         assert "**These runs differ also in optimizer.steps**" in text
+
+    def test_of_accuracies_the_least_and_the_most_are_told(self, whole):
+        text = markdown({**whole[0], "rows": [{**whole[0]["rows"][0], "values": [50.0, 70.0]}]})
+        assert "| 60.0 ± 14.1 (50.0 to 70.0) |" in text
+        assert "mean ± standard deviation (least to most) over seeds." in text
 
     def test_several_intervals_are_not_each_a_finding(self):
         difference = {"a": "a", "b": "b", "n": 3, "mean": -0.2, "low": -0.3, "high": -0.1, "detectable": 0.05}
