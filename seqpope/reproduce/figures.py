@@ -76,35 +76,38 @@ def _second_halves(by_length: Mapping[str, Any]) -> np.ndarray:
     return np.array([value["second_half"] for value in by_length.values()], float)
 
 
-def held_range(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
-    """From the least to the most NLL of what holds: at the longest length it lies in the lowest fifth of all.
+def enlarged_range(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """From the least to the most NLL of the series that end in the lowest fifth at the longest length.
 
-    None where that is one series, or all.
+    None where that is one series or all, or where they take more than a third of what all take: then they can be
+    told apart as they are.
     """
     found = [values for row in rows for values in map(_second_halves, series_of(row).values())]
-    found = [values for values in found if np.isfinite(values).all()]
+    found = [values for values in found if values.size and np.isfinite(values).all()]
     last = np.array([values[-1].mean() for values in found])
     if not last.size:
         return None
-    held = last <= last.min() + (last.max() - last.min()) / 5
-    if not 1 < held.sum() < len(last):
+    low = last <= last.min() + (last.max() - last.min()) / 5
+    if not 1 < low.sum() < len(last):
         return None
-    kept = np.concatenate([values for values, kept in zip(found, held, strict=True) if kept], axis=None)
-    return float(kept.min()), float(kept.max())
+    kept = np.concatenate([values for values, kept in zip(found, low, strict=True) if kept], axis=None)
+    every = np.concatenate(found, axis=None)
+    least, most = float(kept.min()), float(kept.max())
+    return (least, most) if 0 < most - least <= (every.max() - every.min()) / 3 else None
 
 
 def _draw_lengths(document: Mapping[str, Any]) -> bytes:
     """NLL by what is read at once, and by position in the longest window that many documents fill.
 
-    What holds has a panel of its own where, beside what collapses, it could not be told apart.
+    What lies close together beside what collapses is enlarged in a panel of its own.
     """
     rows = document["rows"]
-    held = held_range(rows)
-    size = (14 if held is None else 17, max(4.8, 0.4 * len(rows)))
-    figure, panels = load_pyplot().subplots(1, 2 if held is None else 3, figsize=size, layout="constrained")
+    enlarged = enlarged_range(rows)
+    size = (14 if enlarged is None else 18, max(4.8, 0.4 * len(rows)))
+    figure, panels = load_pyplot().subplots(1, 2 if enlarged is None else 3, figsize=size, layout="constrained")
     axes, places, halves = panels[0], panels[-1], panels[:-1]
     places.sharey(axes)
-    places.tick_params(labelleft=False)
+    places.tick_params(labelleft=enlarged is not None)  # not those of its neighbour
     for number, (row, colour) in enumerate(zip(rows, _colours(document), strict=True)):
         common: dict[str, Any] = {"color": colour, "zorder": 3 + len(rows) - number}  # the first is hidden by none
         for label, by_length in series_of(row).items():
@@ -134,9 +137,9 @@ def _draw_lengths(document: Mapping[str, Any]) -> bytes:
         panel.set_xticks(shown, [f"{n:,}" for n in shown])
         panel.minorticks_off()
         panel.set(xlabel="tokens read at once")
-    if held is not None:
-        room = 0.05 * (held[1] - held[0])
-        panels[1].set(ylim=(held[0] - room, held[1] + room), title="the same, what holds")
+    if enlarged is not None:
+        room = 0.05 * (enlarged[1] - enlarged[0])
+        panels[1].set(ylim=(enlarged[0] - room, enlarged[1] + room), title="the same, enlarged")
     split = document.get("lengths_split", "test")
     axes.set(ylabel=f"{split} NLL, nats/token", title="second halves of windows")
     at = first["positions"]

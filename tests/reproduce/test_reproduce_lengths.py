@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from seqpope.errors import SeqpopeError
-from seqpope.reproduce import lengths, running
-from seqpope.reproduce.figures import draw_study, held_range
+from seqpope.reproduce import figures, lengths, running
+from seqpope.reproduce.figures import draw_study, enlarged_range
 from seqpope.reproduce.lengths import (
     choice_text,
     choose,
@@ -188,18 +189,67 @@ class TestWhatHolds:
         return [{"label": str(n), "lengths": {"pope": each}} for n, each in enumerate(halves)]
 
     def test_the_lowest_fifth_of_the_longest_length(self):
-        held = held_range(self.rows([1.2, 1.3], [5.9, 6.1], [1.9, 2.1], [2.2, 2.4]))  # 1.25 to 6: up to 2.2
+        held = enlarged_range(self.rows([1.2, 1.3], [5.9, 6.1], [1.9, 2.1], [2.2, 2.4]))  # 1.25 to 6: up to 2.2
         assert held == (1.0, 2.1)
-        assert held_range(self.rows([0.2, 0.3], [5.9, 6.1], [0.9, 1.0])) == (0.2, 1.1)
+        assert enlarged_range(self.rows([0.2, 0.3], [5.9, 6.1], [0.9, 1.0])) == (0.2, 1.1)
+
+    def test_seeds_count_by_their_mean(self):
+        rows = self.rows([1.2, 1.3], [5.9, 7.1], [1.5, 2.9], [1.0, 3.8])  # means 1.25, 6.5, 2.2, 2.4: up to 2.3
+        assert enlarged_range(rows) == (1.0, 2.9)
+
+    def test_what_is_read_through_yarn_counts(self):
+        rows = self.rows([1.2, 1.3], [5.9, 6.1])
+        rows[1]["lengths"]["rope+yarn"] = {"8": {"second_half": [1.0, 1.2]}, "16": {"second_half": [1.4, 1.5]}}
+        assert enlarged_range(rows) == (1.0, 1.5)
+
+    def test_what_can_be_told_apart_as_it_is_is_not_enlarged(self):
+        rows = self.rows([1.2, 1.3], [2.9, 3.1], [1.3, 1.4])
+        assert enlarged_range(rows) == (1.0, 1.4)
+        rows[0]["lengths"]["pope"]["8"]["second_half"] = [2.0, 2.0]
+        assert enlarged_range(rows) is None
 
     def test_a_panel_for_one_alone_or_for_all_would_tell_nothing(self):
-        assert held_range(self.rows([1.2, 1.3], [5.9, 6.1], [3.0, 3.1])) is None
-        assert held_range(self.rows([1.2, 1.2], [1.2, 1.2])) is None
-        assert held_range(self.rows([1.2, 1.3])) is held_range([]) is None
+        assert enlarged_range(self.rows([1.2, 1.3], [5.9, 6.1], [3.0, 3.1])) is None
+        assert enlarged_range(self.rows([1.2, 1.2], [1.2, 1.2])) is None
+        assert enlarged_range(self.rows([1.2, 1.3])) is enlarged_range([]) is None
 
     def test_what_is_not_scored_is_left_out(self):
-        assert held_range(self.rows([None, None], [None, 1.0])) is None
-        assert held_range(self.rows([1.2, 1.3], [6.0, 6.0], [1.4, 1.4], [None, 1.0])) == (1.0, 1.4)
+        assert enlarged_range(self.rows([None, None], [None, 1.0])) is None
+        assert enlarged_range(self.rows([1.2, 1.3], [6.0, math.inf], [1.4, 1.4], [5.0, 5.0])) == (1.0, 1.4)
+        assert enlarged_range([{"label": "x", "lengths": {"pope": {}}}]) is None
+        assert enlarged_range(self.rows([1.2, 1.3], [6.0, 6.0], [1.4, 1.4], [None, 1.0])) == (1.0, 1.4)
+
+
+def test_what_lies_close_together_is_enlarged_between_the_others(row, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "as_png", lambda figure: drawn.append(figure) or b"")
+    collapsed = [{"rope": (1.1, 9.0), "rope+yarn": (1.1, 2.0)}, {"rope": (1.0, 9.6), "rope+yarn": (1.0, 2.2)}]
+    rows = [row("PoPE", *map(result, POPE)), row("RoPE", *map(result, collapsed))]
+    draw_study({"rows": rows, "title": "a title"})
+    whole, enlarged, places = drawn[0].axes
+    assert [panel.get_title() for panel in drawn[0].axes[:2]] == ["second halves of windows", "the same, enlarged"]
+    assert [panel.get_xlabel() for panel in (whole, enlarged)] == ["tokens read at once"] * 2
+    assert enlarged.get_ylim() == pytest.approx(
+        (1.0 - 0.06, 2.2 + 0.06)
+    )  # a twentieth of 1.0 to 2.2 on either side
+    assert whole.get_ylim() == places.get_ylim() != enlarged.get_ylim()
+    assert places.get_ylim()[1] > 9
+    assert all(label.get_visible() for label in places.get_yticklabels())
+    curves = [
+        [
+            line.get_ydata().tolist()
+            for line in panel.get_lines()
+            if len(line.get_ydata()) == 2 and line.get_marker() == "o"
+        ]
+        for panel in (whole, enlarged)
+    ]
+    assert curves[0] == curves[1]
+    assert len(curves[0]) == 3
+    legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert legend == ["PoPE", "RoPE", "the same read through YaRN"]
+    draw_study({"rows": rows[:1], "title": "a title"})
+    assert len(drawn[1].axes) == 2
+    assert not any(label.get_visible() for label in drawn[1].axes[1].get_yticklabels())
 
 
 def test_halves_in_which_nothing_is_scored(row):
