@@ -64,6 +64,11 @@ def save_checkpoint(
     write_bytes(path, save(state, metadata={"seqpope": json.dumps(asdict(info))}))
 
 
+def named(file: Path) -> str:
+    """What is said of weights beside results: their name if they come with the package, else where they are."""
+    return f"shipped: {file.stem}" if file.resolve().parent == WEIGHTS else str(file)
+
+
 def shipped(kind: str) -> Path:
     """Weights that come with the package, by their name in SHIPPED; says on stderr that it takes them.
 

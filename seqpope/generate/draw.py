@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqpope.checkpoint import WEIGHTS, CheckpointInfo, check_fingerprint, find_checkpoint, load_checkpoint
+from seqpope.checkpoint import CheckpointInfo, check_fingerprint, find_checkpoint, load_checkpoint, named
 from seqpope.errors import SeqpopeError
 from seqpope.model.transformer import Transformer
 from seqpope.provenance import choose_device, provenance
@@ -91,7 +91,7 @@ class Model:
     def described(self) -> dict[str, Any]:
         """For a sidecar."""
         return {
-            "checkpoint": f"shipped: {self.file.stem}" if self.file.parent == WEIGHTS else str(self.file),
+            "checkpoint": named(self.file),
             "position": self.info.position,
             "dataset": self.info.dataset,
             "fingerprint": self.info.fingerprint,

@@ -27,7 +27,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from seqpope.checkpoint import CheckpointInfo, find_checkpoint, load_checkpoint, read_info
+from seqpope.checkpoint import CheckpointInfo, find_checkpoint, load_checkpoint, named, read_info
 from seqpope.domains.genome.store import identity, open_genome
 from seqpope.errors import SeqpopeError
 from seqpope.files import sha256_of, write_bytes, write_text
@@ -374,7 +374,7 @@ def made_of(job: Work) -> dict[str, Any]:
     request = job.request
     return {
         "model": {
-            "checkpoint": str(job.checkpoint),
+            "checkpoint": named(job.checkpoint),
             "sha256": job.weights,
             "position": job.info.position,
             "trained": job.info.trained,
@@ -404,11 +404,12 @@ def run(job: Work) -> dict[str, Any] | None:
             return None
     if job.window > job.info.length:
         _say(f"the window of {job.window} tokens is beyond the {job.info.length} of the model's training")
+    device = choose_device(request.device) if fabric is None else ""  # refused before anything is made
     try:
         with term_as_interrupt(), _locked(job):
             if fabric is None:
                 todo = job.missing()
-                job.score(todo, choose_device(request.device), among=todo)
+                job.score(todo, device, among=todo)
             elif world > 1:
                 _share(fabric, job)
             else:

@@ -18,7 +18,7 @@ import torch
 from genomes import random_bases, shared_model, tiny_model
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from seqpope.checkpoint import save_checkpoint
+from seqpope.checkpoint import SHIPPED, save_checkpoint
 from seqpope.cli import main
 from seqpope.domains.genome.sequences import as_text, other_strand
 from seqpope.domains.genome.store import open_genome
@@ -272,6 +272,21 @@ def test_what_a_killed_process_left_goes_with_the_parts(here):
     (job.parts / ".unit-000001.npz.x2y").touch()
     score_regions(job.request)
     assert not job.parts.exists()
+
+
+def test_a_device_that_is_not_there_leaves_nothing_behind(here):
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is there")
+    job = Job(request(here, "a.tsv", region="chr2"))
+    with pytest.raises(SeqpopeError, match="cuda"):
+        score_regions(replace(job.request, device="cuda"))
+    assert not job.parts.exists()
+
+
+def test_a_shipped_model_is_told_by_its_name(here):
+    shipped = replace(request(here, "a.tsv", region="chr2:1-60"), checkpoint=SHIPPED["genome"])
+    score_regions(replace(shipped, window=None, stride=None, phases=1, strand="+"))
+    assert json.loads((here / "a.tsv.json").read_text())["model"]["checkpoint"] == "shipped: genome"
 
 
 def test_a_place_that_cannot_be_written_to(here):
