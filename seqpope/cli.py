@@ -203,8 +203,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        what = "the disk is full: free some space; finished work is kept" if error.errno == errno.ENOSPC else ""
-        print(f"seqpope: {what or error}", file=sys.stderr)
+        what = str(error)
+        if error.errno == errno.ENOSPC:
+            what = "the disk is full: free some space; finished work is kept"
+        elif error.filename is not None:
+            what = (
+                f"{error.filename} cannot be read or written ({error.strerror}): see to it, or give another path"
+            )
+        print(f"seqpope: {what}", file=sys.stderr)
         return 1
 
 

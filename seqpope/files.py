@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from seqpope.errors import SeqpopeError
@@ -18,21 +19,42 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write beside `path`, flush to disk, then rename into place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write each beside its path and flush it to disk, then rename all into place: all, or none.
+
+    Raises:
+        OSError: one cannot be written; it names the path, not what was written beside it.
+    """
+    with contextlib.ExitStack() as beside:
+        ready = [(_written_beside(Path(path), content, beside), Path(path)) for path, content in contents.items()]
+        for fresh, path in ready:
+            os.replace(fresh, path)
+
+
+def _written_beside(path: Path, content: bytes, beside: contextlib.ExitStack) -> Path:
+    """A file beside `path` with its content, gone with `beside` if nothing was done with it."""
     try:
+        if path.is_dir():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        beside.callback(Path(name).unlink, missing_ok=True)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return Path(name)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """`write_files` for one."""
+    write_files({path: content})
 
 
 def write_text(path: Path, content: str) -> None:

@@ -489,7 +489,12 @@ class TestStatus:
             (SeqpopeError("in words"), 1, "seqpope: in words"),
             (KeyboardInterrupt(), 130, "seqpope: interrupted"),
             (OSError(errno.ENOSPC, "No space left on device"), 1, "the disk is full: free some space"),
-            (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "Permission denied: 'x'"),
+            (
+                PermissionError(errno.EACCES, "Permission denied", "x"),
+                1,
+                "x cannot be read or written (Permission denied)",
+            ),
+            (OSError(errno.EIO, "Input/output error"), 1, "Input/output error"),
         ],
         ids=lambda value: type(value).__name__,
     )

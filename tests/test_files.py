@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from seqpope.errors import SeqpopeError
-from seqpope.files import held, locked
+from seqpope.files import held, locked, write_bytes, write_files
 
 
 def test_a_second_waits_for_the_first_and_says_so(tmp_path):
@@ -27,6 +27,20 @@ def test_a_second_waits_for_the_first_and_says_so(tmp_path):
     assert order == ["first", "second"]
     with locked(tmp_path / "lock", lambda: pytest.fail("nobody holds it any more")):
         pass
+
+
+def test_several_files_are_written_all_or_none(tmp_path):
+    write_files({tmp_path / "new" / "a": b"1", tmp_path / "b": b"2"})
+    assert [(tmp_path / name).read_bytes() for name in ("new/a", "b")] == [b"1", b"2"]
+    (tmp_path / "c").mkdir()
+    with pytest.raises(IsADirectoryError) as told:
+        write_files({tmp_path / "b": b"3", tmp_path / "c": b"3"})
+    assert told.value.filename == str(tmp_path / "c")
+    assert (tmp_path / "b").read_bytes() == b"2"
+    with pytest.raises(NotADirectoryError) as told:
+        write_bytes(tmp_path / "b" / "d", b"3")
+    assert told.value.filename == str(tmp_path / "b" / "d")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c", "new"]
 
 
 def test_what_fails_inside_lets_go(tmp_path):

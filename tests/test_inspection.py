@@ -468,8 +468,10 @@ class TestRefused:
             inspect_models([make_run()], tmp_path / "half", device="cpu")
 
     def test_no_tokens(self, make_run):
-        with pytest.raises(SeqpopeError, match="at least 1 token"):
+        with pytest.raises(SeqpopeError, match="at least 1 token to read, --tokens is 0"):
             inspect_models([make_run()], tokens=0, device="cpu")
+        with pytest.raises(SeqpopeError, match="at least 1 token to read, --batch-tokens is -1"):
+            inspect_models([make_run()], batch_tokens=-1, device="cpu")
 
 
 class TestVerb:
@@ -487,6 +489,12 @@ class TestVerb:
         store = make_run().parent.parent / "data"
         assert cli.main(["inspect", "--device", "cpu", "--data-folder", str(store / "tiny")]) == 1
         assert "prepare the data with the tokenizer of the model" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("place", ["file", "file/in/it"])
+    def test_a_place_that_is_no_folder_is_refused_before_anything_is_read(self, tmp_path, capsys, place):
+        (tmp_path / "file").touch()
+        assert cli.main(["inspect", str(tmp_path / "no run"), "--out", str(tmp_path / place)]) == 1
+        assert "what is no folder: choose another --out" in capsys.readouterr().err
 
     def test_the_test_split_is_not_offered(self, capsys):
         with pytest.raises(SystemExit):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,8 +50,14 @@ def reproduce(
         data_folder: Folder of prepared data.
         device: Where to compute.
     """
+    asked = dict(locals())
     from seqpope.reproduce.studies import arm_config, find_studies, meant
 
+    known = {"study", "out", "documents"} if study == "results" else asked.keys() - {"documents"}
+    defaults = {name: option.default for name, option in signature(reproduce).parameters.items()}
+    if foreign := [name for name in asked if name not in known and asked[name] != defaults[name]]:
+        told = ", ".join(f"--{name}" for name in foreign)
+        raise SeqpopeError(f"`reproduce {study}` does not read {told}: leave it out")
     if study == "results":
         from seqpope.reproduce.summary import write_results
 
@@ -157,6 +164,8 @@ def inspect(
     from seqpope.inspection.text import beyond
     from seqpope.inspection.writing import inspect_to
 
+    if out is not None and not next(place for place in (out, *out.resolve().parents) if place.exists()).is_dir():
+        raise SeqpopeError(f"{out} is, or lies in, what is no folder: choose another --out")
     result = inspect_models(
         runs,
         data_folder,

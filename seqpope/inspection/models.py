@@ -177,8 +177,9 @@ def inspect_models(
     Raises:
         SeqpopeError: models or data are not there or do not fit each other, or the split is empty.
     """
-    if tokens < 1:
-        raise SeqpopeError(f"expected at least 1 token to read, --tokens is {tokens}")
+    for name, value in (("tokens", tokens), ("batch-tokens", batch_tokens)):
+        if value < 1:
+            raise SeqpopeError(f"expected at least 1 token to read, --{name} is {value}")
     models = find_models(paths)
     store = find_data(models, data_folder)
     part, manifest = store.split(split), store.manifest

@@ -21,7 +21,7 @@ NOT_WHOLE = (
     ValueError,
     AttributeError,
     RecursionError,
-    OverflowError,
+    ArithmeticError,
 )
 _LEAST = (("optimizer", "steps"), ("optimizer", "learning_rate"), ("model", "width"))  # of a recipe
 LARGEST = 1e6  # of what is measured of a seed; what is beyond cannot be
@@ -127,7 +127,7 @@ def _check_row(study: Study, arm: Arm, row: Mapping[str, Any], split: str, path:
     if row["encoding"] != arm.position:
         raise SeqpopeError(f"{path}: {arm.label} is of {row['encoding']} there, expected {arm.position}")
     seeds = row["seeds"]
-    if len(set(seeds)) < len(seeds) or not seeds or not all(type(seed) is int for seed in seeds):
+    if len(set(seeds)) < len(seeds) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise ValueError(f"seeds are {str(seeds)[:200]}")
     lists = each_seed(row)
     if study.measure == "accuracy":
@@ -150,7 +150,8 @@ def _check_row(study: Study, arm: Arm, row: Mapping[str, Any], split: str, path:
     for name, each in lists.items():
         if not isinstance(each, list) or len(each) != len(seeds):
             raise ValueError(f"{'.'.join(name)}: not every list has a number for each of {len(seeds)} seeds")
-        if not all(value is None or abs(value) < LARGEST for value in each if name != ("seeds",)):
+        most = 100 if study.measure == "accuracy" and name == ("values",) else LARGEST
+        if not all(value is None or 0 <= value <= most for value in each if name != ("seeds",)):
             raise ValueError(f"{'.'.join(name)}: not every number is one of what is measured")
     if not all(isinstance(row[name], list) for name in OF_ALL):
         raise ValueError(f"expected lists of {', '.join(OF_ALL)}")

@@ -9,6 +9,7 @@ OUT/STUDY/
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -109,8 +110,8 @@ def check_numbers(budget: float | None, share: float, seed: int, seeds: int) -> 
     Raises:
         SeqpopeError: one is out of range, or both a budget and a share are given.
     """
-    if seeds < 1 or (budget is not None and not budget > 0):
-        raise SeqpopeError(f"seeds and budget must be above 0, they are {seeds} and {budget}")
+    if seeds < 1 or (budget is not None and not 0 < budget < math.inf):
+        raise SeqpopeError(f"seeds and budget must be numbers above 0, they are {seeds} and {budget}")
     if not 0 < share <= 1 or (budget is not None and share != 1):
         raise SeqpopeError(
             f"share must be above 0 and at most 1, without a budget; share is {share}, budget {budget}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
-from seqpope.files import write_bytes, write_text
+from seqpope.files import write_files, write_text
 from seqpope.markdown import table
 from seqpope.provenance import commit
 from seqpope.reproduce.documents import NOT_WHOLE
@@ -295,27 +295,38 @@ def _difference_text(found: Mapping[str, Any], digits: int, unit: str) -> str:
 def write_study(document: Mapping[str, Any], folder: Path, picture: bytes | None = None) -> None:
     """Write STUDY.json, STUDY.md and STUDY.png to a folder; the picture is `draw_study`'s if none is given."""
     name, text, picture = document["study"], markdown(document), picture or draw_study(document)
-    write_text(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
-    write_text(folder / f"{name}.md", text)
-    write_bytes(folder / f"{name}.png", picture)
+    contents = {"json": (json.dumps(document, indent=1) + "\n").encode(), "md": text.encode(), "png": picture}
+    write_files({folder / f"{name}.{ending}": content for ending, content in contents.items()})
 
 
 def write_results(folder: Path, file: Path) -> None:
     """Write one Markdown file of all studies' documents that lie in a folder.
 
     Raises:
-        SeqpopeError: there is none, or one cannot be read.
+        SeqpopeError: there is none, one cannot be read, or two are of one study.
     """
-    documents = {}
+    documents: dict[str, Any] = {}
+    files: dict[str, Path] = {}
     for path in sorted(Path(folder).glob("*.json")):
         try:
             document = json.loads(path.read_text())
-            documents[document["study"]] = document
+            name = document["study"]
+            if not isinstance(name, str):
+                raise TypeError(f"study is {name!r}")
         except NOT_WHOLE as error:
-            raise SeqpopeError(f"{path} is no document of a study ({error!r})") from error
+            raise SeqpopeError(
+                f"{path} is no document of a study ({error!r}): take it away, or make it again with "
+                "`seqpope reproduce`"
+            ) from error
+        if name in files:
+            raise SeqpopeError(
+                f"{files[name]} and {path} are both of {name}: put them together by --take, or take one away"
+            )
+        documents[name], files[name] = document, path
     if not documents:
         raise SeqpopeError(
-            f"there are no documents of studies in {folder}: expected what `seqpope reproduce` writes"
+            f"there are no documents of studies in {folder}: expected a folder with the JSON files that `seqpope "
+            "reproduce` writes"
         )
     texts = {}
     for name, document in documents.items():

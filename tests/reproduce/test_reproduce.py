@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -224,6 +225,12 @@ class TestRun:
             write_study({**whole[0], "rows": [{**whole[0]["rows"][0], "curves": [None]}]}, tmp_path)
         assert list(tmp_path.iterdir()) == []
 
+    def test_nothing_is_written_where_one_of_three_cannot_be(self, tmp_path, whole):
+        (tmp_path / "tiny.png").mkdir()
+        with pytest.raises(IsADirectoryError):
+            write_study(whole[0], tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["tiny.png"]
+
     def test_seeds_and_shares_spread_over_machines(self, data, tmp_path):
         """A seed each, by half of the steps; put together they are the study's runs at that share."""
         for seed in (0, 1):
@@ -381,9 +388,9 @@ class TestRun:
         with pytest.raises(Interrupted):
             run(data, tmp_path / "cut")
 
-    @pytest.mark.parametrize("wrong", [{"seeds": 0}, {"budget": 0.0}, {"budget": float("nan")}])
+    @pytest.mark.parametrize("wrong", [{"seeds": 0}, *({"budget": each} for each in (0.0, math.nan, math.inf))])
     def test_impossible_numbers(self, data, tmp_path, wrong):
-        with pytest.raises(SeqpopeError, match="must be above 0"):
+        with pytest.raises(SeqpopeError, match="must be numbers above 0"):
             run(data, tmp_path, **wrong)
         with pytest.raises(SeqpopeError, match="has no arm 'x'"):
             run(data, tmp_path, only=["x"])
@@ -587,6 +594,16 @@ class TestClaims:
         (tmp_path / "x.json").write_text("{}")
         with pytest.raises(SeqpopeError, match=r"x\.json is no document of a study"):
             write_results(tmp_path, tmp_path / "sub.md")
+        (tmp_path / "x.json").write_text('{"study": 3, "rows": []}')
+        with pytest.raises(SeqpopeError, match=r"x\.json is no document of a study .*study is 3.*: take it away"):
+            write_results(tmp_path, tmp_path / "sub.md")
+        (tmp_path / "x.json").write_text((tmp_path / "jsb.json").read_text())
+        with pytest.raises(SeqpopeError, match=r"jsb\.json and .*x\.json are both of jsb: put them together"):
+            write_results(tmp_path, tmp_path / "sub.md")
+        frequencies = {**self.document([]), "study": "x", "frequencies": {"pope": {"beyond": {"key": []}}}}
+        (tmp_path / "x.json").write_text(json.dumps(frequencies))
+        with pytest.raises(SeqpopeError, match=r"the document of x in .* is not whole"):
+            write_results(tmp_path, tmp_path / "sub.md")
         (tmp_path / "x.json").write_text('{"study": "x", "rows": []}')
         with pytest.raises(SeqpopeError, match=r"the document of x in .* is not whole .*`seqpope reproduce x`"):
             write_results(tmp_path, tmp_path / "sub.md")
@@ -630,6 +647,18 @@ def test_a_whole_label_means_that_arm_alone():
     assert meant(study, "RoPE, b") == ["RoPE, by Muon"]
     assert len(meant(study, "PoPE")) == 5
     assert meant(study, "rope") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["results", "--share", "0.5", "--take", "a.json", "--seeds", "0"], "--take, --share, --seeds"),
+        (["jsb", "--documents", "elsewhere"], "--documents"),
+    ],
+)
+def test_options_that_are_not_read_are_refused(capsys, words, told):
+    assert cli.main(["reproduce", *words]) == 1
+    assert f"`reproduce {words[0]}` does not read {told}: leave it out" in capsys.readouterr().err
 
 
 def test_arms_that_name_none(capsys):

@@ -71,6 +71,7 @@ def test_documents_that_cannot_be_taken(data, tmp_path, whole):
     for wrong in (
         {"seeds": [0]}, {"seeds": [0, 0]}, {"seeds": ["a", "b"]}, {"seeds": []}, {"values": [1.0]},
         {"minutes": None}, {"solved_at": [1]}, {"recipe": None}, {"recipe": []}, {"recipe": {}}, {"commits": None},
+        {"values": [-0.1, 1.0]}, {"values": [100.5, 1.0]}, {"seeds": [-1, 0]}, {"minutes": [-1.0, 1.0]},
         {"values": [float("nan"), 1.0]}, {"values": [1e308, 1.0]}, {"values": [10**400, 1.0]}, {"protocol": {}},
         {"device": "a GPU"}, {"units": {"token": [1.0]}}, {"data": ...},
     ):  # fmt: skip
