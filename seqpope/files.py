@@ -20,7 +20,7 @@ def sha256_of(path: Path) -> str:
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write each beside its path and flush it to disk, then rename all into place: all, or none.
+    """Write each beside its path and flush it to disk; once all are, rename them into place.
 
     Raises:
         OSError: one cannot be written; it names the path, not what was written beside it.
