@@ -66,7 +66,8 @@ def save_checkpoint(
 
 def named(file: Path) -> str:
     """What is said of weights beside results: their name if they come with the package, else where they are."""
-    return f"shipped: {file.stem}" if file.resolve().parent == WEIGHTS else str(file)
+    whole = file.resolve()
+    return f"shipped: {whole.stem}" if whole.parent == WEIGHTS else str(file)
 
 
 def shipped(kind: str) -> Path:

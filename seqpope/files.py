@@ -20,20 +20,22 @@ def sha256_of(path: Path) -> str:
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write each beside its path and flush it to disk; once all are, rename them into place.
+    """Write each beside its path and flush it to disk; once all are, rename them into place, one after another.
 
     Raises:
-        OSError: one cannot be written; it names the path, not what was written beside it.
+        OSError: one cannot be written, and none is; or one cannot be renamed. It names the path, not what was
+            written beside it.
     """
     with contextlib.ExitStack() as beside:
         ready = [(_written_beside(Path(path), content, beside), Path(path)) for path, content in contents.items()]
         for fresh, path in ready:
-            os.replace(fresh, path)
+            with _naming(path):
+                os.replace(fresh, path)
 
 
 def _written_beside(path: Path, content: bytes, beside: contextlib.ExitStack) -> Path:
     """A file beside `path` with its content, gone with `beside` if nothing was done with it."""
-    try:
+    with _naming(path):
         if path.is_dir():
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         try:
@@ -47,9 +49,16 @@ def _written_beside(path: Path, content: bytes, beside: contextlib.ExitStack) ->
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
     return Path(name)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Have errors of writing name `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

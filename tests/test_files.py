@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import threading
 
 import pytest
@@ -32,6 +33,7 @@ def test_a_second_waits_for_the_first_and_says_so(tmp_path):
 def test_several_files_are_written_all_or_none(tmp_path):
     write_files({tmp_path / "new" / "a": b"1", tmp_path / "b": b"2"})
     assert [(tmp_path / name).read_bytes() for name in ("new/a", "b")] == [b"1", b"2"]
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o644
     (tmp_path / "c").mkdir()
     with pytest.raises(IsADirectoryError) as told:
         write_files({tmp_path / "b": b"3", tmp_path / "c": b"3"})
@@ -41,6 +43,17 @@ def test_several_files_are_written_all_or_none(tmp_path):
         write_bytes(tmp_path / "b" / "d", b"3")
     assert told.value.filename == str(tmp_path / "b" / "d")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c", "new"]
+
+
+def test_a_file_that_cannot_be_renamed_is_named(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted", "the file beside it")
+
+    monkeypatch.setattr("os.replace", refused)
+    with pytest.raises(PermissionError) as told:
+        write_bytes(tmp_path / "a", b"1")
+    assert told.value.filename == str(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_fails_inside_lets_go(tmp_path):

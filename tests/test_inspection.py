@@ -490,11 +490,18 @@ class TestVerb:
         assert cli.main(["inspect", "--device", "cpu", "--data-folder", str(store / "tiny")]) == 1
         assert "prepare the data with the tokenizer of the model" in capsys.readouterr().err
 
-    @pytest.mark.parametrize("place", ["file", "file/in/it"])
+    @pytest.mark.parametrize("place", ["file", "file/in/it", "loop"])
     def test_a_place_that_is_no_folder_is_refused_before_anything_is_read(self, tmp_path, capsys, place):
         (tmp_path / "file").touch()
+        (tmp_path / "loop").symlink_to("loop")
         assert cli.main(["inspect", str(tmp_path / "no run"), "--out", str(tmp_path / place)]) == 1
         assert "what is no folder: choose another --out" in capsys.readouterr().err
+
+    def test_so_is_the_default(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "inspect").touch()
+        assert cli.main(["inspect", "no run"]) == 1
+        assert "inspect is, or lies in, what is no folder" in capsys.readouterr().err
 
     def test_the_test_split_is_not_offered(self, capsys):
         with pytest.raises(SystemExit):

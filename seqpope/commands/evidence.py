@@ -53,10 +53,11 @@ def reproduce(
     asked = dict(locals())
     from seqpope.reproduce.studies import arm_config, find_studies, meant
 
-    known = {"study", "out", "documents"} if study == "results" else asked.keys() - {"documents"}
+    chosen = [] if study == "results" else find_studies(study)
+    known = asked.keys() - {"documents"} if chosen else {"study", "out", "documents"}
     defaults = {name: option.default for name, option in signature(reproduce).parameters.items()}
     if foreign := [name for name in asked if name not in known and asked[name] != defaults[name]]:
-        told = ", ".join(f"--{name}" for name in foreign)
+        told = ", ".join("--" + name.replace("_", "-") for name in foreign)
         raise SeqpopeError(f"`reproduce {study}` does not read {told}: leave it out")
     if study == "results":
         from seqpope.reproduce.summary import write_results
@@ -67,7 +68,7 @@ def reproduce(
         return
     from seqpope.reproduce.running import check_numbers, run_study
 
-    chosen, out = find_studies(study), out or Path("runs") / "reproduce"
+    out = out or Path("runs") / "reproduce"
     for one in chosen:
         check_numbers(budget, share, seed, one.seeds if seeds is None else seeds)
     # The option is not named `only`: torch.compile writes what follows a word `--only` into the programs that it
@@ -164,7 +165,9 @@ def inspect(
     from seqpope.inspection.text import beyond
     from seqpope.inspection.writing import inspect_to
 
-    if out is not None and not next(place for place in (out, *out.resolve().parents) if place.exists()).is_dir():
+    if out is None:
+        out = runs[0] / "inspect" if len(runs) == 1 and runs[0].is_dir() else Path("inspect")
+    if not next(place for place in (out, *out.absolute().parents) if os.path.lexists(place)).is_dir():
         raise SeqpopeError(f"{out} is, or lies in, what is no folder: choose another --out")
     result = inspect_models(
         runs,
@@ -175,8 +178,6 @@ def inspect(
         batch_tokens=batch_tokens,
         progress=lambda name: Progress(f"{name}  {split}", "tokens"),
     )
-    if out is None:
-        out = runs[0] / "inspect" if len(runs) == 1 and runs[0].is_dir() else Path("inspect")
     files = inspect_to(out, result)
     for label, group in result["groups"].items():
         parts = []

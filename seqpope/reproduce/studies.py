@@ -308,8 +308,8 @@ STUDIES = {
                 "(github PrashRangarajan/mapformer) found it all or nothing: 1 of 8 PoPE seeds at 100,000 "
                 "steps, 7 at 200,000.",
                 "On an H200, 5 seeds side by side took 10.0 ms a step with PoPE and 9.9 with RoPE, 17.3 minutes "
-                "an arm of 100,000 steps (the recorded runs are of 3 and of 5); 8 by Muon took 27 and 26 ms "
-                "with earlier code, 22 minutes an arm of 49,000. What decides whether it is learned: "
+                "an arm of 100,000 steps with compiling (the recorded runs are of 3 and of 5); 8 by Muon took 27 "
+                "and 26 ms with earlier code, 22 minutes an arm of 49,000. What decides whether it is learned: "
                 "`benchmarks/results/indexing-search.md`, and for a smaller task "
                 "`benchmarks/results/indexing-small.md`.",
                 "The recorded runs by Muon have as many steps as fit into half an hour beside compiling; they "

@@ -541,6 +541,8 @@ class TestClaims:
         text = markdown({**whole[0], "rows": [{**whole[0]["rows"][0], "values": [50.0, 70.0]}]})
         assert "| 60.0 ± 14.1 (50.0 to 70.0) |" in text
         assert "mean ± standard deviation (least to most) over seeds." in text
+        row = {**whole[0]["rows"][0], "seeds": [0], "values": [50.0], "minutes": [1.0], "solved_at": [None]}
+        assert "| 50.0 |" in markdown({**whole[0], "rows": [row]})
 
     def test_several_intervals_are_not_each_a_finding(self):
         difference = {"a": "a", "b": "b", "n": 3, "mean": -0.2, "low": -0.3, "high": -0.1, "detectable": 0.05}
@@ -600,9 +602,10 @@ class TestClaims:
         (tmp_path / "x.json").write_text((tmp_path / "jsb.json").read_text())
         with pytest.raises(SeqpopeError, match=r"jsb\.json and .*x\.json are both of jsb: put them together"):
             write_results(tmp_path, tmp_path / "sub.md")
-        frequencies = {**self.document([]), "study": "x", "frequencies": {"pope": {"beyond": {"key": []}}}}
+        beyond = {"trained_length": 8, "beyond": {name: [] for name in ("query", "key", "product")}, "bands": []}
+        frequencies = {**self.document([]), "study": "x", "frequencies": {"pope": beyond}}
         (tmp_path / "x.json").write_text(json.dumps(frequencies))
-        with pytest.raises(SeqpopeError, match=r"the document of x in .* is not whole"):
+        with pytest.raises(SeqpopeError, match=r"the document of x in .* is not whole .ZeroDivisionError"):
             write_results(tmp_path, tmp_path / "sub.md")
         (tmp_path / "x.json").write_text('{"study": "x", "rows": []}')
         with pytest.raises(SeqpopeError, match=r"the document of x in .* is not whole .*`seqpope reproduce x`"):
@@ -653,6 +656,11 @@ def test_a_whole_label_means_that_arm_alone():
     ("words", "told"),
     [
         (["results", "--share", "0.5", "--take", "a.json", "--seeds", "0"], "--take, --share, --seeds"),
+        (["results", "--arms", "RoPE", "--jobs", "2", "--seed", "1"], "--seed, --arms, --jobs"),
+        (
+            ["results", "--budget", "3", "--data-folder", "x", "--device", "cpu"],
+            "--budget, --data-folder, --device",
+        ),
         (["jsb", "--documents", "elsewhere"], "--documents"),
     ],
 )

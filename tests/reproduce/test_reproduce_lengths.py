@@ -211,6 +211,10 @@ class TestWhatHolds:
     def test_a_panel_for_one_alone_or_for_all_would_tell_nothing(self):
         assert enlarged_range(self.rows([1.2, 1.3], [5.9, 6.1], [3.0, 3.1])) is None
         assert enlarged_range(self.rows([1.2, 1.2], [1.2, 1.2])) is None
+        low = {"8": {"second_half": [1.0, 1.0]}, "16": {"second_half": [1.0, 1.0]}}  # alike throughout
+        assert (
+            enlarged_range([{"label": n, "lengths": {"pope": low}} for n in "ab"] + self.rows([6.0, 6.0])) is None
+        )
         assert enlarged_range(self.rows([1.2, 1.3])) is enlarged_range([]) is None
 
     def test_what_is_not_scored_is_left_out(self):

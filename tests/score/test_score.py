@@ -18,7 +18,7 @@ import torch
 from genomes import random_bases, shared_model, tiny_model
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from seqpope.checkpoint import SHIPPED, save_checkpoint
+from seqpope.checkpoint import SHIPPED, named, save_checkpoint
 from seqpope.cli import main
 from seqpope.domains.genome.sequences import as_text, other_strand
 from seqpope.domains.genome.store import open_genome
@@ -287,6 +287,9 @@ def test_a_shipped_model_is_told_by_its_name(here):
     shipped = replace(request(here, "a.tsv", region="chr2:1-60"), checkpoint=SHIPPED["genome"])
     score_regions(replace(shipped, window=None, stride=None, phases=1, strand="+"))
     assert json.loads((here / "a.tsv.json").read_text())["model"]["checkpoint"] == "shipped: genome"
+    (here / "mine.safetensors").symlink_to(SHIPPED["genome"])
+    assert named(here / "mine.safetensors") == "shipped: genome"
+    assert named(here / "m.safetensors") == str(here / "m.safetensors")
 
 
 def test_a_place_that_cannot_be_written_to(here):
