@@ -624,8 +624,8 @@ class TestClaims:
         )
         assert made == (root / "RESULTS.md").read_text()
 
-    def test_the_readme_quotes_what_was_measured(self):
-        """Every mean with a spread in it stands in RESULTS.md or a report, there with as many digits or more."""
+    def test_the_readme_and_the_findings_quote_what_was_measured(self):
+        """Every mean with a spread in them stands in RESULTS.md or a report, there with as many digits or more."""
         root = Path(__file__).parents[2]
         reports = [root / "RESULTS.md", *(root / "benchmarks" / "results").rglob("*.md")]
         spread = re.compile(r"(\d+\.\d+) ± (\d+\.\d+)")
@@ -638,7 +638,9 @@ class TestClaims:
         def quoted(pair):
             return any(all(map(rounds_to, other, pair)) for other in measured)
 
-        quotes = set(spread.findall((root / "README.md").read_text()))
+        texts = [(root / name).read_text() for name in ("README.md", "docs/findings.md")]
+        assert all(len(spread.findall(text)) > 10 for text in texts)
+        quotes = {pair for text in texts for pair in spread.findall(text)}
         assert len(quotes) > 50
         assert {pair for pair in quotes if not quoted(pair)} == set()
         assert not quoted(("1.8600", "0.0140"))
