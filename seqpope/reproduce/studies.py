@@ -411,5 +411,5 @@ def find_studies(name: str) -> list[Study]:
     """
     found = [study for study in STUDIES.values() if study.name == name or study.name.startswith(f"{name}-")]
     if not found:
-        raise SeqpopeError(f"unknown study {name!r}: expected one of {', '.join(STUDIES)}")
+        raise SeqpopeError(f"unknown study {name!r}: expected one of {', '.join(STUDIES)}, or results")
     return found
