@@ -1,30 +1,22 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
+import small_models
 import torch
 from stores import PADDING, VOCABULARY, make_split
 
 from seqpope.data.shards import pack
-from seqpope.model.config import ModelConfig
 from seqpope.model.positions import POSITIONS
-from seqpope.model.transformer import Transformer
 from seqpope.nll import batch_nats, mean_nats, score_split, scoring_batches, token_nats
 
 LENGTHS = [30, 9, 0, 17, 1]
 
 
-def make_model(position="pope", seed=0):
-    torch.manual_seed(seed)
-    model = Transformer(VOCABULARY, position, ModelConfig(width=16, layers=2, heads=2)).eval()
-    with torch.no_grad():
-        for block in model.blocks:
-            block.attention.qkv.weight *= 20
-            block.attention.out.weight *= 10
-        model.embedding.weight *= 30
-    return model
+make_model = partial(small_models.make_model, scale=30)
 
 
 def score(model, split, **options):
