@@ -64,10 +64,14 @@ def save_checkpoint(
     write_bytes(path, save(state, metadata={"seqpope": json.dumps(asdict(info))}))
 
 
-def named(file: Path) -> str:
-    """What is said of weights beside results: their name if they come with the package, else where they are."""
+def named(file: Path, elsewhere: str | None = None) -> str:
+    """What is said of weights beside results: their name if they come with the package, else where they are.
+
+    Args:
+        elsewhere: said of others instead of where they are.
+    """
     whole = file.resolve()
-    return f"shipped: {whole.stem}" if whole.parent == WEIGHTS else str(file)
+    return f"shipped: {whole.stem}" if whole.parent == WEIGHTS else elsewhere or str(file)
 
 
 def shipped(kind: str) -> Path:

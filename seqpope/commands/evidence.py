@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
-from seqpope.commands.options import Device, words
+from seqpope.commands.options import Device, changed, words
 from seqpope.commands.training import prepare
 from seqpope.domains.base import find_dataset
 from seqpope.errors import SeqpopeError
@@ -54,11 +53,9 @@ def reproduce(
     from seqpope.reproduce.studies import arm_config, find_studies, meant
 
     chosen = [] if study == "results" else find_studies(study)
-    known = asked.keys() - {"documents"} if chosen else {"study", "out", "documents"}
-    defaults = {name: option.default for name, option in signature(reproduce).parameters.items()}
-    if foreign := [name for name in asked if name not in known and asked[name] != defaults[name]]:
-        told = ", ".join("--" + name.replace("_", "-") for name in foreign)
-        raise SeqpopeError(f"`reproduce {study}` does not read {told}: leave it out")
+    foreign = ["documents"] if chosen else [name for name in asked if name not in ("study", "out", "documents")]
+    if told := changed(reproduce, asked, foreign):
+        raise SeqpopeError(f"`reproduce {study}` does not read {', '.join(told.values())}: leave it out")
     if study == "results":
         from seqpope.reproduce.summary import write_results
 

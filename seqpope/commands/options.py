@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from inspect import signature
+from typing import Any, Literal
 
 from seqpope.errors import SeqpopeError
 
 Device = Literal["auto", "cpu", "cuda"]
+
+
+def changed(verb: Callable[..., Any], asked: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    """Of these options of a verb those that are not as they are by default; by name, how they are typed."""
+    parameters = signature(verb).parameters
+    return {n: f"--{n.replace('_', '-')}" for n in names if asked[n] != parameters[n].default}
 
 
 def words(text: str) -> tuple[str, ...]:

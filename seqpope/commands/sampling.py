@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seqpope.commands.options import Device, words
+from seqpope.commands.options import Device, changed, words
 from seqpope.domains.base import DOMAINS, KINDS, Kind, find_kind
 from seqpope.errors import SeqpopeError
 from seqpope.progress import Progress
@@ -224,15 +223,14 @@ def _kind_of(domain: str | None, checkpoint: Path | None) -> Kind:
 
 def _refuse_foreign(kind: Kind, asked: Mapping[str, Any]) -> None:
     """Raise SeqpopeError if an option is set that this kind of samples does not have."""
-    parameters = signature(generate).parameters
     foreign = {
         name: other
         for other, generator in GENERATORS.items()
         for name in generator.options
-        if name not in GENERATORS[kind.name].options and asked[name] != parameters[name].default
+        if name not in GENERATORS[kind.name].options
     }
-    if foreign:
-        words = [f"--{name.replace('_', '-')} (an option of {KINDS[of].title})" for name, of in foreign.items()]
+    if told := changed(generate, asked, foreign):
+        words = [f"{option} (an option of {KINDS[foreign[name]].title})" for name, option in told.items()]
         raise SeqpopeError(
             f"{kind.title} are to be drawn, which have no {', '.join(words)}: leave out what is not theirs, or "
             "name another --checkpoint or --domain"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from seqpope.commands.options import Device, words
+from seqpope.commands.options import Device, changed, words
 from seqpope.errors import SeqpopeError
 from seqpope.progress import Progress
 
@@ -55,14 +55,15 @@ def score(
         device: Where to compute.
         devices: How many GPUs, or processes on a CPU, share the work.
     """
+    asked = dict(locals())
     from seqpope.checkpoint import shipped
 
     checkpoint = checkpoint or shipped("genome")
     if vcf is not None:
-        given = {"--bed": bed, "--region": region, "--all": all or None, "--stride": stride}
-        given["--value"] = None if value == "nats" else value
-        if foreign := [name for name, what in given.items() if what is not None]:
-            raise SeqpopeError(f"--vcf scores variants, which have no {', '.join(foreign)}: leave that out")
+        if foreign := changed(score, asked, ("bed", "region", "all", "stride", "value")):
+            raise SeqpopeError(
+                f"--vcf scores variants, which have no {', '.join(foreign.values())}: leave that out"
+            )
         _score_variants(
             {
                 "checkpoint": checkpoint,

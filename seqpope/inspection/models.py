@@ -19,6 +19,7 @@ from seqpope.checkpoint import (
     check_fingerprint,
     find_checkpoint,
     load_checkpoint,
+    named,
     read_info,
 )
 from seqpope.data.shards import MANIFEST, Store, find_store
@@ -204,7 +205,7 @@ def inspect_models(
         bands = bands_of(wavelengths, info.length)
         runs.append(
             {
-                "run": f"shipped: {found.name}" if found.file.resolve() in SHIPPED.values() else found.name,
+                "run": named(found.file, found.name),
                 "label": found.label,
                 "position": info.position,
                 "seed": info.trained.get("seed"),

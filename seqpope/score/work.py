@@ -404,7 +404,7 @@ def run(job: Work) -> dict[str, Any] | None:
             return None
     if job.window > job.info.length:
         _say(f"the window of {job.window} tokens is beyond the {job.info.length} of the model's training")
-    device = choose_device(request.device) if fabric is None else ""  # refused before anything is made
+    device = choose_device(request.device)  # refused before anything is made
     try:
         with term_as_interrupt(), _locked(job):
             if fabric is None:

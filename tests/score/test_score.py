@@ -274,9 +274,8 @@ def test_what_a_killed_process_left_goes_with_the_parts(here):
     assert not job.parts.exists()
 
 
-def test_a_device_that_is_not_there_leaves_nothing_behind(here):
-    if torch.cuda.is_available():
-        pytest.skip("a GPU is there")
+def test_a_device_that_is_not_there_leaves_nothing_behind(here, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     job = Job(request(here, "a.tsv", region="chr2"))
     with pytest.raises(SeqpopeError, match="cuda"):
         score_regions(replace(job.request, device="cuda"))
