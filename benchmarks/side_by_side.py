@@ -4,8 +4,8 @@
     python benchmarks/side_by_side.py --config jsb-augmented --seeds 3 --optimizer adamw --data-folder data
 
 A step is that of `seqpope train --config ... --side-by-side true --seeds N`, batches and their way to the GPU
-included, validation apart. It is timed once the models' losses are found to be those that each has alone:
---warm-up steps, the first of which compile, then --rounds times --steps. The encodings follow each other in one
+included, validation apart. The first, which compiles, shows whether the models' losses are those that each has
+alone; then come --warm-up steps and --rounds times --steps that are timed. The encodings follow each other in one
 process. Results: side-by-side.json and side-by-side.md in --out, written anew after every row; earlier rows of the
 same configuration, optimiser and seeds are replaced.
 """

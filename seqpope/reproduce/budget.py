@@ -107,7 +107,8 @@ def fitting_share(
     if left <= 0:
         raise SeqpopeError(
             f"timing, compiling, validation and tests alone take about {_minutes(around)} minutes: give a "
-            f"--budget of more than {_minutes(around / MARGIN)}, fewer --seeds, or some --arms alone"
+            f"--budget between {_minutes(around / MARGIN)} and {_minutes((around + training) / MARGIN)} "
+            "(all steps), fewer --seeds, or some --arms alone"
         )
     share = min(1.0, left / training)
     say(f"all would take {_minutes(training + around)} minutes; {share:.1%} of the steps fit into {minutes:g}")

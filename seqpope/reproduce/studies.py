@@ -307,9 +307,10 @@ STUDIES = {
                 "A seed is solved if it names more than half of the test targets. An independent replication "
                 "(github PrashRangarajan/mapformer) found it all or nothing: 1 of 8 PoPE seeds at 100,000 "
                 "steps, 7 at 200,000.",
-                "On an H200, 5 seeds side by side took 10.0 ms a step with PoPE and 9.9 with RoPE, 17.3 minutes "
-                "an arm of 100,000 steps with compiling (the recorded runs are of 3 and of 5); 8 by Muon took 27 "
-                "and 26 ms with earlier code, 22 minutes an arm of 49,000. What decides whether it is learned: "
+                "The recorded runs by AdamW are of 3 and of 5 seeds side by side (5: 17.3 minutes an arm with "
+                "compiling, of an H200), those by Muon of 8 (22 minutes an arm, by slower code); a step of 8 "
+                "takes 15.4 ms with PoPE and 15.2 with RoPE, by Muon 22.9 and 22.8 "
+                "(`benchmarks/results/side-by-side.md`). What decides whether it is learned: "
                 "`benchmarks/results/indexing-search.md`, and for a smaller task "
                 "`benchmarks/results/indexing-small.md`.",
                 "The recorded runs by Muon have as many steps as fit into half an hour beside compiling; they "

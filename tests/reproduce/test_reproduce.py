@@ -164,13 +164,13 @@ class TestRun:
         assert run(data, tmp_path, budget=109 / 54)[0] == document
 
     def test_a_budget_that_tests_alone_would_use_up(self, data, tmp_path, monkeypatch):
-        monkeypatch.setattr(budget, "measure_cost", lambda *_: Cost(0.001, 29.0))
-        with pytest.raises(
-            SeqpopeError, match=r"tests alone take about 1\.0 minutes: give a --budget of more than 1\.1"
-        ):
+        monkeypatch.setattr(budget, "measure_cost", lambda *_: Cost(1.5, 29.0))
+        advice = r"tests alone take about 1\.0 minutes: give a --budget between 1\.1 and 1\.5 \(all steps\), fewer"
+        with pytest.raises(SeqpopeError, match=advice):
             run(data, tmp_path, budget=1)
         assert not (tmp_path / "tiny" / "plan.yaml").exists()
-        assert run(data, tmp_path, budget=1.2)[0]["share"] == 1.0
+        assert 0 < run(data, tmp_path / "least", budget=1.1)[0]["share"] < 0.5
+        assert run(data, tmp_path / "all", budget=1.5)[0]["share"] == 1.0
 
     @pytest.mark.parametrize("side_by_side", [True, False])
     def test_a_run_is_timed(self, data, side_by_side):
