@@ -20,7 +20,7 @@ COLOURS |= {"pope, delta_init zero": COLOURS["pope"], "pope, delta_init uniform"
 WORDS = {"pope": "PoPE", "rope": "RoPE", "rope+yarn": "RoPE with YaRN", "yarn": "YaRN", "alibi": "ALiBi"}
 WORDS |= {"nope": "no positions", "pope+yarn": "PoPE with YaRN", "pope-yarn": "PoPE trained with YaRN"}
 COLOURS["pope+yarn"] = "#5b9bd5"
-OTHER_COLOURS = ("#c2477f", "#5b7fb5", "#6b8e23", "#8c564b", "#17a2b8", "#e6ab02", "#7570b3", "#1b9e77", "#f08080")
+OTHER_COLOURS = ("#c2477f", "#e6ab02", "#6b8e23", "#8c564b", "#17a2b8", "#5b7fb5", "#7570b3", "#1b9e77", "#f08080")
 GREY = "#666666"
 
 

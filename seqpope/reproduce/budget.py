@@ -107,7 +107,7 @@ def fitting_share(
     if left <= 0:
         raise SeqpopeError(
             f"timing, compiling, validation and tests alone take about {_minutes(around)} minutes: give a "
-            f"--budget between {_minutes(around / MARGIN)} and {_minutes((around + training) / MARGIN)} "
+            f"--budget between about {_minutes(around / MARGIN)} and {_minutes((around + training) / MARGIN)} "
             "(all steps), fewer --seeds, or some --arms alone"
         )
     share = min(1.0, left / training)

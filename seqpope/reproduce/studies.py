@@ -307,12 +307,14 @@ STUDIES = {
                 "A seed is solved if it names more than half of the test targets. An independent replication "
                 "(github PrashRangarajan/mapformer) found it all or nothing: 1 of 8 PoPE seeds at 100,000 "
                 "steps, 7 at 200,000.",
-                "The recorded runs by AdamW are of 3 and of 5 seeds side by side (5: 17.3 minutes an arm with "
-                "compiling, of an H200), those by Muon of 8 (22 minutes an arm, by slower code); a step of 8 "
-                "takes 15.4 ms with PoPE and 15.2 with RoPE, by Muon 22.9 and 22.8 "
+                "The recorded 8 seeds by AdamW are of 3 and of 5 side by side (5: 17.3 minutes an arm with "
+                "compiling, of an H200), PoPE from 0 is of 3, those by Muon of 8 (22 minutes an arm, by slower "
+                "code); a step of 8 takes 15.4 ms with PoPE and 15.2 with RoPE, by Muon 22.9 and 22.8 "
                 "(`benchmarks/results/side-by-side.md`). What decides whether it is learned: "
                 "`benchmarks/results/indexing-search.md`, and for a smaller task "
                 "`benchmarks/results/indexing-small.md`.",
+                "By these steps 100,000 for 8 seeds are 26 minutes by AdamW and 49,000 are 19 by Muon, for an arm "
+                "that is not run here; 200,000 by AdamW would be 51.",
                 "The recorded runs by Muon have as many steps as fit into half an hour beside compiling; they "
                 "were validated without accuracy: of most the test alone tells that they are solved.",
             ),
@@ -342,7 +344,11 @@ STUDIES = {
             pairs=_pairs(_MAESTRO, _MAESTRO_MORE),
             seeds=3,
             published=f"{PAPER}, on a split of its own that it does not describe",
-            notes=("The recorded run of PoPE by the paper's recipe was stopped at step 58,400.",),
+            notes=(
+                "The recorded run of PoPE by the paper's recipe was stopped at step 58,400. Runs by it took 15 to "
+                "16 minutes each: three seeds of both encodings, validated as often as the preset says, would "
+                "take about two hours of an H200. Of the other recipe seeds 1 and 2 shared a GPU, two at a time.",
+            ),
         ),
         Study(
             name="genome",
@@ -394,7 +400,9 @@ UNRUN = (
     "The human genome by the paper's recipe (`seqpope prepare grch38 && seqpope train --config genome-paper "
     "--seeds 3`: 205.6M parameters, 100,000 steps of 64 x 1,000 six-mers). A step takes 224 ms (PoPE) and 211 ms "
     "(RoPE) on an H100 (`benchmarks/results/step.md`), so that a seed takes 6.2 and 5.9 hours.",
-    "OpenWebText and its zero-shot tasks: seqpope models no text.",
+    "OpenWebText and its zero-shot tasks: seqpope models no text, so there is no command. At the rate of that "
+    "step, scaled by parameters, 100,000 steps of 64 x 1,024 tokens would take PoPE on an H100 about 4 hours "
+    "(124M), 8 (253M) and 24 (774M) a seed.",
 )
 
 
