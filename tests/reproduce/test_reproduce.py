@@ -165,7 +165,7 @@ class TestRun:
 
     def test_a_budget_that_tests_alone_would_use_up(self, data, tmp_path, monkeypatch):
         monkeypatch.setattr(budget, "measure_cost", lambda *_: Cost(1.5, 29.0))
-        advice = r"tests alone take about 1\.0 minutes: give a --budget between about 1\.1 and 1\.5 \(all steps\), fewer"
+        advice = r"take about 1\.0 minutes: give a --budget between about 1\.1 and 1\.5 \(all steps\), fewer"
         with pytest.raises(SeqpopeError, match=advice):
             run(data, tmp_path, budget=1)
         assert not (tmp_path / "tiny" / "plan.yaml").exists()
