@@ -36,7 +36,7 @@ from seqpope.errors import SeqpopeError
 from seqpope.files import held, write_text
 from seqpope.model.positions import find_position
 from seqpope.model.transformer import Transformer
-from seqpope.progress import Progress, clock
+from seqpope.progress import Progress, clock, speed
 from seqpope.provenance import choose_device
 from seqpope.signals import SAVE_SECONDS, Interrupted, listen, stop_on_signal, tell
 from seqpope.training import SequenceModule, begin_run, compiles_on, precision_on
@@ -145,8 +145,9 @@ class RunKeeper(lightning.Callback):
         elapsed = max(1e-9, self._shown - self._started)  # validations included: it is what is left to wait
         done = step - self._first_step
         left = (self.config.optimizer.steps - step) * elapsed / max(1, done)
+        rate = speed(max(1, done) / elapsed, "step")
         tell(
-            f"{self.title}  step {step}/{self.config.optimizer.steps}  {what}  {done / elapsed:.1f} steps/s  "
+            f"{self.title}  step {step}/{self.config.optimizer.steps}  {what}  {rate}  "
             f"{self._tokens / elapsed / 1000:.1f}k tokens/s  {clock(left)} left",
         )
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from seqpope.data.shards import SCORED, Split
 from seqpope.data.windows import Window, plan_windows, window_inputs
+from seqpope.progress import Progress
 
 
 def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
@@ -198,6 +199,7 @@ def validate(
         stride=stride,
         device=device,
         batch_tokens=batch_tokens,
+        progress=Progress("validation", "tokens", every=10),
         right=right,
     )
     scored = (split.flags & SCORED).astype(bool)

@@ -13,6 +13,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def speed(rate: float, unit: str) -> str:
+    """So many of a unit a second, or where they are slow the seconds of each."""
+    return f"{rate:.1f} {unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit}"
+
+
 class Progress:
     """Called with what is done and what there is in all; writes a line to standard error every few seconds.
 

@@ -49,7 +49,7 @@ def listen(keeper: Stoppable) -> dict[int, Any]:
         if keeper.stop:
             return
         keeper.stop, asked = True, time.monotonic()
-        tell("stopping after this step (once more to stop at once)", sys.stderr)
+        tell("stopping after this step and its validation, if it has one (once more to stop at once)", sys.stderr)
 
     previous: dict[int, Any] = {}
     try:

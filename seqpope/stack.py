@@ -31,7 +31,7 @@ from seqpope.model.positions import PositionEncoding
 from seqpope.model.transformer import Block, Transformer
 from seqpope.nll import Validation, batch_nats, validate
 from seqpope.processes import kill_workers_at_exit
-from seqpope.progress import clock
+from seqpope.progress import clock, speed
 from seqpope.signals import SAVE_SECONDS, Interrupted, stop_on_signal, tell
 from seqpope.training import begin_run, compiles_on, make_optimizer, precision_on, update_average
 
@@ -405,7 +405,8 @@ def train_stack(
     training = StackTraining(config, store, folder, device)
     training.load()
     steps = config.optimizer.steps
-    title = f"{config.position} seeds {training.seeds[0]} to {training.seeds[-1]}"
+    one = len(training.seeds) == 1
+    title = f"{config.position} seed" + (f" {config.seed}" if one else f"s {config.seed} to {training.seeds[-1]}")
     infos = [
         begin_run(training.run(seed), replace(config, baseline="none", seed=seed, seeds=1), store.manifest, device)
         for seed in training.seeds
@@ -438,14 +439,14 @@ def train_stack(
                 found_now = training.validate(infos)
                 log(training.step, (), found_now)
                 nats = [each.nats for each in found_now]
-                told = f"validation {min(nats):.4f} to {max(nats):.4f}"
+                told = f"validation {_span(nats)}"
             elif log_now:
-                told = f"train {min(values):.4f} to {max(values):.4f}"
+                told = f"train {_span(values)}"
             now = time.perf_counter()
             if validate_now or (log_now and now - shown > 10):
                 shown, rate = now, (training.step - first) / (now - began)
                 left = clock((steps - training.step) / rate)
-                tell(f"{title}  step {training.step}/{steps}  {told}  {rate:.1f} steps/s  {left} left")
+                tell(f"{title}  step {training.step}/{steps}  {told}  {speed(rate, 'step')}  {left} left")
             if training.stop or training.step == steps or now - saved > SAVE_SECONDS:
                 training.save()
                 saved = time.perf_counter()
@@ -453,6 +454,11 @@ def train_stack(
                 raise Interrupted(f"stopped at step {training.step}; go on with `seqpope train --resume {folder}`")
     training.check_best()
     return [training.run(seed) for seed in training.seeds]
+
+
+def _span(values: Sequence[float]) -> str:
+    """From the least to the greatest, or the one there is."""
+    return f"{values[0]:.4f}" if len(values) == 1 else f"{min(values):.4f} to {max(values):.4f}"
 
 
 @contextlib.contextmanager

@@ -256,7 +256,7 @@ class TestEvaluateRun:
         shutil.move(run, tmp_path / "moved")
         result = evaluate_run(tmp_path / "moved", tmp_path / "elsewhere", split="validation", device="cpu")
         assert result["nats_per_token"] == expected
-        with pytest.raises(SeqpopeError, match="run `seqpope prepare tiny` first"):
+        with pytest.raises(SeqpopeError, match=r"run `seqpope prepare tiny --data-folder .*` first"):
             evaluate_run(tmp_path / "moved", split="validation", device="cpu")
 
     def test_progress(self, tmp_path):

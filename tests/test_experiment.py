@@ -449,7 +449,7 @@ def test_the_data_folder_may_be_the_store_itself(tmp_path):
 
 class TestErrors:
     def test_no_data(self, tmp_path):
-        with pytest.raises(StoreError, match="run `seqpope prepare tiny` first"):
+        with pytest.raises(StoreError, match=r"run `seqpope prepare tiny --data-folder .*` first"):
             train(make_config(tmp_path))
         assert not (tmp_path / "runs").exists()
 

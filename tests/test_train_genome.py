@@ -113,7 +113,7 @@ def test_a_store_is_opened_as_what_it_is(tmp_path):
     genome = make_genome(tmp_path / "g", {"a": random_dna(500)}, {"train": [("a", 0, 500)]})
     assert isinstance(open_store(genome.folder), GenomeStore)
     assert isinstance(open_store(make_store(tmp_path).folder), TokenStore)
-    with pytest.raises(StoreError, match="run `seqpope prepare none` first"):
+    with pytest.raises(StoreError, match=r"run `seqpope prepare none --data-folder .*` first"):
         open_store(tmp_path / "none")
 
 

@@ -240,9 +240,11 @@ class TokenStore:
         self.folder = Path(folder)
         path = self.folder / MANIFEST
         if not path.is_file():
+            parent = self.folder.parent
+            place = "" if parent == Path("data") else f" --data-folder {parent}"
             raise StoreError(
                 f"no prepared data in {self.folder} (manifest.json is missing): "
-                f"run `seqpope prepare {self.folder.name}` first"
+                f"run `seqpope prepare {self.folder.name}{place}` first"
             )
         again = _again(self.folder, self.folder.name)
         try:

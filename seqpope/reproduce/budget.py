@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import math
 import tempfile
 import time
@@ -13,12 +15,14 @@ from typing import Any
 
 from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
-from seqpope.reproduce.studies import Arm, Study, arm_config
+from seqpope.files import write_text
+from seqpope.reproduce.studies import Arm, Study, arm_config, least_share
 from seqpope.signals import Interrupted
 
 # The second half is timed: compiling and warming up are then over. A CPU compiles nothing and may take minutes a
 # step.
 PROBE_STEPS = {"cuda": 96, "cpu": 8}
+TIMED = "timing.json"  # in a study's folder: what its arms were found to take, until it is begun
 MARGIN = 0.9  # of the budget is planned with: machines are not always as fast as in the first seconds
 
 
@@ -79,9 +83,14 @@ def fitting_share(
     seeds: int,
     minutes: float,
     say: Callable[[str], None],
+    folder: Path,
     **settings: Any,
 ) -> float:
     """The share of every arm's steps with which all runs, one after another, take about so many minutes.
+
+    Args:
+        folder: where timings are kept: who is refused and asks for more minutes does not wait for them again, and
+            is not refused because the machine was slower the second time.
 
     Raises:
         SeqpopeError: what is done beside training takes as long alone.
@@ -90,29 +99,69 @@ def fitting_share(
     from seqpope.model.positions import find_position
 
     began = time.perf_counter()
+    kept = _kept(folder / TIMED)
     runs = 1 if study.side_by_side else seeds
     training = around = 0.0
     for arm in arms:
         config = arm_config(arm, seeds=seeds, side_by_side=study.side_by_side, **settings)
         ways = 1 + (find_position(arm.position).longer is not None)  # as trained, and through YaRN
-        try:
-            cost = measure_cost(config, len(arm.lengths) * ways, study.lengths_split)
-        except Interrupted:
-            raise Interrupted("stopped while steps were timed; the same command begins again") from None
-        say(f"{arm.label}: {cost.step * 1000:.1f} ms a step, {cost.around:.0f} s beside them")
+        readings = len(arm.lengths) * ways
+        of = _identity(config, readings, study.lengths_split)
+        cost = _read_cost(kept.get(arm.label), of)
+        timed = " (timed before)" if cost else ""
+        if cost is None:
+            try:
+                cost = measure_cost(config, readings, study.lengths_split)
+            except Interrupted:
+                raise Interrupted("stopped while steps were timed; the same command goes on") from None
+            kept[arm.label] = {"of": of, "step": cost.step, "around": cost.around}
+            write_text(folder / TIMED, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+        say(f"{arm.label}: {cost.step * 1000:.1f} ms a step, {cost.around:.0f} s beside them{timed}")
         training += runs * cost.step * config.optimizer.steps
         around += runs * cost.around
     around += time.perf_counter() - began  # the timing is paid for as well
-    left = MARGIN * minutes * 60 - around
-    if left <= 0:
+    least = max(least_share(arm_config(arm, **settings)) for arm in arms)
+    needed = around + least * training
+    if MARGIN * minutes * 60 < needed:
         raise SeqpopeError(
-            f"timing, compiling, validation and tests alone take about {_minutes(around)} minutes: give a "
-            f"--budget between about {_minutes(around / MARGIN)} and {_minutes((around + training) / MARGIN)} "
-            "(all steps), fewer --seeds, or some --arms alone"
+            f"timing, compiling, validation and tests, with a step for each validation, take about "
+            f"{_minutes(needed)} minutes: give a --budget between about {_minutes(needed / MARGIN)} and "
+            f"{_minutes((around + training) / MARGIN)} (all steps), fewer --seeds, or some --arms alone"
         )
-    share = min(1.0, left / training)
+    share = min(1.0, (MARGIN * minutes * 60 - around) / training)
     say(f"all would take {_minutes(training + around)} minutes; {share:.1%} of the steps fit into {minutes:g}")
     return share
+
+
+def _kept(file: Path) -> dict[str, Any]:
+    """Timings by label; none where there is no file of them that can be read."""
+    try:
+        kept = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _identity(config: TrainConfig, readings: int, split: str) -> str:
+    """What a timing is of: the recipe, the data, the machine's GPU and torch."""
+    from seqpope.data.shards import find_store
+    from seqpope.domains.base import open_store
+    from seqpope.provenance import choose_device, provenance
+
+    content = open_store(find_store(config.data_folder, config.dataset)).manifest.content
+    on = provenance(choose_device(config.device))
+    told = [config.as_dict(), content, readings, split, on["device"], on["versions"]]
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _read_cost(entry: Any, of: str) -> Cost | None:
+    """A timing that was kept, if it is one and of just that."""
+    if not isinstance(entry, dict) or entry.get("of") != of:
+        return None
+    step, around = entry.get("step"), entry.get("around")
+    if not (isinstance(step, float) and isinstance(around, float)):
+        return None
+    return Cost(step, around) if 0 < step < math.inf and 0 <= around < math.inf else None
 
 
 def _minutes(seconds: float) -> str:

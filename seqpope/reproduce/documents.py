@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ NOT_WHOLE = (
     ArithmeticError,
 )
 _LEAST = (("optimizer", "steps"), ("optimizer", "learning_rate"), ("model", "width"))  # of a recipe
+_WORD = re.compile(r"[^\s<>|`][^\n\r<>|`]{0,200}")  # of a GPU, a commit, a date: it goes into Markdown as it is
 LARGEST = 1e6  # of what is measured of a seed; what is beyond cannot be
 
 
@@ -151,10 +153,16 @@ def _check_row(study: Study, arm: Arm, row: Mapping[str, Any], split: str, path:
         if not isinstance(each, list) or len(each) != len(seeds):
             raise ValueError(f"{'.'.join(name)}: not every list has a number for each of {len(seeds)} seeds")
         most = 100 if study.measure == "accuracy" and name == ("values",) else LARGEST
-        if not all(value is None or 0 <= value <= most for value in each if name != ("seeds",)):
+        numbers = [value for value in each if value is not None and name != ("seeds",)]
+        if not all(type(value) in (int, float) and 0 <= value <= most for value in numbers):
             raise ValueError(f"{'.'.join(name)}: not every number is one of what is measured")
     if not all(isinstance(row[name], list) for name in OF_ALL):
         raise ValueError(f"expected lists of {', '.join(OF_ALL)}")
+    for words in (row["device"], row["commits"], row["dates"], row["precision"]):
+        if not words or not all(isinstance(word, str) and _WORD.fullmatch(word) for word in words):
+            raise ValueError(f"no name of a device, commit, date or precision: {str(words)[:200]}")
+    if type(row["parameters"]) is not int or row["parameters"] < 1:
+        raise ValueError(f"parameters are {row['parameters']!r}")
     if not all(name in row["recipe"][part] for part, name in _LEAST):
         raise ValueError("its recipe is not whole")
     measured_on(row)

@@ -21,7 +21,7 @@ import yaml
 from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
 from seqpope.files import held, write_text
-from seqpope.reproduce.budget import fitting_share
+from seqpope.reproduce.budget import TIMED, fitting_share
 from seqpope.reproduce.documents import is_document
 from seqpope.reproduce.merging import check_alike, measured_on
 from seqpope.reproduce.rows import row_of
@@ -87,6 +87,8 @@ def _take_up(file: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         plan: dict[str, Any] = yaml.safe_load(file.read_text())
         if not 0 < plan["share"] <= 1:
             raise ValueError(f"share is {plan['share']}")
+        if not isinstance(plan["spread"], bool):
+            raise ValueError(f"spread is {plan['spread']!r}")
         changed = [name for name in asked if plan[name] != asked[name] and name != "data"]
         changed += ["data"] if plan["data"] != asked["data"] else []
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
@@ -110,8 +112,10 @@ def check_numbers(budget: float | None, share: float, seed: int, seeds: int) -> 
     Raises:
         SeqpopeError: one is out of range, or both a budget and a share are given.
     """
-    if seeds < 1 or (budget is not None and not 0 < budget < math.inf):
-        raise SeqpopeError(f"seeds and budget must be numbers above 0, they are {seeds} and {budget}")
+    if seeds < 1:
+        raise SeqpopeError(f"seeds must be at least 1, it is {seeds}")
+    if budget is not None and not 0 < budget < math.inf:
+        raise SeqpopeError(f"budget must be a number of minutes above 0, it is {budget}")
     if not 0 < share <= 1 or (budget is not None and share != 1):
         raise SeqpopeError(
             f"share must be above 0 and at most 1, without a budget; share is {share}, budget {budget}"
@@ -190,7 +194,14 @@ def run_study(
     data = {}
     for arm in arms:
         config = arm_config(arm, **settings)
-        content = open_store(find_store(config.data_folder, config.dataset)).manifest.content
+        if budget is None:
+            shortened(config, share)  # refused now, if it must be
+        try:
+            content = open_store(find_store(config.data_folder, config.dataset)).manifest.content
+        except SeqpopeError as error:
+            if study.prepare:
+                raise SeqpopeError(f"{error}; the recorded runs' data is made by `{study.prepare}`") from error
+            raise
         data[config.dataset] = content[:12]
         told = {"data set": config.dataset, "data (content hash)": content}
         if arm.lengths:
@@ -215,10 +226,11 @@ def run_study(
         plan = _take_up(folder / "plan.yaml", asked)
         if plan is None:
             if budget is not None and arms:
-                share = fitting_share(study, arms, seeds, budget, say, **settings)
+                share = fitting_share(study, arms, seeds, budget, say, folder, **settings)
             plan = {**asked, "share": share, "spread": jobs > 1}
             if arms:
                 write_text(folder / "plan.yaml", yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
+                (folder / TIMED).unlink(missing_ok=True)
         else:
             if jobs > 1 and not plan["spread"]:
                 raise SeqpopeError(

@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,19 @@ def _seeing(gpu: str | None) -> Iterator[None]:
                 os.environ[VISIBLE] = before
 
 
+def _stop_without_parent() -> None:
+    """Save and stop, as on TERM, once the process that began this one was killed: nobody else would end it."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _work(
     study: Study, part: Part, parts: Path, share: float, threads: int | None, settings: Mapping[str, Any]
 ) -> None:
@@ -173,6 +187,7 @@ def _work(
     log = os.open(parts / f"{part.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(log, stream)
+    _stop_without_parent()
     from seqpope.reproduce.running import run_study
 
     if threads is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -50,6 +51,7 @@ class Study:
         candidates: labels of arms among which `lengths.choose` chooses.
         default: label of that which is the default before the choice.
         unrun: what is known as long as there is no document of it: what it takes, and where else to look.
+        prepare: what makes the data of the recorded runs, where it is not what the data set's name alone makes.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Study:
     candidates: tuple[str, ...] = ()
     default: str = ""
     unrun: str = ""
+    prepare: str = ""
 
 
 _OF_POPE = ("model.delta_", "model.magnitude", "optimizer.delta_")
@@ -100,14 +103,31 @@ def slug(label: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
 
 
+def _validations(config: TrainConfig) -> int:
+    return max(1, config.optimizer.steps // config.eval_every)
+
+
+def least_share(config: TrainConfig) -> float:
+    """The smallest share of a recipe's steps: of it every validation has one, and the warm-up is not all."""
+    return max(2, _validations(config)) / config.optimizer.steps
+
+
 def shortened(config: TrainConfig, share: float) -> TrainConfig:
-    """A configuration with that share of the steps; warm-up shrinks with it, validations are as many."""
+    """A configuration with that share of the steps; warm-up shrinks with it, validations are as many.
+
+    Raises:
+        SeqpopeError: there are more validations than steps in it.
+    """
     if share == 1:
         return config
-    steps = max(2, round(config.optimizer.steps * share))
+    steps, validations = round(config.optimizer.steps * share), _validations(config)
+    if steps < max(2, validations):
+        raise SeqpopeError(
+            f"a share of {share:g} is {steps} of {config.optimizer.steps} steps, among which are {validations} "
+            f"validations: give at least {math.ceil(1e6 * least_share(config)) / 1e6:g}"
+        )
     warmup = min(max(1, round(config.optimizer.warmup_steps * share)), steps - 1)
-    validations = max(1, config.optimizer.steps // config.eval_every)
-    every = max(1, steps // validations)
+    every = steps // validations
     optimizer = replace(config.optimizer, steps=every * validations, warmup_steps=warmup)
     return replace(config, optimizer=optimizer, eval_every=every)
 
@@ -125,9 +145,10 @@ _JSB = _twins("jsb-paper", "the paper's recipe", published=(0.4889, 0.5081))
 _JSB_MORE = _twins("jsb-augmented", "augmented")
 _MAESTRO = _twins("maestro-paper", "the paper's recipe", published=(1.486, 1.501))
 _MAESTRO_MORE = _twins("maestro-20min", "held against overfitting")
-_GENOME = _twins("genome-small", "11 Mb", settings={"dataset": "grch38"})
+_GENOME = _twins("genome-small", "genome-small", settings={"dataset": "grch38"})
 
 
+_OUR_GENOME = "seqpope prepare grch38 --split benchmarks/results/genome-small/split.bed"
 _A_PIANO_RUN = "80 seconds of an H200 by `--share 0.6`, compiling and tests included, three at a time"
 _LOCAL = "uniform where waves fit the window"
 
@@ -157,7 +178,7 @@ _BEYOND = {
 }
 
 
-def _extrapolation(name: str, what: str, trained: int, side_by_side: bool = False, unrun: str = "") -> Study:
+def _extrapolation(name: str, what: str, trained: int, side_by_side: bool = False, **more: Any) -> Study:
     arms = _BEYOND[name]
     return Study(
         name=f"extrapolation-{name}",
@@ -172,12 +193,12 @@ def _extrapolation(name: str, what: str, trained: int, side_by_side: bool = Fals
         ),
         seeds=3,
         side_by_side=side_by_side,
-        unrun=unrun,
         published=f"{PAPER}, for text: RoPE collapses, PoPE holds",
+        **more,
     )
 
 
-def _ablation(name: str, what: str, preset: str, side_by_side: bool = False, unrun: str = "") -> Study:
+def _ablation(name: str, what: str, preset: str, side_by_side: bool = False, **more: Any) -> Study:
     """The paper's ablations, each beside PoPE whole; all started at delta 0, so that one thing differs."""
     whole = Arm("PoPE", "pope", preset, {"model.delta_init": "zero"})
     parts: dict[str, dict[str, Any]] = {
@@ -199,7 +220,7 @@ def _ablation(name: str, what: str, preset: str, side_by_side: bool = False, unr
         pairs=tuple((label, whole.label) for label in (*parts, "RoPE")),
         seeds=3,
         side_by_side=side_by_side,
-        unrun=unrun,
+        **more,
         published=f"{PAPER}, perplexity on text: whole 21.33, no delta 21.42, ReLU 21.55, no softplus 21.57",
     )
 
@@ -363,9 +384,9 @@ STUDIES = {
                 "The published figures are about a bit a base, which no model of human DNA reaches (the best need "
                 "1.45 to 1.61): N, padding or remainders among the targets would explain it. Here they never are.",
                 "The recorded runs were trained on 11 Mb of chr1, 2, 6, 20, 22 and X, validated on chr9 and "
-                "tested on chr17:42,425,000-43,600,000: `prepare grch38 --split "
-                "benchmarks/results/genome-small/split.bed`.",
+                f"tested on chr17:42,425,000-43,600,000: `{_OUR_GENOME}`.",
             ),
+            prepare=_OUR_GENOME,
         ),
         Study(
             name="frequencies",
@@ -379,7 +400,16 @@ STUDIES = {
             published=f"{PAPER}, figures of magnitudes by frequency for text: RoPE uses few frequencies, PoPE all",
             inspect=True,
         ),
-        _ablation("jsb", "JSB Chorales", "jsb-paper", side_by_side=True),
+        _ablation(
+            "jsb",
+            "JSB Chorales",
+            "jsb-paper",
+            side_by_side=True,
+            notes=(
+                "Delta uniform and RoPE are what `jsb` trains by the paper's recipe, at another time: on a "
+                "GPU the same seed does not give the same number twice.",
+            ),
+        ),
         _ablation("piano", "piano", "maestro-short", unrun=f"27 runs of {_A_PIANO_RUN}."),
         _delta(),
         _extrapolation(
@@ -390,7 +420,7 @@ STUDIES = {
             "`benchmarks/results/maestro-short/lengths.md`.",
         ),
         _extrapolation("jsb", "chorales", 512, side_by_side=True),
-        _extrapolation("genome", "DNA", 1000, unrun="18 runs of 2.4 minutes on an H200."),
+        _extrapolation("genome", "DNA", 1000, unrun="18 runs of 2.4 minutes on an H200.", prepare=_OUR_GENOME),
     )
 }
 

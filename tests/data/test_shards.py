@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,9 +105,12 @@ def test_pack_refuses_what_does_not_correspond():
         pack(one, [np.zeros(3)], [], np.uint8)
 
 
-def test_missing_store_says_what_to_run(tmp_path):
-    with pytest.raises(StoreError, match="run `seqpope prepare jsb` first"):
+def test_missing_store_says_what_to_run(tmp_path, monkeypatch):
+    with pytest.raises(StoreError, match=f"run `seqpope prepare jsb --data-folder {tmp_path}` first"):
         TokenStore(tmp_path / "jsb")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="run `seqpope prepare jsb` first"):
+        TokenStore(Path("data") / "jsb")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"format": 1}', '{"format": 1, "domain": 1}'])
@@ -132,7 +136,7 @@ class TestPlaces:
     def test_one_of_another_data_set_is_not_taken(self, tmp_path, folder):
         with pytest.raises(StoreError, match="is a store of d, not of jsb: give a store of jsb, or a folder that"):
             find_store(folder, "jsb")
-        with pytest.raises(StoreError, match="run `seqpope prepare jsb` first"):
+        with pytest.raises(StoreError, match=f"run `seqpope prepare jsb --data-folder {tmp_path}` first"):
             TokenStore(find_store(tmp_path, "jsb"))
 
     def test_what_may_be_replaced(self, tmp_path, folder):

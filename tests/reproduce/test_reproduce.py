@@ -81,7 +81,7 @@ class TestShortened:
     def test_keeps_the_number_of_validations_and_ends_on_one(self):
         config = TrainConfig(eval_every=100)
         config.optimizer = replace(config.optimizer, steps=3000, warmup_steps=300)
-        for share in (1.0, 0.31, 0.01, 1e-6):
+        for share in (1.0, 0.31, 0.0149, 0.01):
             short = shortened(config, share)
             assert short.optimizer.steps % short.eval_every == 0
             assert short.optimizer.warmup_steps < short.optimizer.steps
@@ -89,6 +89,10 @@ class TestShortened:
         whole = replace(config, eval_every=700)  # which does not divide them
         assert shortened(whole, 1.0) == whole
         assert shortened(config, 0.5).optimizer.warmup_steps == 150
+        for share in (0.0096, 1e-6):
+            told = f"a share of {share:g} is .* of 3000 steps, among which are 30 validations: give at least 0.01"
+            with pytest.raises(SeqpopeError, match=f"{told}$"):
+                shortened(config, share)
 
 
 class TestRun:
@@ -165,12 +169,67 @@ class TestRun:
 
     def test_a_budget_that_tests_alone_would_use_up(self, data, tmp_path, monkeypatch):
         monkeypatch.setattr(budget, "measure_cost", lambda *_: Cost(1.5, 29.0))
-        advice = r"take about 1\.0 minutes: give a --budget between about 1\.1 and 1\.5 \(all steps\), fewer"
+        # 2 of 6 steps, one for each validation, are 6 s of 18.
+        advice = r"take about 1\.1 minutes: give a --budget between about 1\.2 and 1\.5 \(all steps\), fewer"
         with pytest.raises(SeqpopeError, match=advice):
             run(data, tmp_path, budget=1)
         assert not (tmp_path / "tiny" / "plan.yaml").exists()
-        assert 0 < run(data, tmp_path / "least", budget=1.1)[0]["share"] < 0.5
+        shutil.copytree(tmp_path, tmp_path / "all")
+        # Who takes the advice is not timed again, and not refused.
+        monkeypatch.setattr(budget, "measure_cost", lambda *_: pytest.fail("timed again"))
+        document, said = run(data, tmp_path, budget=1.2)
+        assert 1 / 3 < document["share"] < 0.5
+        assert [row["steps"] for row in document["rows"]] == [[2], [2]]
+        assert "PoPE, tiny: 1500.0 ms a step, 29 s beside them (timed before)" in said
+        assert not (tmp_path / "tiny" / budget.TIMED).exists()
         assert run(data, tmp_path / "all", budget=1.5)[0]["share"] == 1.0
+
+    @pytest.mark.parametrize("wrong", ["", "[]", "{}", "of", "step", "around"])
+    def test_timings_of_something_else_are_made_again(self, data, tmp_path, monkeypatch, wrong):
+        timed = []
+
+        def measured(config, *_):
+            timed.append(config.position)
+            return Cost(1.5, 29.0)
+
+        monkeypatch.setattr(budget, "measure_cost", measured)
+        file = tmp_path / "tiny" / budget.TIMED
+        with pytest.raises(SeqpopeError, match="between about 1"):
+            run(data, tmp_path, budget=1)
+        kept = json.loads(file.read_text())
+        if wrong in ("of", "step", "around"):
+            kept["PoPE, tiny"][wrong] = "1" if wrong == "of" else -1.0
+            file.write_text(json.dumps(kept))
+        else:
+            file.write_text(wrong)
+        with pytest.raises(SeqpopeError, match="between about 1"):
+            run(data, tmp_path, budget=1)
+        again = ["pope"] if wrong in ("of", "step", "around") else ["pope", "rope"]
+        assert timed == ["pope", "rope", *again]
+
+    @pytest.mark.parametrize("wrong", ["spread: 1\n", "spread: 'no'\n", "", "spread: false\nshare: '1'\n"])
+    def test_a_plan_that_is_none(self, data, tmp_path, monkeypatch, wrong):
+        monkeypatch.setattr("seqpope.experiment.train", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(data, tmp_path)
+        plan = tmp_path / "tiny" / "plan.yaml"
+        text = plan.read_text()
+        assert "spread: false\n" in text
+        plan.write_text(text.replace("spread: false\n", wrong))
+        with pytest.raises(SeqpopeError, match=r"is no plan of a study .*give another --out"):
+            run(data, tmp_path)
+
+    def test_data_that_is_made_in_a_way_of_its_own(self, tmp_path):
+        study = replace(STUDY, prepare="seqpope prepare x --split mine")
+        with pytest.raises(SeqpopeError, match="first; the recorded runs' data is made by `seqpope prepare x --s"):
+            run(tmp_path / "nothing", tmp_path / "out", study)
+        assert not (tmp_path / "out").exists()
+
+    def test_a_share_of_fewer_steps_than_validations(self, data, tmp_path):
+        with pytest.raises(SeqpopeError, match=r"a share of 0\.2 is 1 of 6 steps, .* give at least 0\.333334"):
+            run(data, tmp_path, share=0.2)
+        assert not (tmp_path / "tiny").exists()
+        assert run(data, tmp_path, share=0.333334, seeds=1)[0]["rows"][0]["steps"] == [2]
 
     @pytest.mark.parametrize("side_by_side", [True, False])
     def test_a_run_is_timed(self, data, side_by_side):
@@ -360,7 +419,7 @@ class TestRun:
         (tmp_path / "file").touch()
         with pytest.raises(SeqpopeError, match=r"file.tiny cannot be written .*choose another --out"):
             run(data, tmp_path / "file")
-        with pytest.raises(SeqpopeError, match="run `seqpope prepare indexing` first"):
+        with pytest.raises(SeqpopeError, match=r"run `seqpope prepare indexing --data-folder .*` first"):
             run(tmp_path / "nothing", tmp_path / "out")
         assert not (tmp_path / "out").exists()
         pytest.importorskip("fcntl")
@@ -381,7 +440,7 @@ class TestRun:
         assert str(told.value) == "PoPE, tiny: stopped at step 4; the same command goes on"
         with pytest.raises(Interrupted) as told:
             run(data, tmp_path / "timed", budget=1.0)
-        assert str(told.value) == "stopped while steps were timed; the same command begins again"
+        assert str(told.value) == "stopped while steps were timed; the same command goes on"
         # A power cut between a folder and its first file: what is there does not stop the same command.
         (tmp_path / "cut" / "tiny" / slug(ARMS[0].label)).mkdir(parents=True)
         (tmp_path / "cut" / "tiny" / slug(ARMS[0].label) / ".config.yaml.x").touch()
@@ -390,7 +449,8 @@ class TestRun:
 
     @pytest.mark.parametrize("wrong", [{"seeds": 0}, *({"budget": each} for each in (0.0, math.nan, math.inf))])
     def test_impossible_numbers(self, data, tmp_path, wrong):
-        with pytest.raises(SeqpopeError, match="must be numbers above 0"):
+        name, value = next(iter(wrong.items()))
+        with pytest.raises(SeqpopeError, match=rf"^{name} must be .*, it is {value}$"):
             run(data, tmp_path, **wrong)
         with pytest.raises(SeqpopeError, match="has no arm 'x'"):
             run(data, tmp_path, only=["x"])

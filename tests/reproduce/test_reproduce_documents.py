@@ -71,6 +71,8 @@ def test_documents_that_cannot_be_taken(data, tmp_path, whole):
     for wrong in (
         {"seeds": [0]}, {"seeds": [0, 0]}, {"seeds": ["a", "b"]}, {"seeds": []}, {"values": [1.0]},
         {"minutes": None}, {"solved_at": [1]}, {"recipe": None}, {"recipe": []}, {"recipe": {}}, {"commits": None},
+        {"values": [True, 3.0]}, {"parameters": -4}, {"parameters": 1.5},
+        {"device": ["a\n<script>"]}, {"dates": [3, 4]},
         {"values": [-0.1, 1.0]}, {"values": [100.5, 1.0]}, {"seeds": [-1, 0]}, {"minutes": [-1.0, 1.0]},
         {"values": [float("nan"), 1.0]}, {"values": [1e308, 1.0]}, {"values": [10**400, 1.0]}, {"protocol": {}},
         {"device": "a GPU"}, {"units": {"token": [1.0]}}, {"data": ...},
@@ -325,7 +327,7 @@ class TestSeedsOfSeveral:
                 refused(rf"seeds \d and \d differ in {told}", file, made(seeds=seeds, **changes))
         tables = made("a", baselines={"unigram": 1.0}), made("b", seeds=[3, 4], baselines={"unigram": 9.0})
         refused(r"seeds \d and \d differ in baseline unigram, \d\.0 and \d\.0", *tables)
-        refused("what is taken is not whole .KeyError", file, made(dates={}))
+        refused("no name of a device, commit, date or precision: {}", file, made(dates={}))
         assert row_of(STUDY, arm, [file, made()])["seeds"] == [0, 1, 7, 8]
 
     def test_the_very_same_runs_count_once(self, whole, made):

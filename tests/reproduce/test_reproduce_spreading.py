@@ -1,6 +1,5 @@
 """Runs of a study as processes of their own, some at a time."""
 
-import json
 import os
 import signal
 import subprocess
@@ -91,9 +90,9 @@ def test_gpus_are_shared_evenly_and_the_own_view_of_them_is_left(tmp_path, monke
     assert os.environ[VISIBLE] == "5,7"
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="no signals like these")
-def test_stopped_it_waits_until_all_have_saved(data, tmp_path):
+@pytest.fixture
+def begun(data, tmp_path):
+    """A process that trains two long runs at a time."""
     program = f"""
 import sys
 sys.path.insert(0, {os.path.dirname(os.path.dirname(__file__))!r})
@@ -113,20 +112,34 @@ if __name__ == "__main__":
     script = tmp_path / "long.py"
     script.write_text(program)
     process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
-    parts = tmp_path / "tiny" / "parts"
     try:
         for _ in range(1800):
             time.sleep(0.1)
-            begun = ["from scratch" in log.read_text() for log in parts.glob("*.log")]
-            if begun == [True, True] or process.poll() is not None:
+            logs = [log.read_text() for log in (tmp_path / "tiny" / "parts").glob("*.log")]
+            if ["from scratch" in log for log in logs] == [True, True] or process.poll() is not None:
                 break
-        process.send_signal(signal.SIGTERM)
-        told, _ = process.communicate(timeout=60)
+        yield process
     finally:
         process.kill()
-    assert told.strip() == "stopped; the same command goes on"
-    for log in parts.glob("*.log"):
-        assert "stopped at step" in log.read_text()
+        process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals like these")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGKILL"])
+def test_stopped_or_killed_all_runs_save(begun, tmp_path, number):
+    """On TERM it waits for them; killed, it leaves none that trains on."""
+    begun.send_signal(getattr(signal, number))
+    told, _ = begun.communicate(timeout=60)
+    parts = tmp_path / "tiny" / "parts"
+    if number == "SIGTERM":
+        assert told.strip() == "stopped; the same command goes on"
+    for _ in range(600):
+        stopped = ["stopped at step" in log.read_text() for log in parts.glob("*.log")]
+        if stopped == [True, True]:
+            break
+        assert number == "SIGKILL", stopped
+        time.sleep(0.1)
+    assert stopped == [True, True]
     assert len(list(parts.glob("*/tiny/*/*/last.ckpt"))) == 2, [str(p) for p in parts.rglob("*")]
-    plan = json.dumps((tmp_path / "tiny" / "plan.yaml").read_text())
-    assert "spread: true" in plan
+    assert "spread: true" in (tmp_path / "tiny" / "plan.yaml").read_text()
