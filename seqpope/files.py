@@ -95,6 +95,25 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
         yield
 
 
+def wait_until_free(folder: Path, waiting: Callable[[], None]) -> None:
+    """Wait while another process works in a folder (`held`) that is about to let go; `waiting` is called first."""
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        waiting()
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
 @contextlib.contextmanager
 def held(folder: Path, advice: str) -> Iterator[None]:
     """Work in a folder alone: another process that asks for it is refused. Nothing is written.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from seqpope.signals import tell
+
 
 def clock(seconds: float) -> str:
     """Seconds as h:mm:ss or m:ss."""
@@ -34,9 +36,8 @@ class Progress:
             return
         self.shown = now
         rate = (done - self.already) / (now - self.start)
-        print(
+        tell(
             f"{self.title}  {done}/{total} {self.unit}  {rate:.1f} {self.unit}/s  "
             f"{clock((total - done) / rate)} left",
-            file=sys.stderr,
-            flush=True,
+            sys.stderr,
         )

@@ -18,6 +18,11 @@ SAVE_SECONDS = 120  # a power cut costs no more training than this
 SAME_SIGNAL_SECONDS = 1.0
 
 
+orphaned = (
+    False  # the process that began this one was killed: what it was asked before is asked once more, no more
+)
+
+
 class Interrupted(SeqpopeError):
     """The user stopped a run; it was saved first."""
 
@@ -44,6 +49,8 @@ def listen(keeper: Stoppable) -> dict[int, Any]:
 
     def handle(number: int, frame: Any) -> None:
         nonlocal asked
+        if keeper.stop and orphaned:
+            return  # it is saving already
         if keeper.stop and time.monotonic() - asked > SAME_SIGNAL_SECONDS:
             raise KeyboardInterrupt
         if keeper.stop:

@@ -305,6 +305,22 @@ class TestSignals:
         assert not (tmp_path / "run" / "last.ckpt").exists()
         assert signal.getsignal(signal.SIGINT) is before
 
+    def test_of_an_orphan_the_second_is_not_another_request(self, tmp_path, monkeypatch):
+        """Asked to stop, then its parent is killed: it goes on saving."""
+        make_store(tmp_path)
+        monkeypatch.setattr("seqpope.signals.SAME_SIGNAL_SECONDS", 0.0)
+
+        def twice(keeper):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            monkeypatch.setattr("seqpope.signals.orphaned", True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        at_step(monkeypatch, 3, twice)
+        with pytest.raises(Interrupted, match="stopped at step 3"):
+            train_run(make_config(tmp_path), tmp_path / "run", "t")
+        assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 3
+
     def test_in_the_last_step_all_is_saved_and_nothing_more_is_begun(self, tmp_path, monkeypatch):
         make_store(tmp_path)
         at_step(monkeypatch, STEPS, stop)

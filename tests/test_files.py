@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from seqpope.errors import SeqpopeError
-from seqpope.files import held, locked, write_bytes, write_files
+from seqpope.files import held, locked, wait_until_free, write_bytes, write_files
 
 
 def test_a_second_waits_for_the_first_and_says_so(tmp_path):
@@ -73,4 +73,27 @@ def test_a_folder_is_held_by_one_alone_and_stays_as_it_was(tmp_path):
             pass
         assert list(tmp_path.iterdir()) == []
     with held(tmp_path, "x"):
+        pass
+
+
+def test_who_can_wait_for_a_folder_waits(tmp_path):
+    pytest.importorskip("fcntl")
+    order, holding, told = [], threading.Event(), threading.Event()
+
+    def first():
+        with held(tmp_path, "x"):
+            holding.set()
+            assert told.wait(10)
+            order.append("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert holding.wait(10)
+    wait_until_free(tmp_path, told.set)
+    order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
+    for free in (tmp_path, tmp_path / "nowhere"):
+        wait_until_free(free, lambda: pytest.fail("nobody holds it"))
+    with held(tmp_path, "x"):  # it is not kept
         pass

@@ -50,7 +50,7 @@ def reproduce(
         device: Where to compute.
     """
     asked = dict(locals())
-    from seqpope.reproduce.studies import arm_config, find_studies, meant
+    from seqpope.reproduce.studies import arm_config, check_share, find_studies, meant
 
     chosen = [] if study == "results" else find_studies(study)
     foreign = ["documents"] if chosen else [name for name in asked if name not in ("study", "out", "documents")]
@@ -79,6 +79,10 @@ def reproduce(
         raise SeqpopeError(f"--take needs one study: {study} is {', '.join(one.name for one in chosen)}")
     trained = {label for one in chosen for begin in only or () for label in meant(one, begin)}
     taken = _taken(take or [], chosen[0], share, trained)
+    if budget is None:
+        for one in chosen:
+            untaken = [arm for arm in one.arms if arm.label not in taken]
+            check_share(one, [arm for arm in untaken if only is None or arm.label in trained], share)
     for arm in (arm for one in chosen for arm in one.arms if only is None or arm.label in trained):
         entry = find_dataset(arm_config(arm).dataset)
         places = (data_folder, data_folder / entry.name)
@@ -90,6 +94,7 @@ def reproduce(
             one,
             out,
             budget=None if budget is None else budget / len(chosen),
+            studies=len(chosen),
             share=share,
             seed=seed,
             seeds=seeds,

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -210,6 +211,11 @@ def find_store(data_folder: Path, dataset: str) -> Path:
     return Path(data_folder)
 
 
+def in_folder(store: Path) -> str:
+    """The option with which `prepare` makes a store just there; none where it would by itself."""
+    return "" if store.parent == Path("data") else f" --data-folder {shlex.quote(str(store.parent))}"
+
+
 class Store(Protocol):
     """A prepared data set as training and evaluation know it, however its tokens are kept."""
 
@@ -240,11 +246,9 @@ class TokenStore:
         self.folder = Path(folder)
         path = self.folder / MANIFEST
         if not path.is_file():
-            parent = self.folder.parent
-            place = "" if parent == Path("data") else f" --data-folder {parent}"
             raise StoreError(
                 f"no prepared data in {self.folder} (manifest.json is missing): "
-                f"run `seqpope prepare {self.folder.name}{place}` first"
+                f"run `seqpope prepare {self.folder.name}{in_folder(self.folder)}` first"
             )
         again = _again(self.folder, self.folder.name)
         try:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import math
+import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -84,6 +85,7 @@ def fitting_share(
     minutes: float,
     say: Callable[[str], None],
     folder: Path,
+    studies: int = 1,
     **settings: Any,
 ) -> float:
     """The share of every arm's steps with which all runs, one after another, take about so many minutes.
@@ -91,15 +93,16 @@ def fitting_share(
     Args:
         folder: where timings are kept: who is refused and asks for more minutes does not wait for them again, and
             is not refused because the machine was slower the second time.
+        studies: that share the user's minutes: each has as many.
 
     Raises:
-        SeqpopeError: what is done beside training takes as long alone.
+        SeqpopeError: a step for each validation, and what is done beside training, take longer.
         Interrupted: Ctrl-C or TERM while steps are timed.
     """
     from seqpope.model.positions import find_position
 
     began = time.perf_counter()
-    kept = _kept(folder / TIMED)
+    kept, known = _kept(folder / TIMED), ""
     runs = 1 if study.side_by_side else seeds
     training = around = 0.0
     for arm in arms:
@@ -109,6 +112,7 @@ def fitting_share(
         of = _identity(config, readings, study.lengths_split)
         cost = _read_cost(kept.get(arm.label), of)
         timed = " (timed before)" if cost else ""
+        known = known or (f"; delete {folder / TIMED} to have arms timed anew" if cost else "")
         if cost is None:
             try:
                 cost = measure_cost(config, readings, study.lengths_split)
@@ -123,10 +127,12 @@ def fitting_share(
     least = max(least_share(arm_config(arm, **settings)) for arm in arms)
     needed = around + least * training
     if MARGIN * minutes * 60 < needed:
+        low, high = (_minutes(studies * seconds / MARGIN) for seconds in (needed, around + training))
+        several = f" for all {studies} studies" if studies > 1 else ""
         raise SeqpopeError(
-            f"timing, compiling, validation and tests, with a step for each validation, take about "
-            f"{_minutes(needed)} minutes: give a --budget between about {_minutes(needed / MARGIN)} and "
-            f"{_minutes((around + training) / MARGIN)} (all steps), fewer --seeds, or some --arms alone"
+            f"timing, compiling, validation and tests, with a step for each validation, take {study.name} about "
+            f"{_minutes(needed)} minutes: give a --budget between about {low} and {high} (all steps){several}, "
+            f"fewer --seeds, or some --arms alone{known}"
         )
     share = min(1.0, (MARGIN * minutes * 60 - around) / training)
     say(f"all would take {_minutes(training + around)} minutes; {share:.1%} of the steps fit into {minutes:g}")
@@ -137,20 +143,25 @@ def _kept(file: Path) -> dict[str, Any]:
     """Timings by label; none where there is no file of them that can be read."""
     try:
         kept = json.loads(file.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return kept if isinstance(kept, dict) else {}
 
 
 def _identity(config: TrainConfig, readings: int, split: str) -> str:
-    """What a timing is of: the recipe, the data, the machine's GPU and torch."""
+    """What a timing is of: what `measure_cost` trains, by which code, on which machine."""
     from seqpope.data.shards import find_store
     from seqpope.domains.base import open_store
     from seqpope.provenance import choose_device, provenance
 
     content = open_store(find_store(config.data_folder, config.dataset)).manifest.content
-    on = provenance(choose_device(config.device))
-    told = [config.as_dict(), content, readings, split, on["device"], on["versions"]]
+    device = choose_device(config.device)
+    on = provenance(device)
+    recipe = replace(config, seeds=config.seeds if config.side_by_side else 1).as_dict()
+    for name in ("data_folder", "out", "name", "device"):
+        del recipe[name]
+    machine = [platform.node(), on["device"], on["versions"], on["commit"]]
+    told = [recipe, content, readings, split, machine]
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 

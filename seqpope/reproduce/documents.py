@@ -25,7 +25,7 @@ NOT_WHOLE = (
     ArithmeticError,
 )
 _LEAST = (("optimizer", "steps"), ("optimizer", "learning_rate"), ("model", "width"))  # of a recipe
-_WORD = re.compile(r"[^\s<>|`][^\n\r<>|`]{0,200}")  # of a GPU, a commit, a date: it goes into Markdown as it is
+_WORD = re.compile(r"[^<>|`]{1,200}")  # of a GPU, a commit, a date
 LARGEST = 1e6  # of what is measured of a seed; what is beyond cannot be
 
 
@@ -154,13 +154,20 @@ def _check_row(study: Study, arm: Arm, row: Mapping[str, Any], split: str, path:
             raise ValueError(f"{'.'.join(name)}: not every list has a number for each of {len(seeds)} seeds")
         most = 100 if study.measure == "accuracy" and name == ("values",) else LARGEST
         numbers = [value for value in each if value is not None and name != ("seeds",)]
+        if name == ("values",) and len(numbers) < len(seeds):
+            raise ValueError("values: a seed has none")
         if not all(type(value) in (int, float) and 0 <= value <= most for value in numbers):
             raise ValueError(f"{'.'.join(name)}: not every number is one of what is measured")
     if not all(isinstance(row[name], list) for name in OF_ALL):
         raise ValueError(f"expected lists of {', '.join(OF_ALL)}")
-    for words in (row["device"], row["commits"], row["dates"], row["precision"]):
-        if not words or not all(isinstance(word, str) and _WORD.fullmatch(word) for word in words):
-            raise ValueError(f"no name of a device, commit, date or precision: {str(words)[:200]}")
+    told = {"data": [row["data"]], "baselines": list(row["baselines"]), "dates": row["dates"]}
+    told |= {name: row[name] or [None] for name in ("device", "commits", "precision")}
+    told["protocol"] = [word for word in row["protocol"].values() if not isinstance(word, int)]
+    for what, words in told.items():  # into Markdown as they are
+        if not all(isinstance(word, str) and word.isprintable() and _WORD.fullmatch(word) for word in words):
+            raise ValueError(f"{what}: expected names, found {str(words)[:200]}")
+    if len(row["dates"]) != 2 or not row["steps"] or not all(type(steps) is int for steps in row["steps"]):
+        raise ValueError(f"dates are {str(row['dates'])[:200]}, steps {str(row['steps'])[:200]}")
     if type(row["parameters"]) is not int or row["parameters"] < 1:
         raise ValueError(f"parameters are {row['parameters']!r}")
     if not all(name in row["recipe"][part] for part, name in _LEAST):

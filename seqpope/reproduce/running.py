@@ -1,6 +1,7 @@
 """Train a study's arms, as far as they are not there yet, and read what they reached.
 
 OUT/STUDY/
+    timing.json                   what arms were found to take, until a budget is enough for them (`budget`)
     plan.yaml                     share of the steps, seeds, arms and data: interrupted work goes on with these
     ARM/                          an experiment of `seqpope train` for each arm, or
     parts/                        one for each arm and seed, where several train at a time (`spreading`)
@@ -26,7 +27,7 @@ from seqpope.reproduce.documents import is_document
 from seqpope.reproduce.merging import check_alike, measured_on
 from seqpope.reproduce.rows import row_of
 from seqpope.reproduce.spreading import train_spread
-from seqpope.reproduce.studies import Arm, Study, arm_config, meant, shortened, slug
+from seqpope.reproduce.studies import Arm, Study, arm_config, check_share, meant, shortened, slug
 from seqpope.reproduce.summary import check_whole, summarise, write_study
 from seqpope.results import RESULT, load_results
 from seqpope.signals import Interrupted
@@ -85,13 +86,13 @@ def _take_up(file: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         plan: dict[str, Any] = yaml.safe_load(file.read_text())
-        if not 0 < plan["share"] <= 1:
-            raise ValueError(f"share is {plan['share']}")
+        if type(plan["share"]) not in (int, float) or not 0 < plan["share"] <= 1:
+            raise ValueError(f"share is {plan['share']!r}")
         if not isinstance(plan["spread"], bool):
             raise ValueError(f"spread is {plan['spread']!r}")
-        changed = [name for name in asked if plan[name] != asked[name] and name != "data"]
+        changed = [name for name in asked if repr(plan[name]) != repr(asked[name]) and name != "data"]
         changed += ["data"] if plan["data"] != asked["data"] else []
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise SeqpopeError(
             f"{file} is no plan of a study ({what}): give another --out, and for arms that are finished here "
@@ -128,6 +129,7 @@ def run_study(
     out: Path,
     *,
     budget: float | None = None,
+    studies: int = 1,
     share: float = 1.0,
     seed: int = 0,
     seeds: int | None = None,
@@ -142,6 +144,7 @@ def run_study(
     Args:
         budget: minutes for all that is to be trained and tested, one run after another; every arm then gets the
             same share of its steps.
+        studies: so many have the user's minutes between them, `budget` each: advice is in the user's.
         share: of its steps that every arm gets, where there is no budget.
         seed: the first.
         seeds: of each arm, the study's if None.
@@ -159,7 +162,7 @@ def run_study(
             begun was begun otherwise, or taken runs are not of that arm or not of this data.
         Interrupted: Ctrl-C or TERM; the same command goes on.
     """
-    from seqpope.data.shards import find_store
+    from seqpope.data.shards import MANIFEST, find_store, in_folder
     from seqpope.domains.base import open_store
 
     seeds = study.seeds if seeds is None else seeds
@@ -192,16 +195,17 @@ def run_study(
             check_whole(study, row)
             measured.append((arm.label, measured_on(row)))
     data = {}
+    if budget is None:
+        check_share(study, arms, share)
     for arm in arms:
         config = arm_config(arm, **settings)
-        if budget is None:
-            shortened(config, share)  # refused now, if it must be
-        try:
-            content = open_store(find_store(config.data_folder, config.dataset)).manifest.content
-        except SeqpopeError as error:
-            if study.prepare:
-                raise SeqpopeError(f"{error}; the recorded runs' data is made by `{study.prepare}`") from error
-            raise
+        place = find_store(config.data_folder, config.dataset)
+        if study.prepare and not (place / MANIFEST).is_file():
+            raise SeqpopeError(
+                f"no prepared data in {place}: run `{study.prepare}{in_folder(place)}` first, which makes what "
+                f"the recorded runs had, or `seqpope prepare {config.dataset}{in_folder(place)}`"
+            )
+        content = open_store(place).manifest.content
         data[config.dataset] = content[:12]
         told = {"data set": config.dataset, "data (content hash)": content}
         if arm.lengths:
@@ -226,7 +230,7 @@ def run_study(
         plan = _take_up(folder / "plan.yaml", asked)
         if plan is None:
             if budget is not None and arms:
-                share = fitting_share(study, arms, seeds, budget, say, folder, **settings)
+                share = fitting_share(study, arms, seeds, budget, say, folder, studies, **settings)
             plan = {**asked, "share": share, "spread": jobs > 1}
             if arms:
                 write_text(folder / "plan.yaml", yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))

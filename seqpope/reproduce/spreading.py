@@ -22,7 +22,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from seqpope import signals
 from seqpope.errors import SeqpopeError
+from seqpope.files import wait_until_free
 from seqpope.processes import term_as_interrupt
 from seqpope.reproduce.studies import Arm, Study, slug
 from seqpope.signals import Interrupted
@@ -170,12 +172,15 @@ def _seeing(gpu: str | None) -> Iterator[None]:
 def _stop_without_parent() -> None:
     """Save and stop, as on TERM, once the process that began this one was killed: nobody else would end it."""
     parent = parent_process()
-    if parent is None:
-        return
+    assert parent is not None
 
     def watch() -> None:
         connection.wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
+        signals.orphaned = True
+        if os.name == "nt":
+            signal.raise_signal(signal.SIGTERM)  # os.kill would end the process there
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
 
@@ -188,6 +193,10 @@ def _work(
     for stream in (1, 2):
         os.dup2(log, stream)
     _stop_without_parent()
+    place = parts / part.name / study.name
+    wait_until_free(
+        place, lambda: print(f"waiting for the run in {place}, which another process saves", flush=True)
+    )
     from seqpope.reproduce.running import run_study
 
     if threads is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -108,26 +109,33 @@ def _validations(config: TrainConfig) -> int:
 
 
 def least_share(config: TrainConfig) -> float:
-    """The smallest share of a recipe's steps: of it every validation has one, and the warm-up is not all."""
-    return max(2, _validations(config)) / config.optimizer.steps
+    """The smallest share of a recipe's steps: every validation has one of them, and the warm-up has not all."""
+    return min(1.0, max(2, _validations(config)) / config.optimizer.steps)
+
+
+def check_share(study: Study, arms: Sequence[Arm], share: float) -> None:
+    """Refuse a share with which arms would be trained longer than it says.
+
+    Raises:
+        SeqpopeError: of some arm it is fewer steps than there are validations, or than two.
+    """
+    needed = {arm.label: least_share(arm_config(arm)) for arm in arms}
+    label = max(needed, key=lambda label: needed[label], default="")
+    if label and share < needed[label] * (1 - 1e-9):
+        raise SeqpopeError(
+            f"{study.name}: a share of {share:g} is too small, {label} has more validations than steps by it: "
+            f"give at least {math.ceil(1e6 * needed[label]) / 1e6:g}"
+        )
 
 
 def shortened(config: TrainConfig, share: float) -> TrainConfig:
-    """A configuration with that share of the steps; warm-up shrinks with it, validations are as many.
-
-    Raises:
-        SeqpopeError: there are more validations than steps in it.
-    """
+    """A configuration with that share of the steps; warm-up shrinks with it, validations are as many."""
     if share == 1:
         return config
-    steps, validations = round(config.optimizer.steps * share), _validations(config)
-    if steps < max(2, validations):
-        raise SeqpopeError(
-            f"a share of {share:g} is {steps} of {config.optimizer.steps} steps, among which are {validations} "
-            f"validations: give at least {math.ceil(1e6 * least_share(config)) / 1e6:g}"
-        )
+    steps = max(2, round(config.optimizer.steps * share))
     warmup = min(max(1, round(config.optimizer.warmup_steps * share)), steps - 1)
-    every = steps // validations
+    validations = _validations(config)
+    every = max(1, steps // validations)
     optimizer = replace(config.optimizer, steps=every * validations, warmup_steps=warmup)
     return replace(config, optimizer=optimizer, eval_every=every)
 

@@ -1,6 +1,5 @@
 """Studies: trained as asked, resumed, summed up, and written as tables that claim no more than the runs allow."""
 
-import itertools
 import json
 import math
 import os
@@ -16,16 +15,23 @@ from tiny_study import ARMS, STUDY, TINY, run
 from data_prep.indexing import prepare
 from seqpope import cli
 from seqpope.config import TrainConfig
-from seqpope.data.shards import find_store
-from seqpope.domains.base import open_store
 from seqpope.errors import SeqpopeError
 from seqpope.files import held
 from seqpope.presets import presets
 from seqpope.reproduce import budget
-from seqpope.reproduce.budget import Cost, measure_cost
 from seqpope.reproduce.figures import draw_study
 from seqpope.reproduce.rows import SOLVED_NATS, row_of
-from seqpope.reproduce.studies import STUDIES, arm_config, find_studies, meant, shortened, slug
+from seqpope.reproduce.studies import (
+    STUDIES,
+    Arm,
+    arm_config,
+    check_share,
+    find_studies,
+    least_share,
+    meant,
+    shortened,
+    slug,
+)
 from seqpope.reproduce.summary import _difference, markdown, summarise, write_results, write_study
 from seqpope.signals import Interrupted
 
@@ -89,10 +95,23 @@ class TestShortened:
         whole = replace(config, eval_every=700)  # which does not divide them
         assert shortened(whole, 1.0) == whole
         assert shortened(config, 0.5).optimizer.warmup_steps == 150
-        for share in (0.0096, 1e-6):
-            told = f"a share of {share:g} is .* of 3000 steps, among which are 30 validations: give at least 0.01"
-            with pytest.raises(SeqpopeError, match=f"{told}$"):
-                shortened(config, share)
+        # Too little for a step a validation, or for one beside the warm-up: `check_share` refuses to train it.
+        assert shortened(config, 1e-6).optimizer.steps == 30
+        assert shortened(replace(config, eval_every=5000), 1e-6).optimizer.steps == 2
+
+    def test_the_least(self, monkeypatch):
+        config = TrainConfig(eval_every=100)
+        config.optimizer = replace(config.optimizer, steps=3000)
+        assert least_share(config) == 30 / 3000
+        assert least_share(replace(config, eval_every=5000)) == 2 / 3000
+        config.optimizer = replace(config.optimizer, steps=1, warmup_steps=0)
+        assert least_share(config) == 1.0
+        often = Arm("RoPE, often", "rope", "indexing-paper", {**TINY, "eval_every": 1})
+        check_share(STUDY, ARMS, 1 / 3)
+        check_share(STUDY, (), 1e-9)
+        told = "tiny: a share of 0.5 is too small, RoPE, often has more .* give at least 1$"
+        with pytest.raises(SeqpopeError, match=told):
+            check_share(STUDY, (ARMS[0], often), 0.5)
 
 
 class TestRun:
@@ -152,62 +171,17 @@ class TestRun:
         with pytest.raises(SeqpopeError, match="was begun with seeds 2, 3 is asked for"):
             run(data, tmp_path, only=["PoPE"], seeds=3)
 
-    def test_a_budget_shortens_every_arm_alike(self, data, tmp_path, monkeypatch):
-        costs = {"pope": Cost(10.0, 7.0), "rope": Cost(20.0, 11.0)}
-        monkeypatch.setattr(budget, "measure_cost", lambda config, *_: costs[config.position])
-        # Timing takes 1 s.
-        monkeypatch.setattr(budget.time, "perf_counter", itertools.count().__next__)
-        # 6 steps of 10 and of 20 s: 180 s in all; 0.9 x 121 1/9 s less 18 s beside them and 1 s is half of it.
-        document, said = run(data, tmp_path, budget=109 / 54)
-        assert document["share"] == pytest.approx(0.5)
-        assert [row["steps"] for row in document["rows"]] == [[2], [2]]
-        assert "**50% of the recipes' steps**, to fit a budget." in markdown(document)
-        assert "PoPE, tiny: 10000.0 ms a step, 7 s beside them" in said
-        assert "all would take 3.4 minutes; 50.0% of the steps fit into 2.01852" in said
-        monkeypatch.setattr(budget, "measure_cost", lambda *_: pytest.fail("probed again"))
-        assert run(data, tmp_path, budget=109 / 54)[0] == document
-
-    def test_a_budget_that_tests_alone_would_use_up(self, data, tmp_path, monkeypatch):
-        monkeypatch.setattr(budget, "measure_cost", lambda *_: Cost(1.5, 29.0))
-        # 2 of 6 steps, one for each validation, are 6 s of 18.
-        advice = r"take about 1\.1 minutes: give a --budget between about 1\.2 and 1\.5 \(all steps\), fewer"
-        with pytest.raises(SeqpopeError, match=advice):
-            run(data, tmp_path, budget=1)
-        assert not (tmp_path / "tiny" / "plan.yaml").exists()
-        shutil.copytree(tmp_path, tmp_path / "all")
-        # Who takes the advice is not timed again, and not refused.
-        monkeypatch.setattr(budget, "measure_cost", lambda *_: pytest.fail("timed again"))
-        document, said = run(data, tmp_path, budget=1.2)
-        assert 1 / 3 < document["share"] < 0.5
-        assert [row["steps"] for row in document["rows"]] == [[2], [2]]
-        assert "PoPE, tiny: 1500.0 ms a step, 29 s beside them (timed before)" in said
-        assert not (tmp_path / "tiny" / budget.TIMED).exists()
-        assert run(data, tmp_path / "all", budget=1.5)[0]["share"] == 1.0
-
-    @pytest.mark.parametrize("wrong", ["", "[]", "{}", "of", "step", "around"])
-    def test_timings_of_something_else_are_made_again(self, data, tmp_path, monkeypatch, wrong):
-        timed = []
-
-        def measured(config, *_):
-            timed.append(config.position)
-            return Cost(1.5, 29.0)
-
-        monkeypatch.setattr(budget, "measure_cost", measured)
-        file = tmp_path / "tiny" / budget.TIMED
-        with pytest.raises(SeqpopeError, match="between about 1"):
-            run(data, tmp_path, budget=1)
-        kept = json.loads(file.read_text())
-        if wrong in ("of", "step", "around"):
-            kept["PoPE, tiny"][wrong] = "1" if wrong == "of" else -1.0
-            file.write_text(json.dumps(kept))
-        else:
-            file.write_text(wrong)
-        with pytest.raises(SeqpopeError, match="between about 1"):
-            run(data, tmp_path, budget=1)
-        again = ["pope"] if wrong in ("of", "step", "around") else ["pope", "rope"]
-        assert timed == ["pope", "rope", *again]
-
-    @pytest.mark.parametrize("wrong", ["spread: 1\n", "spread: 'no'\n", "", "spread: false\nshare: '1'\n"])
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            "spread: 1\n",
+            "spread: 'no'\n",
+            "",
+            "spread: false\nshare: '1'\n",
+            "spread: false\nshare: true\n",
+            "[" * 3000,
+        ],
+    )
     def test_a_plan_that_is_none(self, data, tmp_path, monkeypatch, wrong):
         monkeypatch.setattr("seqpope.experiment.train", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -221,44 +195,19 @@ class TestRun:
 
     def test_data_that_is_made_in_a_way_of_its_own(self, tmp_path):
         study = replace(STUDY, prepare="seqpope prepare x --split mine")
-        with pytest.raises(SeqpopeError, match="first; the recorded runs' data is made by `seqpope prepare x --s"):
-            run(tmp_path / "nothing", tmp_path / "out", study)
+        place = re.escape(f" --data-folder '{tmp_path / 'no thing'}'`")
+        told = f"run `seqpope prepare x --split mine{place} first, .* or `seqpope prepare indexing{place}$"
+        with pytest.raises(SeqpopeError, match=told):
+            run(tmp_path / "no thing", tmp_path / "out", study)
         assert not (tmp_path / "out").exists()
 
     def test_a_share_of_fewer_steps_than_validations(self, data, tmp_path):
-        with pytest.raises(SeqpopeError, match=r"a share of 0\.2 is 1 of 6 steps, .* give at least 0\.333334"):
+        with pytest.raises(
+            SeqpopeError, match=r"a share of 0\.2 is too small, PoPE, tiny has .* give at least 0\.333334"
+        ):
             run(data, tmp_path, share=0.2)
         assert not (tmp_path / "tiny").exists()
         assert run(data, tmp_path, share=0.333334, seeds=1)[0]["rows"][0]["steps"] == [2]
-
-    @pytest.mark.parametrize("side_by_side", [True, False])
-    def test_a_run_is_timed(self, data, side_by_side):
-        config = arm_config(ARMS[0], data_folder=data, device="cpu", seeds=2, side_by_side=side_by_side)
-        cost = measure_cost(config)
-        assert 0 < cost.step < 5
-        assert 0 < cost.around < 120
-
-    def test_what_a_run_takes_beside_its_steps(self, data, monkeypatch):
-        """Steps of 0.5 s after 5 s of compiling, two seeds validated in 3 s each, and 10 s for all else."""
-
-        def trained(config, folder, **_):
-            for seed in "ab":
-                log = folder / seed / "logs" / "version_0" / "metrics.csv"
-                log.parent.mkdir(parents=True)
-                log.write_text("seconds,step,validation_seconds\n7.0,4,\n9.0,8,\n,8,3.0\n")
-            return [folder / "a", folder / "b"]
-
-        clock = itertools.cycle([100.0, 125.0])
-        monkeypatch.setattr("seqpope.experiment.train_runs", trained)
-        monkeypatch.setattr("seqpope.reproduce.budget.time.perf_counter", lambda: next(clock))
-        config = arm_config(ARMS[0], data_folder=data, device="cpu")
-        cost = measure_cost(config)
-        store = open_store(find_store(data, "indexing"))
-        test = 6 * len(store.split("test").tokens) / len(store.split("validation").tokens)
-        assert cost.step == pytest.approx(0.5)
-        assert cost.around == pytest.approx(5 + 10 + 2 * 6 + test)  # 6 steps are validated twice
-        assert measure_cost(config, 3).around == pytest.approx(cost.around + 3 * test)
-        assert measure_cost(config, 3, "validation").around == pytest.approx(cost.around + 3 * 6)
 
     def test_finished_runs_are_taken(self, data, tmp_path, whole):
         from seqpope.report import compare
@@ -474,6 +423,20 @@ class TestCommand:
             return json.loads((tmp_path / out / "tiny" / "tiny.json").read_text())
 
         return called
+
+    def test_of_several_studies_none_is_begun_by_a_share_too_small_for_one(
+        self, monkeypatch, data, tmp_path, capsys
+    ):
+        often = tuple(replace(arm, settings={**TINY, "eval_every": 1}) for arm in ARMS)
+        for study in (replace(STUDY, name="tiny-a"), replace(STUDY, name="tiny-b", arms=often)):
+            monkeypatch.setitem(STUDIES, study.name, study)
+        where = ["--out", str(tmp_path / "out"), "--data-folder", str(data), "--device", "cpu"]
+        assert cli.main(["reproduce", "tiny", "--share", "0.5", *where]) == 1
+        assert "tiny-b: a share of 0.5 is too small" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+        monkeypatch.setattr(budget, "measure_cost", lambda *_: budget.Cost(1.5, 29.0))
+        assert cli.main(["reproduce", "tiny", "--budget", "1", *where]) == 1
+        assert "between about 2.4 and 2.9 (all steps) for all 2 studies" in capsys.readouterr().err
 
     def test_documents_alone(self, reproduce, whole, tmp_path):
         file = whole[1] / "tiny" / "tiny.json"
