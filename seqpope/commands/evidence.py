@@ -36,7 +36,8 @@ def reproduce(
             are put together.
         budget: Minutes that training, validation and tests may take, for which every run is shortened alike; all
             steps if not given. What --take names costs nothing; --jobs makes it less.
-        share: Share of the recipes' steps to train, for work that is spread over several machines.
+        share: Share of the recipes' steps to train, for work that is spread over several machines; at least a step
+            for each validation.
         seed: The first.
         seeds: Runs of each arm; as many as the study has if not given.
         arms: Those to train, by their labels or the beginnings of them, with semicolons between; none trains none

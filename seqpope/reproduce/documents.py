@@ -162,7 +162,7 @@ def _check_row(study: Study, arm: Arm, row: Mapping[str, Any], split: str, path:
         raise ValueError(f"expected lists of {', '.join(OF_ALL)}")
     told = {"data": [row["data"]], "baselines": list(row["baselines"]), "dates": row["dates"]}
     told |= {name: row[name] or [None] for name in ("device", "commits", "precision")}
-    told["protocol"] = [word for word in row["protocol"].values() if not isinstance(word, int)]
+    told["protocol"] = [word for word in row["protocol"].values() if type(word) not in (int, float)]
     for what, words in told.items():  # into Markdown as they are
         if not all(isinstance(word, str) and word.isprintable() and _WORD.fullmatch(word) for word in words):
             raise ValueError(f"{what}: expected names, found {str(words)[:200]}")

@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tiny_study import ARMS, STUDY, TINY, run
@@ -11,7 +12,7 @@ from seqpope.errors import SeqpopeError
 from seqpope.reproduce.documents import standing_for
 from seqpope.reproduce.merging import merge_rows
 from seqpope.reproduce.rows import row_of
-from seqpope.reproduce.studies import Arm, slug
+from seqpope.reproduce.studies import STUDIES, Arm, slug
 from seqpope.reproduce.summary import _difference
 
 pytestmark = pytest.mark.usefixtures("unrendered")
@@ -392,3 +393,14 @@ class TestSeedsOfSeveral:
         with pytest.raises(SeqpopeError, match=r"tiny\.json is taken and would be written over: give another"):
             run(data, whole[1], taken={arm.label: [file] for arm in ARMS}, only=[])
         assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", [name for name, study in STUDIES.items() if not study.inspect])
+def test_the_shipped_documents_can_be_taken(name):
+    file = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "reproduce" / f"{name}.json"
+    document, study = json.loads(file.read_text()), STUDIES[name]
+    labels = standing_for(study, file, document["share"])
+    assert labels == [row["label"] for row in document["rows"]]
+    for arm in study.arms:
+        if arm.label in labels:
+            assert row_of(study, arm, [file], document["share"])["values"]
