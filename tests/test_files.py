@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from contextlib import nullcontext
 
 import pytest
 
@@ -9,12 +10,12 @@ from seqpope.errors import SeqpopeError
 from seqpope.files import held, locked, wait_until_free, write_bytes, write_files
 
 
-def test_a_second_waits_for_the_first_and_says_so(tmp_path):
-    pytest.importorskip("fcntl")
+def assert_waits(holds, waits):
+    """`waits`, given what to call when it must wait, comes after a thread that is in `holds`, and says so."""
     order, holding, told = [], threading.Event(), threading.Event()
 
     def first():
-        with locked(tmp_path / "lock"):
+        with holds:
             holding.set()
             assert told.wait(10)
             order.append("first")
@@ -22,10 +23,15 @@ def test_a_second_waits_for_the_first_and_says_so(tmp_path):
     thread = threading.Thread(target=first)
     thread.start()
     assert holding.wait(10)
-    with locked(tmp_path / "lock", told.set):
+    with waits(told.set):
         order.append("second")
     thread.join()
     assert order == ["first", "second"]
+
+
+def test_a_second_waits_for_the_first_and_says_so(tmp_path):
+    pytest.importorskip("fcntl")
+    assert_waits(locked(tmp_path / "lock"), lambda told: locked(tmp_path / "lock", told))
     with locked(tmp_path / "lock", lambda: pytest.fail("nobody holds it any more")):
         pass
 
@@ -78,21 +84,7 @@ def test_a_folder_is_held_by_one_alone_and_stays_as_it_was(tmp_path):
 
 def test_who_can_wait_for_a_folder_waits(tmp_path):
     pytest.importorskip("fcntl")
-    order, holding, told = [], threading.Event(), threading.Event()
-
-    def first():
-        with held(tmp_path, "x"):
-            holding.set()
-            assert told.wait(10)
-            order.append("first")
-
-    thread = threading.Thread(target=first)
-    thread.start()
-    assert holding.wait(10)
-    wait_until_free(tmp_path, told.set)
-    order.append("second")
-    thread.join()
-    assert order == ["first", "second"]
+    assert_waits(held(tmp_path, "x"), lambda told: nullcontext(wait_until_free(tmp_path, told)))
     for free in (tmp_path, tmp_path / "nowhere"):
         wait_until_free(free, lambda: pytest.fail("nobody holds it"))
     with held(tmp_path, "x"):  # it is not kept
