@@ -16,11 +16,9 @@ from seqpope.errors import SeqpopeError
 SAVE_SECONDS = 120  # a power cut costs no more training than this
 # `timeout` and batch systems signal the process and then its group, which reaches the process twice.
 SAME_SIGNAL_SECONDS = 1.0
-
-
-orphaned = (
-    False  # the process that began this one was killed: what it was asked before is asked once more, no more
-)
+# Set before a process asks itself to stop since the one that began it was killed: it may be saving already, and
+# then that is no second request.
+orphaned = False
 
 
 class Interrupted(SeqpopeError):

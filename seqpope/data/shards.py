@@ -211,9 +211,16 @@ def find_store(data_folder: Path, dataset: str) -> Path:
     return Path(data_folder)
 
 
-def in_folder(store: Path) -> str:
-    """The option with which `prepare` makes a store just there; none where it would by itself."""
+def in_folder(store: Path, dataset: str) -> str:
+    """The option with which `prepare DATASET` makes a store just there; none where it would by itself."""
+    if store.name != dataset:
+        return f" --out {shlex.quote(str(store))}"
     return "" if store.parent == Path("data") else f" --data-folder {shlex.quote(str(store.parent))}"
+
+
+def prepare_again(store: Path, dataset: str) -> str:
+    """What to do about a store that cannot be read."""
+    return f"prepare it again with `seqpope prepare {dataset}{in_folder(store, dataset)} --force`"
 
 
 class Store(Protocol):
@@ -248,12 +255,12 @@ class TokenStore:
         if not path.is_file():
             raise StoreError(
                 f"no prepared data in {self.folder} (manifest.json is missing): "
-                f"run `seqpope prepare {self.folder.name}{in_folder(self.folder)}` first"
+                f"run `seqpope prepare {self.folder.name}{in_folder(self.folder, self.folder.name)}` first"
             )
-        again = _again(self.folder, self.folder.name)
+        again = prepare_again(self.folder, self.folder.name)
         try:
             raw = json.loads(path.read_text())
-            again = _again(self.folder, str(raw.get("dataset", self.folder.name)))
+            again = prepare_again(self.folder, str(raw.get("dataset", self.folder.name)))
             if raw.get("format") != FORMAT:
                 raise StoreError(
                     f"{path} has store format {raw.get('format')!r}, this version reads {FORMAT}: {again}"
@@ -285,19 +292,13 @@ class TokenStore:
         except (OSError, ValueError, EOFError) as error:
             raise StoreError(
                 f"split {name!r} of {self.folder} cannot be read ({error}): "
-                f"{_again(self.folder, self.manifest.dataset)}"
+                f"{prepare_again(self.folder, self.manifest.dataset)}"
             ) from error
         if not (len(tokens) == len(flags) == described["tokens"] and len(starts) == described["documents"] + 1):
             raise StoreError(
                 f"split {name!r} of {self.folder} should have {described['tokens']} tokens in "
                 f"{described['documents']} documents, its files hold {len(tokens)} in {len(starts) - 1}: "
-                f"{_again(self.folder, self.manifest.dataset)}"
+                f"{prepare_again(self.folder, self.manifest.dataset)}"
             )
         units = {unit: np.array(counts) for unit, counts in described.get("units", {}).items()}
         return Split(tokens, starts, flags, described["names"], units)
-
-
-def _again(folder: Path, dataset: str) -> str:
-    """What to do about a store that cannot be read."""
-    place = "" if folder.name == dataset else f" --out {folder}"
-    return f"prepare it again with `seqpope prepare {dataset}{place} --force`"

@@ -17,7 +17,7 @@ from typing import Any
 from seqpope.config import TrainConfig
 from seqpope.errors import SeqpopeError
 from seqpope.files import write_text
-from seqpope.reproduce.studies import Arm, Study, arm_config, least_share
+from seqpope.reproduce.studies import Arm, Study, arm_config, least_share, validations_of
 from seqpope.signals import Interrupted
 
 # The second half is timed: compiling and warming up are then over. A CPU compiles nothing and may take minutes a
@@ -73,8 +73,7 @@ def measure_cost(config: TrainConfig, lengths: int = 0, lengths_split: str = "te
     def reading(split: str) -> float:
         return validation * len(store.split(split).tokens) / max(1, len(store.split("validation").tokens))
 
-    validations = max(1, config.optimizer.steps // config.eval_every)
-    around = compiling + begun_and_ended + validations * validation + reading("test")
+    around = compiling + begun_and_ended + validations_of(config) * validation + reading("test")
     return Cost(step, around + (lengths * reading(lengths_split) if lengths else 0.0))
 
 

@@ -201,9 +201,10 @@ def run_study(
         config = arm_config(arm, **settings)
         place = find_store(config.data_folder, config.dataset)
         if study.prepare and not (place / MANIFEST).is_file():
+            there = in_folder(place, config.dataset)
             raise SeqpopeError(
-                f"no prepared data in {place}: run `{study.prepare}{in_folder(place)}` first, which makes what "
-                f"the recorded runs had, or `seqpope prepare {config.dataset}{in_folder(place)}`"
+                f"no prepared data in {place}: run `{study.prepare}{there}` first, which makes what "
+                f"the recorded runs had, or `seqpope prepare {config.dataset}{there}`"
             )
         content = open_store(place).manifest.content
         data[config.dataset] = content[:12]

@@ -104,13 +104,14 @@ def slug(label: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
 
 
-def _validations(config: TrainConfig) -> int:
+def validations_of(config: TrainConfig) -> int:
+    """How often a run is validated."""
     return max(1, config.optimizer.steps // config.eval_every)
 
 
 def least_share(config: TrainConfig) -> float:
     """The smallest share of a recipe's steps: every validation has one of them, and the warm-up has not all."""
-    return min(1.0, max(2, _validations(config)) / config.optimizer.steps)
+    return min(1.0, max(2, validations_of(config)) / config.optimizer.steps)
 
 
 def check_share(study: Study, arms: Sequence[Arm], share: float) -> None:
@@ -134,7 +135,7 @@ def shortened(config: TrainConfig, share: float) -> TrainConfig:
         return config
     steps = max(2, round(config.optimizer.steps * share))
     warmup = min(max(1, round(config.optimizer.warmup_steps * share)), steps - 1)
-    validations = _validations(config)
+    validations = validations_of(config)
     every = max(1, steps // validations)
     optimizer = replace(config.optimizer, steps=every * validations, warmup_steps=warmup)
     return replace(config, optimizer=optimizer, eval_every=every)

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from seqpope.data import shards
-from seqpope.data.shards import Manifest, StoreError, TokenStore, check_place, find_store, pack, write_store
+from seqpope.data.shards import (
+    Manifest,
+    StoreError,
+    TokenStore,
+    check_place,
+    find_store,
+    in_folder,
+    pack,
+    write_store,
+)
 
 
 def make_split(lengths, dtype=np.uint8):
@@ -158,6 +167,11 @@ class TestPlaces:
         (folder / "train.tokens.npy").unlink()
         with pytest.raises(StoreError, match=f"with `seqpope prepare d --out {folder} --force`"):
             TokenStore(folder).split("train")
+
+    def test_options_that_make_a_store_in_its_place(self):
+        assert in_folder(Path("data") / "jsb", "jsb") == ""
+        assert in_folder(Path("my data") / "jsb", "jsb") == " --data-folder 'my data'"
+        assert in_folder(Path("data") / "my jsb", "jsb") == " --out 'data/my jsb'"
 
 
 def test_fields_of_a_later_version_are_ignored(folder):

@@ -247,6 +247,13 @@ class TestStore:
         with pytest.raises(StoreError, match=message):
             GenomeStore(tmp_path / "s")
 
+    def test_a_damaged_store_of_another_name_says_how_to_make_it(self, tmp_path):
+        folder = tmp_path / "mine"
+        make_store(folder, {"a": random_dna(1000)}, {"train": [("a", 0, 500)]}, dataset="genome")
+        (folder / "stretches.npy").unlink()
+        with pytest.raises(StoreError, match=f"`seqpope prepare genome --out {folder} --force`"):
+            GenomeStore(folder)
+
 
 def changed(folder, **values):
     raw = json.loads((folder / MANIFEST).read_text())

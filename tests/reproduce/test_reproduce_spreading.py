@@ -125,7 +125,6 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="no signals like these")
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGKILL"])
 def test_stopped_or_killed_all_runs_save(begun, tmp_path, number):
     """On TERM it waits for them; killed, it leaves none that trains on."""

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from seqpope.data.shards import SCORED, Manifest, Split, StoreError
+from seqpope.data.shards import SCORED, Manifest, Split, StoreError, prepare_again
 from seqpope.domains.genome.bases import SequenceError
 from seqpope.domains.genome.indexed import FastaGenome
 from seqpope.domains.genome.ingest import Contig
@@ -65,9 +65,10 @@ class GenomeStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        again = f"prepare it again with `seqpope prepare {self.folder.name} --force`"
+        again = prepare_again(self.folder, self.folder.name)
         try:
             raw = json.loads((self.folder / MANIFEST).read_text())
+            again = prepare_again(self.folder, str(raw["dataset"]))
             about = raw["genome"]
             if about["format"] != FORMAT:
                 raise StoreError(

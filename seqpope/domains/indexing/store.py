@@ -13,7 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from seqpope.data.shards import MANIFEST, SCORED, SPLITS, Manifest, Split, StoreError, replace_folder
+from seqpope.data.shards import (
+    MANIFEST,
+    SCORED,
+    SPLITS,
+    Manifest,
+    Split,
+    StoreError,
+    prepare_again,
+    replace_folder,
+)
 from seqpope.domains.indexing.task import LONGEST, PADDING_ID, IndexingTokenizer, draw
 from seqpope.errors import SeqpopeError
 
@@ -30,8 +39,7 @@ class IndexingStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        place = "" if self.folder.name == "indexing" else f" --out {self.folder}"
-        again = f"prepare it again with `seqpope prepare indexing{place} --force`"
+        again = prepare_again(self.folder, "indexing")
         try:
             raw = json.loads((self.folder / MANIFEST).read_text())
             if raw["indexing"]["format"] != FORMAT:
